@@ -1,0 +1,11 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The daemon: tells unprivileged programs which of their pages have been copied.
+
+A folder is a privilege domain. `broker` runs as root and parses nothing that a client sent;
+`worker` runs without privilege and does all the rest. They share `wire`, `errors` and `limits`,
+which hold values and no I/O beyond a message on a socket, and never import each other.
+"""
+
+__all__ = ["__version__"]
+
+__version__ = "0.1.0"

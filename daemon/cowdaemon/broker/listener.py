@@ -1,0 +1,109 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The socket that everybody connects to: the one systemd hands over, or one of our own.
+
+Root, in the broker. Accepting is all that is done with it here; nothing is ever read from it.
+"""
+
+import os
+import socket
+import stat
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from systemd import daemon as systemd_daemon
+
+from cowdaemon.limits import LISTEN_BACKLOG
+
+__all__ = ["DEFAULT_PATH", "Listener", "ListenerError"]
+
+DEFAULT_PATH: Final = Path("/run/cowd/cowd.sock")
+
+
+class ListenerError(Exception):
+    """There is no socket to listen on; the text says why and what to do."""
+
+
+@dataclass(frozen=True, slots=True)
+class Listener:
+    """A listening, non-blocking socket; `own_file` is the (device, inode) to remove at the end."""
+
+    listening: socket.socket
+    path: Path
+    own_file: tuple[int, int] | None
+
+    @classmethod
+    def obtain(cls, path: Path | None) -> "Listener":
+        """Take systemd's socket if there is one, else make one at `path`.
+
+        Raises:
+            ListenerError: neither works.
+        """
+        inherited = systemd_daemon.listen_fds(True)
+        if not inherited:
+            return cls._make(path or DEFAULT_PATH)
+        if len(inherited) > 1:
+            raise ListenerError(
+                f"systemd handed over {len(inherited)} sockets: cowd.socket has one"
+            )
+        if not systemd_daemon.is_socket_unix(inherited[0], socket.SOCK_STREAM, 1):
+            raise ListenerError(
+                "systemd handed over something else than a listening Unix stream socket: "
+                "look at ListenStream= in cowd.socket"
+            )
+        listening = socket.socket(fileno=inherited[0])
+        listening.setblocking(False)
+        return cls(listening, Path(os.fsdecode(listening.getsockname())), None)
+
+    @classmethod
+    def _make(cls, path: Path) -> "Listener":
+        listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+        try:
+            path.parent.mkdir(mode=0o755, exist_ok=True)
+            _remove_stale(path)
+            listening.bind(os.fspath(path))
+            path.chmod(0o666)  # whoever it is, the kernel says so at accept
+            listening.listen(LISTEN_BACKLOG)
+            made = path.stat()
+        except OSError as error:
+            listening.close()
+            raise ListenerError(f"cannot listen on {path}: {error.strerror or error}") from error
+        return cls(listening, path, (made.st_dev, made.st_ino))
+
+    def accept(self) -> socket.socket | None:
+        """Return the next connection, or None if there is none now."""
+        try:
+            return self.listening.accept()[0]
+        except (BlockingIOError, ConnectionAbortedError):
+            return None
+
+    def close(self) -> None:
+        """Stop listening, and remove the socket's file if we made it and it is still ours."""
+        self.listening.close()
+        if self.own_file is None:
+            return
+        try:
+            found = self.path.lstat()
+            if (found.st_dev, found.st_ino) == self.own_file:
+                self.path.unlink()
+        except FileNotFoundError:
+            pass
+
+
+def _remove_stale(path: Path) -> None:
+    """Remove a socket that nobody listens on any more, as a killed cowd leaves it."""
+    try:
+        found = path.lstat()
+    except FileNotFoundError:
+        return
+    if not stat.S_ISSOCK(found.st_mode) or found.st_uid != os.geteuid():
+        raise FileExistsError(0, "something that is not a socket of ours is there: remove it")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK) as probe:
+        try:
+            probe.connect(os.fspath(path))
+        except ConnectionRefusedError:
+            path.unlink()
+            return
+        except BlockingIOError:
+            pass  # a full backlog: somebody listens
+    raise FileExistsError(0, "another cowd is listening there: stop it, or choose another --socket")

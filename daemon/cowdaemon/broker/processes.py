@@ -1,0 +1,67 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Children that the broker forks without exec: they keep the descriptors named, and nothing else.
+
+Root. A child never returns into the broker's code: it ends in os._exit, whatever happens.
+"""
+
+import logging
+import os
+import resource
+import signal
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+from typing import Final
+
+from cowdaemon.broker.privileges import name_process
+
+__all__ = ["FAILED", "Child", "fork_child"]
+
+FAILED: Final = 70
+"""Exit status of a child that raised: EX_SOFTWARE of sysexits.h."""
+
+_log: Final = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Child:
+    """A child process; `pidfd` turns readable when it has ended."""
+
+    pid: int
+    pidfd: int
+
+    def reap(self) -> int:
+        """Collect the ended child; return its exit status, negative for a signal."""
+        os.close(self.pidfd)
+        _, status = os.waitpid(self.pid, 0)
+        return os.waitstatus_to_exitcode(status)
+
+
+def fork_child(name: str, run: Callable[[], None], keep: Collection[int]) -> Child:
+    """Fork a child that calls `run` with standard error and the descriptors `keep` alone."""
+    pid = os.fork()
+    if pid:
+        return Child(pid, os.pidfd_open(pid))
+    status = FAILED
+    try:
+        signal.set_wakeup_fd(-1)
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the broker to act on
+        for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGALRM):
+            signal.signal(number, signal.SIG_DFL)
+        name_process(name)
+        # The journal's socket is among what is closed: from here on, standard error.
+        logging.basicConfig(force=True)
+        _close_all_but({2, *keep})
+        run()
+        status = 0
+    except BaseException:  # noqa: BLE001 - a child must end here, and say why
+        _log.exception("%s failed", name)
+    finally:
+        os._exit(status)
+
+
+def _close_all_but(keep: Collection[int]) -> None:
+    lowest = 0
+    for descriptor in sorted(keep):
+        os.closerange(lowest, descriptor)
+        lowest = descriptor + 1
+    os.closerange(lowest, resource.getrlimit(resource.RLIMIT_NOFILE)[1])

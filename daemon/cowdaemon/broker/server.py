@@ -1,0 +1,334 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The broker's event loop: accept, see who it is, hand the connection on, notice every death.
+
+Root, one thread, never waits on anybody: every descriptor is non-blocking, what could hang is a
+process of its own, and whatever does not take a message at once is ended.
+"""
+
+import logging
+import os
+import selectors
+import signal
+import socket
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Final
+
+from systemd import daemon as systemd_daemon
+
+from cowdaemon import wire
+from cowdaemon.broker.listener import Listener
+from cowdaemon.broker.pairs import Pair, Pairs
+from cowdaemon.broker.peers import (
+    Credential,
+    can_place_by_pidfd,
+    open_peer,
+    place_by_pidfd,
+    place_by_proc,
+    read_capabilities,
+    read_credential,
+    read_peer_ids,
+)
+from cowdaemon.broker.privileges import Capability
+from cowdaemon.broker.processes import fork_child
+from cowdaemon.broker.zygote import ZygoteLink
+from cowdaemon.errors import Reason
+from cowdaemon.limits import (
+    ACCEPTS_PER_WAKEUP,
+    CONNECTIONS,
+    CONNECTIONS_PER_UID,
+    DRAIN_SECONDS,
+    REFUSED_CONNECTIONS_PER_UID,
+    ZYGOTE_START_SECONDS,
+)
+
+__all__ = ["Server", "ServerError"]
+
+_log: Final = logging.getLogger(__name__)
+
+_STOP_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+
+
+class ServerError(Exception):
+    """The broker cannot go on; the text says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Arrival:
+    """An accepted connection whose peer is not yet placed."""
+
+    client: socket.socket
+    pid: int
+    uid: int
+    gid: int
+    pidfd: int
+
+
+class Server:
+    """All that the broker does after it has started.
+
+    Args:
+        listener: where connections come from.
+        kpageflags: descriptor for the zygote and its workers.
+        user: name of the user that these become.
+    """
+
+    def __init__(self, listener: Listener, kpageflags: int, user: str) -> None:
+        self._listener = listener
+        self._kpageflags = kpageflags
+        self._user = user
+        self._selector = selectors.DefaultSelector()
+        self._catch_stop_signals()
+        self._pairs = Pairs()
+        self._placing_uids: list[int] = []
+        self._places_by_pidfd = can_place_by_pidfd()
+        self._zygote = self._start_zygote()
+        self._drain_until: float | None = None
+        watchdog_usec = int(os.environ.get("WATCHDOG_USEC", "0"))
+        self._watchdog_seconds = watchdog_usec / 2e6 if watchdog_usec else float("inf")
+
+    def run(self) -> None:
+        """Serve until a stop signal, then let calls in flight finish.
+
+        Raises:
+            ServerError: the zygote could not be started.
+        """
+        while self._drain_until is None or self._has_to_drain():
+            for key, _ in self._selector.select(self._seconds_to_next_deadline()):
+                handle: Callable[[], None] = key.data
+                handle()
+            for pair in self._pairs.expired(time.monotonic()):
+                self._retire(pair)
+            if not self._zygote.is_ready and time.monotonic() > self._zygote_due:
+                raise ServerError(f"the zygote did not start in {ZYGOTE_START_SECONDS:g} s")
+            systemd_daemon.notify("WATCHDOG=1")
+
+    def _has_to_drain(self) -> bool:
+        """Tell whether a worker still answers, or any child still lives, within the deadline."""
+        if not self._pairs:
+            self._close_zygote()
+        only_wakeup = len(self._selector.get_map()) == 1
+        return not only_wakeup and time.monotonic() < (self._drain_until or 0)
+
+    def _watch(self, descriptor: Any, handle: Callable[[], None]) -> None:  # noqa: ANN401
+        self._selector.register(descriptor, selectors.EVENT_READ, handle)
+
+    def _seconds_to_next_deadline(self) -> float | None:
+        deadlines = [self._pairs.expires_at(pair) for pair in self._pairs]
+        if self._drain_until is not None:
+            deadlines.append(self._drain_until)
+        if not self._zygote.is_ready:
+            deadlines.append(self._zygote_due)
+        next_deadline = min(deadlines, default=float("inf")) - time.monotonic()
+        seconds = max(0.0, min(next_deadline, self._watchdog_seconds))
+        return None if seconds == float("inf") else seconds
+
+    # Signals
+
+    def _catch_stop_signals(self) -> None:
+        self._wakeup, writer = socket.socketpair()
+        self._wakeup.setblocking(False)
+        writer.setblocking(False)
+        self._wakeup_writer = writer
+        signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
+        for number in _STOP_SIGNALS:
+            signal.signal(number, lambda *_: None)
+        self._watch(self._wakeup, self._stop)
+
+    def _stop(self) -> None:
+        self._wakeup.recv(64)
+        if self._drain_until is not None:
+            self._drain_until = 0.0  # a second signal: at once
+            return
+        _log.info("stopping: calls in flight have %g s", DRAIN_SECONDS)
+        systemd_daemon.notify("STOPPING=1")
+        self._drain_until = time.monotonic() + DRAIN_SECONDS
+        self._listen(False)
+        self._listener.close()
+        for pair in self._pairs:
+            try:
+                wire.send(pair.control, wire.Control(wire.DRAIN).pack())
+            except OSError:
+                self._retire(pair)
+
+    # The zygote
+
+    def _start_zygote(self) -> ZygoteLink:
+        zygote = ZygoteLink(self._user, self._kpageflags)
+        self._zygote_due = time.monotonic() + ZYGOTE_START_SECONDS
+        self._watch(zygote.control, lambda: self._hear_zygote(zygote))
+        self._watch(zygote.process.pidfd, lambda: self._bury_zygote(zygote))
+        return zygote
+
+    def _hear_zygote(self, zygote: ZygoteLink) -> None:
+        """It says one thing, that it is ready; whatever comes after is its end."""
+        self._selector.unregister(zygote.control)
+        if zygote.receive_ready():
+            self._listen(True)
+            systemd_daemon.notify(f"READY=1\nSTATUS=Listening on {self._listener.path}")
+            _log.info("listening on %s", self._listener.path)
+
+    def _bury_zygote(self, zygote: ZygoteLink) -> None:
+        """Its workers die with it. Start another: the next connections wait for it."""
+        self._selector.unregister(zygote.process.pidfd)
+        self._close_zygote()
+        status = zygote.process.reap()
+        for pair in self._pairs:
+            self._remove(pair)
+        if self._drain_until is not None:
+            return
+        if not zygote.is_ready:
+            raise ServerError("the zygote did not start: what it wrote above says why")
+        _log.error("the zygote ended with status %d and is replaced", status)
+        self._listen(False)
+        self._zygote = self._start_zygote()
+
+    def _close_zygote(self) -> None:
+        """Let it end, and what is left of its workers with it."""
+        if self._zygote.control in self._selector.get_map():
+            self._selector.unregister(self._zygote.control)
+        self._zygote.close()
+
+    def _listen(self, wanted: bool) -> None:
+        listening = self._listener.listening
+        if wanted and self._drain_until is None:
+            self._watch(listening, self._accept)
+        elif not wanted and listening in self._selector.get_map():
+            self._selector.unregister(listening)
+
+    # Connections
+
+    def _accept(self) -> None:
+        for _ in range(ACCEPTS_PER_WAKEUP):
+            try:
+                client = self._listener.accept()
+                if client is None:
+                    return
+                self._admit(client)
+            except OSError as error:  # no descriptors or memory: some will be given back
+                _log.error("a connection was dropped: %s", error)
+                return
+
+    def _admit(self, client: socket.socket) -> None:
+        """See who it is, cheapest first, and hand the connection on, or close it."""
+        pid, uid, gid = read_peer_ids(client)
+        of_uid = self._pairs.connections_by_uid[uid] + self._placing_uids.count(uid)
+        total = self._pairs.connections_by_uid.total() + len(self._placing_uids)
+        if of_uid >= CONNECTIONS_PER_UID + REFUSED_CONNECTIONS_PER_UID or total >= CONNECTIONS:
+            client.close()
+            return
+        if of_uid >= CONNECTIONS_PER_UID:
+            self._hand_over(client, uid, Reason.TOO_MANY_CONNECTIONS)
+            return
+        try:
+            pidfd = open_peer(client, pid)
+        except ProcessLookupError:
+            self._hand_over(client, uid, Reason.CALLER_GONE)
+            return
+        arrival = _Arrival(client, pid, uid, gid, pidfd)
+        if self._places_by_pidfd:
+            self._finish_placement(arrival, place_by_pidfd(pidfd))
+        else:
+            self._place_in_child(arrival)
+
+    def _place_in_child(self, arrival: _Arrival) -> None:
+        reader, writer = os.pipe2(os.O_CLOEXEC)
+        broker_pid = os.getpid()
+        child = fork_child(
+            "cowd-placement",
+            lambda: place_by_proc(arrival.pid, arrival.uid, arrival.pidfd, writer, broker_pid),
+            keep=[arrival.pidfd, writer],
+        )
+        os.close(writer)
+        self._placing_uids.append(arrival.uid)
+
+        def finish() -> None:
+            self._selector.unregister(child.pidfd)
+            child.reap()
+            answer = os.read(reader, 1)
+            os.close(reader)
+            self._placing_uids.remove(arrival.uid)
+            refusal: Reason | None = Reason.CALLER_GONE  # no answer: it hung, or failed
+            if answer:
+                refusal = Reason.from_number(answer[0]) if answer[0] else None
+            self._finish_placement(arrival, refusal)
+
+        self._watch(child.pidfd, finish)
+
+    def _finish_placement(self, arrival: _Arrival, refusal: Reason | None) -> None:
+        key: Credential | Reason
+        client, uid = arrival.client, arrival.uid
+        try:
+            if refusal:
+                key = refusal
+            else:
+                # Of another uid they would be those of what it executes, not of who connected.
+                capabilities = read_capabilities(arrival.pid, arrival.pidfd) if uid == 0 else 0
+                key = read_credential(client, uid, arrival.gid, Capability(capabilities))
+        except (ProcessLookupError, FileNotFoundError):
+            key = Reason.CALLER_GONE
+        finally:
+            os.close(arrival.pidfd)
+        self._hand_over(client, uid, key)
+
+    def _hand_over(self, client: socket.socket, uid: int, key: Credential | Reason) -> None:
+        """Give the connection to the worker for `key`; it is closed here in any case."""
+        with client:
+            if not self._zygote.is_ready or self._drain_until is not None:
+                return  # a placement that finished meanwhile: the client tries again
+            if isinstance(key, Credential) and not self._pairs.find(key):
+                key = self._make_room(key)
+            pair = self._pairs.find(key)
+            try:
+                pair = pair or self._start_pair(key)
+                self._pairs.hand_over(pair, client, uid)
+            except OSError as error:
+                _log.error("no worker for uid %d: %s", uid, error)
+                if pair:
+                    self._retire(pair)
+
+    def _make_room(self, credential: Credential) -> Credential | Reason:
+        """Return the credential once a worker for it fits, after ending an idle one if need be."""
+        for uid in (credential.uid, None):
+            if self._pairs.has_room(credential):
+                break
+            idle = self._pairs.longest_idle(uid)
+            if idle:
+                self._retire(idle)
+        return credential if self._pairs.has_room(credential) else Reason.TOO_MANY_CREDENTIALS
+
+    # Pairs
+
+    def _start_pair(self, key: Credential | Reason) -> Pair:
+        pair = self._pairs.start(key, self._zygote)
+        self._watch(pair.control, lambda: self._hear_worker(pair))
+        self._watch_opener(pair)
+        return pair
+
+    def _watch_opener(self, pair: Pair) -> None:
+        if pair.opener:
+            self._watch(pair.opener.pidfd, lambda: self._bury_opener(pair))
+
+    def _hear_worker(self, pair: Pair) -> None:
+        if not self._pairs.receive(pair):
+            self._retire(pair)
+
+    def _bury_opener(self, pair: Pair) -> None:
+        assert pair.opener  # noqa: S101 - for the type checker: it is what was watched
+        self._selector.unregister(pair.opener.pidfd)
+        if self._pairs.find(pair.key) is not pair:
+            pair.opener.reap()
+        elif self._pairs.replace_opener(pair):
+            self._watch_opener(pair)
+        else:
+            self._retire(pair)
+
+    def _retire(self, pair: Pair) -> None:
+        self._zygote.kill(pair.worker_id)
+        self._remove(pair)
+
+    def _remove(self, pair: Pair) -> None:
+        if self._pairs.find(pair.key) is pair:
+            self._selector.unregister(pair.control)
+            self._pairs.remove(pair)

@@ -1,0 +1,90 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The broker's link to the zygote, the unprivileged process that forks workers.
+
+Root, in the broker. The zygote is executed, not forked: its image, and so every worker's, shares no
+address layout with root's. Messages to it never wait; one that does not fit raises.
+"""
+
+import os
+import subprocess
+import sys
+from typing import Final
+
+from cowdaemon import wire
+from cowdaemon.broker.processes import Child
+from cowdaemon.errors import Reason
+
+__all__ = ["ZygoteLink"]
+
+_MODULE: Final = "cowdaemon.worker.zygote"
+# A process with more than one thread must not fork; gRPC's own fork handlers are not needed then.
+_ONE_THREAD: Final = {"OPENBLAS_NUM_THREADS": "1", "GRPC_ENABLE_FORK_SUPPORT": "0"}
+
+
+class ZygoteLink:
+    """A running zygote.
+
+    Args:
+        user: name of the user that it and the workers become.
+        kpageflags: descriptor of /proc/kpageflags, opened as root, which they read.
+    """
+
+    def __init__(self, user: str, kpageflags: int) -> None:
+        self.control, remote = wire.seqpacket_pair()
+        with remote:
+            process = subprocess.Popen(  # noqa: S603 - our own interpreter and module
+                # -P: the directory that root happens to stand in is no place to import from.
+                [sys.executable, "-P", "-m", _MODULE, str(remote.fileno()), str(kpageflags), user],
+                stdin=subprocess.DEVNULL,
+                pass_fds=(remote.fileno(), kpageflags),
+                env=_own_environment() | _ONE_THREAD,
+            )
+        self.control.setblocking(False)
+        self.process: Final = Child(process.pid, os.pidfd_open(process.pid))
+        process.returncode = 0  # Child reaps it
+        self.is_ready = False
+
+    def receive_ready(self) -> bool:
+        """Return whether its message is that it is ready; False for any other, or its end."""
+        try:
+            message, _ = wire.receive(self.control)
+        except (OSError, wire.WireError):
+            return False
+        self.is_ready = message == wire.READY
+        return self.is_ready
+
+    def spawn(
+        self,
+        worker_id: int,
+        refusal: Reason | None,
+        ids: tuple[int, int, tuple[int, ...]],
+        descriptors: tuple[int, ...],
+    ) -> None:
+        """Have a worker forked that holds `descriptors`: its control socket, and its opener's.
+
+        Raises:
+            OSError: the zygote is gone or does not read.
+        """
+        number = refusal.number if refusal else 0
+        request = wire.SpawnRequest(worker_id, number, *ids)
+        wire.send(self.control, request.pack(), descriptors)
+
+    def kill(self, worker_id: int) -> None:
+        """Have a worker killed; nothing happens if it has ended already.
+
+        Root without CAP_KILL may not signal another user's process; the zygote may.
+        """
+        try:
+            wire.send(self.control, wire.KillRequest(worker_id).pack())
+        except OSError:
+            # It is gone, and its workers with it; or it does not read: then it goes, with them.
+            self.close()
+
+    def close(self) -> None:
+        """Let it end: it and its workers do so when this end is closed."""
+        self.control.close()
+
+
+def _own_environment() -> dict[str, str]:
+    """Return ours, without the way to speak to systemd in our name."""
+    return {name: value for name, value in os.environ.items() if name != "NOTIFY_SOCKET"}

@@ -1,0 +1,72 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Every bound of the daemon, with the reason for its size. Pure values, used in every process."""
+
+from typing import Final
+
+# Connections. The broker counts them from accept until the worker says that they are closed.
+CONNECTIONS_PER_UID: Final = 64
+"""Served at once for one uid; the next ones read why not. A program needs one."""
+REFUSED_CONNECTIONS_PER_UID: Final = 16
+"""Beyond those served, handed to a refusing worker; what comes after is closed without a word."""
+CONNECTIONS: Final = 1024
+"""In all. Bounds what the broker remembers; with the cap by uid it takes many users to reach."""
+LISTEN_BACKLOG: Final = 128
+"""Connections that wait in the kernel while the zygote starts or the broker is busy."""
+ACCEPTS_PER_WAKEUP: Final = 32
+"""Then other events have their turn, so that a flood of connections starves nobody."""
+
+# Processes.
+WORKERS: Final = 64
+"""Credentials served at once. A worker holds 6-8 MB of its own, so 64 are under 512 MB."""
+WORKERS_PER_UID: Final = 8
+"""One user may connect with many different groups (newgrp); others need workers too."""
+WORKER_IDLE_SECONDS: Final = 10.0
+"""A worker without connections ends after this: long enough for a script that asks in a loop."""
+ZYGOTE_START_SECONDS: Final = 30.0
+"""Importing grpc and numpy takes under a second; a cold disk on a small machine takes longer."""
+PLACEMENT_SECONDS: Final = 2.0
+"""For looking at a peer's namespaces through /proc, which a peer can make hang."""
+DRAIN_SECONDS: Final = 5.0
+"""Calls in flight may finish within this after SIGTERM. The longest takes well under a second."""
+
+# Opening a target.
+OPENER_SECONDS: Final = 2.0
+"""Opening a healthy process takes 0.1 ms. One that hangs (a stuck exec) costs its caller this."""
+TARGET_KEPT_SECONDS: Final = 1.0
+"""How long a worker uses an opened target before it asks the kernel for access again."""
+TARGETS_KEPT: Final = 32
+"""Opened targets that a worker keeps, two descriptors each."""
+
+# Calls.
+PAGES_PER_CALL: Final = 65_536
+"""256 MiB of 4 KiB pages. Ten bytes a page: a reply of 655 kB."""
+MAPPINGS_PER_CALL: Final = 4_096
+"""A reply stays under 1 MB with paths of ordinary length."""
+MAPPINGS_PATH_BYTES: Final = 1 << 20
+"""Of paths in one reply: 4,096 paths of 4,096 bytes would be 16 MB."""
+CALLS_PER_WORKER: Final = 4
+"""Threads that read for one credential: more do not help on few cores and take memory."""
+STREAMS_PER_CONNECTION: Final = 8
+"""Calls under way on one connection. Queued replies are bounded by this, not by the threads."""
+REQUEST_BYTES: Final = 4_096
+"""The largest request is under 40 bytes."""
+METADATA_BYTES: Final = 8_192
+"""gRPC's own recommendation for headers."""
+CONNECTION_IDLE_SECONDS: Final = 600
+"""A connection without a call is closed; clients reconnect by themselves."""
+
+# Reading.
+SETTLE_ROUNDS: Final = 4
+"""How often entries that changed are read again before they are returned as unstable."""
+
+# What a worker may use.
+WORKER_DATA_BYTES: Final = 1 << 30
+"""RLIMIT_DATA. RLIMIT_AS would be wrong: an idle worker maps over 1 GB."""
+WORKER_DESCRIPTORS: Final = 512
+"""RLIMIT_NOFILE: three for each connection, two for each kept target, and gRPC's own."""
+RELAY_BUFFER_BYTES: Final = 256 * 1024
+"""One for each direction of a connection; a socket's own buffer holds about as much."""
+THREAD_STACK_BYTES: Final = 512 * 1024
+"""Relay threads do not recurse; the default of 8 MB would count against RLIMIT_DATA."""
+RETRY_SECONDS: Final = 1
+"""The delay that RESOURCE_EXHAUSTED asks for: what is exhausted is freed by calls that end."""

@@ -1,0 +1,122 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The command `cowd`: arguments, log, and from there the broker.
+
+Root. Exit status 0 after a stop signal, 1 if it cannot run (one sentence on standard error says
+why), 2 for wrong arguments.
+"""
+
+import argparse
+import logging
+import os
+import pwd
+import sys
+from pathlib import Path
+from typing import Final
+
+from cowdaemon import __version__
+
+__all__ = ["main"]
+
+_DESCRIPTION: Final = """\
+Answers, over gRPC on a Unix socket, which pages of a process have been copied, to everybody whom
+the kernel would let inspect that process. Usually started by systemd, which hands it its socket.
+"""
+_EPILOG: Final = """\
+examples:
+  cowd                                        listen on /run/cowd/cowd.sock
+  cowd --socket /tmp/try/cowd.sock --user daemon
+"""
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the daemon until it is told to stop; return the exit status."""
+    arguments = _parse(argv)
+    _set_up_log()
+    try:
+        _run(arguments.socket, arguments.user)
+    except _UnableError as error:
+        print(f"cowd: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+class _UnableError(Exception):
+    """cowd cannot run here."""
+
+
+def _parse(argv: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        "cowd",
+        description=_DESCRIPTION,
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"cowd {__version__}")
+    parser.add_argument(
+        "--socket",
+        type=Path,
+        metavar="PATH",
+        help="socket to make and listen on (default: the one systemd hands over, "
+        "else /run/cowd/cowd.sock)",
+    )
+    parser.add_argument(
+        "--user",
+        default="cowd",
+        metavar="NAME",
+        help="user that the unprivileged processes run as (default: cowd)",
+    )
+    return parser.parse_args(argv)
+
+
+def _set_up_log() -> None:
+    handler: logging.Handler = logging.StreamHandler()
+    if "JOURNAL_STREAM" in os.environ:
+        from systemd.journal import JournalHandler
+
+        handler = JournalHandler(SYSLOG_IDENTIFIER="cowd")
+    logging.basicConfig(level=logging.INFO, format="cowd: %(message)s", handlers=[handler])
+
+
+def _run(socket_path: Path | None, user: str) -> None:
+    if os.geteuid() != 0:
+        raise _UnableError("must be run as root, which alone may read page flags: sudo cowd")
+    try:
+        if pwd.getpwnam(user).pw_uid == 0:
+            raise _UnableError(f"--user {user} is root: name a user without privilege")
+    except KeyError:
+        raise _UnableError(
+            f"there is no user {user}: create it (useradd --system {user}) or name another "
+            "with --user"
+        ) from None
+    try:
+        from cowdaemon.broker.kernel_files import KernelError, open_kpageflags
+        from cowdaemon.broker.listener import Listener, ListenerError
+        from cowdaemon.broker.privileges import (
+            name_process,
+            read_permitted_capabilities,
+            restrict_capabilities,
+        )
+        from cowdaemon.broker.server import Server, ServerError
+    except ModuleNotFoundError as error:
+        raise _UnableError(
+            f"the Python module {error.name} is missing: apt install python3-systemd, or "
+            "pip install 'cowd[daemon]'"
+        ) from error
+    name_process("cowd-broker")
+    permitted = read_permitted_capabilities()
+    restrict_capabilities(permitted, permitted)
+    try:
+        kpageflags = open_kpageflags()
+        listener = Listener.obtain(socket_path)
+    except (KernelError, ListenerError) as error:
+        raise _UnableError(str(error)) from error
+    try:
+        Server(listener, kpageflags, user).run()
+    except ServerError as error:
+        raise _UnableError(str(error)) from error
+    finally:
+        listener.close()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,218 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The messages between cowd's processes: fixed sizes, on SOCK_SEQPACKET, descriptors attached.
+
+Used in every process; no state. A message of the wrong size, of an unknown kind or with the wrong
+number of descriptors raises WireError, and what was attached is closed: the receiver drops the
+peer. Numbers are in host order: both ends run on one machine.
+
+    broker -> zygote    SpawnRequest + [control, opener] | KillRequest
+    zygote -> broker    READY, once
+    broker -> worker    Control(CONNECTION) + [client] | Control(OPENER) + [opener]
+                        | Control(DRAIN)
+    worker -> broker    Control(CLOSED), for each connection that ended
+    worker -> opener    OpenRequest
+    opener -> worker    OpenReply + [pagemap, maps] if opened
+"""
+
+import array
+import os
+import socket
+import struct
+from collections.abc import Sequence
+from typing import Any, Final, NamedTuple
+
+__all__ = [
+    "CLOSED",
+    "CONNECTION",
+    "DRAIN",
+    "MESSAGE_BYTES",
+    "OPENER",
+    "READY",
+    "SPAWN_BYTES",
+    "Control",
+    "KillRequest",
+    "OpenReply",
+    "OpenRequest",
+    "SpawnRequest",
+    "WireError",
+    "receive",
+    "send",
+    "seqpacket_pair",
+    "unpack_zygote_request",
+]
+
+READY: Final = b"R"
+CONNECTION: Final = b"C"
+OPENER: Final = b"O"
+DRAIN: Final = b"D"
+CLOSED: Final = b"X"
+
+_GROUPS: Final = 65_536  # NGROUPS_MAX, linux/limits.h
+_OPEN_REQUEST: Final = struct.Struct("=i")
+_OPEN_REPLY: Final = struct.Struct("=iIQ")
+_CONTROL: Final = struct.Struct("=cI")
+_SPAWN: Final = struct.Struct("=cIIII")
+_KILL: Final = struct.Struct("=cI")
+SPAWN_BYTES: Final = _SPAWN.size + 4 * _GROUPS
+"""Longest SpawnRequest: a caller may have as many groups as the kernel allows."""
+MESSAGE_BYTES: Final = 64
+"""Longest message of any other kind."""
+_SEND_BUFFER_BYTES: Final = 2 * SPAWN_BYTES
+
+
+class WireError(Exception):
+    """A peer broke the protocol."""
+
+
+class Control(NamedTuple):
+    """What broker and worker tell each other: `kind`, and which connection it is about (or 0)."""
+
+    kind: bytes
+    connection_id: int = 0
+
+    def pack(self) -> bytes:
+        """Return the message's bytes."""
+        return _CONTROL.pack(*self)
+
+    @classmethod
+    def unpack(cls, message: bytes) -> "Control":
+        """Return the message in `message`; raise WireError if it is none."""
+        return cls(*_unpack(_CONTROL, message))
+
+
+class OpenRequest(NamedTuple):
+    """Open a process."""
+
+    pid: int
+
+    def pack(self) -> bytes:
+        """Return the message's bytes."""
+        return _OPEN_REQUEST.pack(self.pid)
+
+    @classmethod
+    def unpack(cls, message: bytes) -> "OpenRequest":
+        """Return the message in `message`; raise WireError if it is none."""
+        return cls(*_unpack(_OPEN_REQUEST, message))
+
+
+class OpenReply(NamedTuple):
+    """How an open went: `outcome` is 0, or the number of an errors.Reason.
+
+    `start_time_ticks` is field 22 of /proc/PID/stat, in clock ticks since boot.
+    """
+
+    pid: int
+    outcome: int
+    start_time_ticks: int
+
+    def pack(self) -> bytes:
+        """Return the message's bytes."""
+        return _OPEN_REPLY.pack(*self)
+
+    @classmethod
+    def unpack(cls, message: bytes) -> "OpenReply":
+        """Return the message in `message`; raise WireError if it is none."""
+        return cls(*_unpack(_OPEN_REPLY, message))
+
+
+class SpawnRequest(NamedTuple):
+    """Fork a worker for this caller; `refusal` is 0, or the number of an errors.Reason to refuse.
+
+    `uid`, `gid` and `groups` are what GetServerInfo tells the caller about itself; the worker
+    decides nothing by them.
+    """
+
+    worker_id: int
+    refusal: int
+    uid: int
+    gid: int
+    groups: tuple[int, ...]
+
+    def pack(self) -> bytes:
+        """Return the message's bytes."""
+        head = _SPAWN.pack(b"S", self.worker_id, self.refusal, self.uid, self.gid)
+        return head + array.array("I", self.groups).tobytes()
+
+    @classmethod
+    def unpack(cls, message: bytes) -> "SpawnRequest":
+        """Return the message in `message`; raise WireError if it is none."""
+        head = _unpack(_SPAWN, message[: _SPAWN.size], b"S")
+        _, worker_id, refusal, uid, gid = head
+        groups = array.array("I")
+        try:
+            groups.frombytes(message[_SPAWN.size :])
+        except ValueError as error:
+            raise WireError("groups are cut off") from error
+        return cls(worker_id, refusal, uid, gid, tuple(groups))
+
+
+class KillRequest(NamedTuple):
+    """Kill a worker that should have ended."""
+
+    worker_id: int
+
+    def pack(self) -> bytes:
+        """Return the message's bytes."""
+        return _KILL.pack(b"K", self.worker_id)
+
+    @classmethod
+    def unpack(cls, message: bytes) -> "KillRequest":
+        """Return the message in `message`; raise WireError if it is none."""
+        return cls(_unpack(_KILL, message, b"K")[1])
+
+
+def unpack_zygote_request(message: bytes) -> SpawnRequest | KillRequest:
+    """Return what the broker tells the zygote; raise WireError if it is neither."""
+    return (SpawnRequest if message.startswith(b"S") else KillRequest).unpack(message)
+
+
+def _unpack(form: struct.Struct, message: bytes, kind: bytes = b"") -> tuple[Any, ...]:
+    if len(message) != form.size or not message.startswith(kind):
+        raise WireError(f"{len(message)} bytes are not the message of {form.size} that was due")
+    return form.unpack(message)
+
+
+def seqpacket_pair() -> tuple[socket.socket, socket.socket]:
+    """Return two connected ends, close-on-exec, with room for the longest message."""
+    ends = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    for end in ends:
+        end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BUFFER_BYTES)
+    return ends
+
+
+def send(peer: socket.socket, message: bytes, descriptors: Sequence[int] = ()) -> None:
+    """Send one message with `descriptors` attached; they stay open here.
+
+    Raises:
+        OSError: the peer is gone, or (on a non-blocking socket) does not read.
+    """
+    attached = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", descriptors))]
+    peer.sendmsg([message], attached if descriptors else [], socket.MSG_NOSIGNAL)
+
+
+def receive(
+    peer: socket.socket, most_descriptors: int = 0, longest_bytes: int = MESSAGE_BYTES
+) -> tuple[bytes, list[int]]:
+    """Receive one message and what is attached to it, close-on-exec.
+
+    With `most_descriptors` 0 no descriptor can get in: the kernel drops it for want of room.
+
+    Returns:
+        The message, empty at the end of the stream, and the descriptors, now the caller's to close.
+
+    Raises:
+        WireError: the message or its descriptors are more than there is room for.
+        OSError: as from recvmsg.
+    """
+    room_bytes = socket.CMSG_SPACE(4 * most_descriptors) if most_descriptors else 0
+    message, ancillary, flags, _ = peer.recvmsg(longest_bytes, room_bytes, socket.MSG_CMSG_CLOEXEC)
+    descriptors = array.array("i")
+    for level, kind, payload in ancillary:
+        if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
+            descriptors.frombytes(payload[: len(payload) // 4 * 4])
+    excess = len(descriptors) > most_descriptors  # CMSG_SPACE rounds up: one more may fit
+    if excess or flags & (socket.MSG_TRUNC | socket.MSG_CTRUNC):
+        for descriptor in descriptors:
+            os.close(descriptor)
+        raise WireError("a message or its descriptors are more than the protocol allows")
+    return message, descriptors.tolist()

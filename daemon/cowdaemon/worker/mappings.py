@@ -1,0 +1,75 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The mappings of a process, as /proc/PID/maps tells them.
+
+Worker, unprivileged. Parsing is pure; reading goes through a descriptor that was handed over.
+"""
+
+import os
+import re
+from collections.abc import Iterator
+from enum import IntEnum
+from typing import Final, NamedTuple
+
+__all__ = ["Mapping", "MappingKind", "iter_mappings", "parse_mapping"]
+
+_READ_BYTES: Final = 1 << 16
+# fs/proc/task_mmu.c, show_vma_header_prefix(): start-end perms offset major:minor inode path
+_LINE: Final = re.compile(
+    rb"([0-9a-f]+)-([0-9a-f]+) ([-rwxsp]{4}) ([0-9a-f]+) [0-9a-f]+:[0-9a-f]+ (\d+) *(.*)",
+    re.DOTALL,
+)
+_SPECIAL: Final = (b"[vdso]", b"[vvar]", b"[vvar_vclock]", b"[vsyscall]", b"[uprobes]")
+
+
+class MappingKind(IntEnum):
+    """cowd.v1.MappingKind."""
+
+    PRIVATE_FILE = 1
+    SHARED_FILE = 2
+    ANONYMOUS = 3
+    SPECIAL = 4
+
+
+class Mapping(NamedTuple):
+    """One line of maps. Addresses and offset in bytes; `path` as the kernel writes it."""
+
+    start_address: int
+    end_address: int
+    permissions: str
+    file_offset_bytes: int
+    path: bytes
+    kind: MappingKind
+
+
+def iter_mappings(maps: int) -> Iterator[Mapping]:
+    """Yield the mappings in address order; none if the address space is gone.
+
+    Args:
+        maps: descriptor of /proc/PID/maps, read from its start with no regard to its position.
+    """
+    rest, offset = b"", 0
+    while chunk := os.pread(maps, _READ_BYTES, offset):
+        offset += len(chunk)
+        *lines, rest = (rest + chunk).split(b"\n")
+        for line in lines:
+            yield parse_mapping(line)
+
+
+def parse_mapping(line: bytes) -> Mapping:
+    """Return the mapping that a line of maps describes, without its newline."""
+    match = _LINE.fullmatch(line)
+    if match is None:
+        raise ValueError(f"not a line of /proc/PID/maps: {line!r}")
+    start, end, permissions, offset, inode, path = match.groups()
+    has_file = inode != b"0"
+    if path in _SPECIAL:
+        kind = MappingKind.SPECIAL
+    elif permissions.endswith(b"s"):
+        kind = MappingKind.SHARED_FILE
+    elif has_file:
+        kind = MappingKind.PRIVATE_FILE
+    else:
+        kind = MappingKind.ANONYMOUS
+    return Mapping(
+        int(start, 16), int(end, 16), permissions.decode("ascii"), int(offset, 16), path, kind
+    )

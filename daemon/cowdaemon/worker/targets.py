@@ -1,0 +1,151 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Processes that the caller may inspect: opened through the opener, kept for about a second.
+
+Worker, unprivileged. A descriptor is the capability: it was opened with the caller's authority, and
+stays with the address space it was opened on. After that has gone it reads nothing.
+"""
+
+import os
+import socket
+import threading
+import time
+from typing import Final
+
+from cowdaemon import wire
+from cowdaemon.errors import CowdError, Reason
+from cowdaemon.limits import OPENER_SECONDS, TARGET_KEPT_SECONDS, TARGETS_KEPT
+from cowdaemon.worker.mappings import iter_mappings
+from cowdaemon.worker.reader import ShortReadError, read_entries
+
+__all__ = ["Target", "Targets"]
+
+_REPLACEMENT_SECONDS: Final = 1.0
+_STUCK_SECONDS: Final = OPENER_SECONDS * 0.9
+
+
+class Target:
+    """An opened process; its descriptors close with the last reference to it.
+
+    `start_time_ticks` is in clock ticks since boot.
+    """
+
+    __slots__ = ("_known_address", "_opened_at", "maps", "pagemap", "pid", "start_time_ticks")
+
+    def __init__(self, pid: int, start_time_ticks: int, pagemap: int, maps: int) -> None:
+        self.pid: Final = pid
+        self.start_time_ticks: Final = start_time_ticks
+        self.pagemap: Final = pagemap
+        self.maps: Final = maps
+        self._opened_at: Final = time.monotonic()
+        known = next(iter_mappings(maps), None)
+        self._known_address: Final = known.start_address if known else None
+
+    def __del__(self) -> None:
+        os.close(self.pagemap)
+        os.close(self.maps)
+
+    def has_expired(self) -> bool:
+        """Tell whether access must be asked for again."""
+        return time.monotonic() - self._opened_at > TARGET_KEPT_SECONDS
+
+    def is_alive(self) -> bool:
+        """Tell whether the address space is still there: where a mapping was, pagemap has entries.
+
+        It has them below the end of the address space whatever is mapped there now, and none
+        once exit or exec has taken the last reference to the address space (pagemap_read).
+        """
+        if self._known_address is None:
+            return False
+        try:
+            read_entries(self.pagemap, self._known_address, 1)
+        except ShortReadError:
+            return False
+        return True
+
+
+class Targets:
+    """Opens processes as the caller, one at a time, and remembers them for a moment.
+
+    Args:
+        opener: connected to the opener of the worker's credential.
+    """
+
+    def __init__(self, opener: socket.socket) -> None:
+        self._opener: socket.socket | None = None
+        self._opener_changed = threading.Condition()
+        self._asking = threading.Lock()
+        self._kept: dict[int, Target] = {}
+        self._keeping = threading.Lock()
+        self.adopt_opener(opener)
+
+    def adopt_opener(self, opener: socket.socket) -> None:
+        """Use this opener from now on."""
+        # The opener's own alarm ends it first; this is for one that not even a signal ends.
+        opener.settimeout(OPENER_SECONDS + 1)
+        with self._opener_changed:
+            self._opener = opener
+            self._opener_changed.notify_all()
+
+    def drop_expired(self) -> None:
+        """Close what has been kept long enough."""
+        with self._keeping:
+            self._kept = {
+                pid: target for pid, target in self._kept.items() if not target.has_expired()
+            }
+
+    def open(self, pid: int) -> Target:
+        """Return the process opened, now or within the last second.
+
+        Raises:
+            CowdError: it may not be inspected, is not there, or did not open in time.
+        """
+        with self._keeping:
+            target = self._kept.get(pid)
+        if target and not target.has_expired() and target.is_alive():
+            return target
+        target = self._open_now(pid)
+        with self._keeping:
+            self._kept.pop(pid, None)
+            while len(self._kept) >= TARGETS_KEPT:
+                del self._kept[next(iter(self._kept))]  # the oldest
+            self._kept[pid] = target
+        return target
+
+    def _open_now(self, pid: int) -> Target:
+        with self._asking:
+            reply, descriptors = self._ask(wire.OpenRequest(pid))
+        if reply.outcome:
+            raise CowdError(Reason.from_number(reply.outcome), pid=pid)
+        pagemap, maps = descriptors
+        target = Target(pid, reply.start_time_ticks, pagemap, maps)
+        if not target.is_alive():
+            # Older kernels open pagemap of a kernel thread too; or it has just gone.
+            raise CowdError(Reason.NO_ADDRESS_SPACE, pid=pid)
+        return target
+
+    def _ask(self, request: wire.OpenRequest) -> tuple[wire.OpenReply, list[int]]:
+        """Ask the opener; once more if it was lost before it can have been stuck in this target."""
+        for _ in range(2):
+            opener = self._wait_for_opener()
+            started = time.monotonic()
+            try:
+                wire.send(opener, request.pack())
+                message, descriptors = wire.receive(opener, 2)
+            except OSError:
+                message, descriptors = b"", []
+            if message:
+                return wire.OpenReply.unpack(message), descriptors
+            with self._opener_changed:
+                if self._opener is opener:
+                    self._opener = None
+            opener.close()
+            if time.monotonic() - started >= _STUCK_SECONDS:
+                raise CowdError(Reason.OPEN_TIMED_OUT, pid=request.pid, seconds=OPENER_SECONDS)
+        raise CowdError(Reason.OPENER_LOST)
+
+    def _wait_for_opener(self) -> socket.socket:
+        with self._opener_changed:
+            self._opener_changed.wait_for(lambda: self._opener, _REPLACEMENT_SECONDS)
+            if self._opener is None:
+                raise CowdError(Reason.OPENER_LOST)
+            return self._opener

@@ -1,0 +1,114 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The process that serves one credential: takes its connections from the broker, and answers.
+
+Unprivileged, forked from the zygote. The control socket is the identity: whatever comes through it
+belongs to the one credential that the worker was made for. Ends when the broker closes that socket.
+"""
+
+import os
+import socket
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from typing import Final, Protocol
+
+import grpc
+
+from cowdaemon import wire
+from cowdaemon.limits import (
+    CALLS_PER_WORKER,
+    CONNECTION_IDLE_SECONDS,
+    DRAIN_SECONDS,
+    METADATA_BYTES,
+    REQUEST_BYTES,
+    STREAMS_PER_CONNECTION,
+    TARGET_KEPT_SECONDS,
+    THREAD_STACK_BYTES,
+)
+from cowdaemon.worker.inner_listener import InnerListener
+from cowdaemon.worker.relay import start_relay
+
+__all__ = ["Service", "run_worker"]
+
+_SERVER_OPTIONS: Final = (
+    ("grpc.so_reuseport", 0),
+    ("grpc.max_receive_message_length", REQUEST_BYTES),
+    ("grpc.max_metadata_size", METADATA_BYTES),
+    ("grpc.max_concurrent_streams", STREAMS_PER_CONNECTION),
+    ("grpc.max_connection_idle_ms", CONNECTION_IDLE_SECONDS * 1000),
+    ("grpc.http2.max_ping_strikes", 2),
+)
+
+
+class Service(Protocol):
+    """What a worker answers with."""
+
+    def make_handler(self) -> grpc.GenericRpcHandler:
+        """Return the handler of all its calls."""
+
+    def adopt_opener(self, opener: socket.socket) -> None:
+        """Use this opener from now on: the one before is gone."""
+
+    def drop_expired(self) -> None:
+        """Let go of what is kept for a while only."""
+
+
+def run_worker(control: socket.socket, service: Service) -> None:
+    """Serve connections that come through `control` until it closes; return to end the process."""
+    threading.stack_size(THREAD_STACK_BYTES)
+    server = grpc.server(
+        ThreadPoolExecutor(CALLS_PER_WORKER, "call"),
+        [service.make_handler()],
+        options=_SERVER_OPTIONS,
+    )
+    inner = InnerListener(server.add_insecure_port)
+    server.start()
+    connections = _Connections(control, inner)
+    control.settimeout(TARGET_KEPT_SECONDS)
+    while True:
+        try:
+            message, descriptors = wire.receive(control, 1)
+        except TimeoutError:
+            service.drop_expired()
+            continue
+        if not message:
+            return
+        received = [socket.socket(fileno=descriptor) for descriptor in descriptors]
+        match wire.Control.unpack(message), received:
+            case wire.Control(wire.CONNECTION, number), [client]:
+                connections.add(number, client)
+            case wire.Control(wire.OPENER), [opener]:
+                service.adopt_opener(opener)
+            case wire.Control(wire.DRAIN), []:
+                server.stop(DRAIN_SECONDS).wait()
+                connections.wait_until_none(DRAIN_SECONDS)
+                return
+            case _:
+                raise wire.WireError("the broker sent what no worker takes")
+
+
+class _Connections:
+    """The connections being relayed; the broker is told of each that ends."""
+
+    def __init__(self, control: socket.socket, inner: InnerListener) -> None:
+        self._control = control
+        self._inner = inner
+        self._count = 0
+        self._changed = threading.Condition()
+
+    def add(self, number: int, client: socket.socket) -> None:
+        with self._changed:
+            self._count += 1
+        start_relay(client, self._inner.connect(), lambda: self._end(number))
+
+    def _end(self, number: int) -> None:
+        try:
+            wire.send(self._control, wire.Control(wire.CLOSED, number).pack())
+        except OSError:
+            os._exit(0)  # the broker is gone, or takes no more from us: this is the end
+        with self._changed:
+            self._count -= 1
+            self._changed.notify_all()
+
+    def wait_until_none(self, seconds: float) -> None:
+        with self._changed:
+            self._changed.wait_for(lambda: self._count == 0, seconds)

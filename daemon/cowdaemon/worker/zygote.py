@@ -1,0 +1,112 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The process that imports grpc and numpy once and forks a worker for each credential.
+
+Starts as root, to import and to try out what the kernel can tell; then becomes the unprivileged
+user, verified, before it takes its first message. It keeps one thread and makes no gRPC object,
+because a process that did either must not fork. Ends when the broker does; its workers end with it.
+
+    python3 -P -m cowdaemon.worker.zygote CONTROL KPAGEFLAGS USER
+"""
+
+import logging
+import os
+import signal
+import socket
+import sys
+from typing import Final
+
+from cowdaemon import wire
+from cowdaemon.errors import Reason
+from cowdaemon.worker.features import probe_features
+from cowdaemon.worker.privileges import become, bind_to_parent, name_process
+from cowdaemon.worker.reader import Reader
+from cowdaemon.worker.service import Caller, PageFlagsService, RefusingService
+from cowdaemon.worker.targets import Targets
+from cowdaemon.worker.worker import run_worker
+
+__all__ = ["main"]
+
+_log: Final = logging.getLogger(__name__)
+
+
+def main(arguments: list[str]) -> None:
+    """Serve the broker until it closes its end."""
+    control_number, kpageflags, user = int(arguments[0]), int(arguments[1]), arguments[2]
+    logging.basicConfig(level=logging.INFO, format="cowd: %(message)s")
+    name_process("cowd-zygote")
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the broker to act on
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # workers are known by pidfd; none is waited for
+    control = socket.socket(fileno=control_number)
+    control.set_inheritable(False)
+    broker_pid = os.getppid()
+    reader = Reader(kpageflags, probe_features())
+    become(user)
+    bind_to_parent(broker_pid)
+    control.send(wire.READY)
+    _serve(control, reader)
+
+
+def _serve(control: socket.socket, reader: Reader) -> None:
+    workers: dict[int, int] = {}  # worker id -> pidfd
+    while True:
+        message, descriptors = wire.receive(control, 2, wire.SPAWN_BYTES)
+        if not message:
+            return
+        match wire.unpack_zygote_request(message):
+            case wire.KillRequest(worker_id):
+                _kill(workers.pop(worker_id, None))
+            case wire.SpawnRequest() as request:
+                pidfd = _spawn(request, descriptors, reader, [control.fileno(), *workers.values()])
+                if pidfd is not None:
+                    workers[request.worker_id] = pidfd
+
+
+def _kill(pidfd: int | None) -> None:
+    if pidfd is None:
+        return
+    try:
+        signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+    except ProcessLookupError:
+        pass
+    finally:
+        os.close(pidfd)
+
+
+def _spawn(
+    request: wire.SpawnRequest, descriptors: list[int], reader: Reader, not_for_it: list[int]
+) -> int | None:
+    """Fork a worker; return its pidfd, or None if it has ended already."""
+    zygote_pid = os.getpid()
+    pid = os.fork()
+    if pid == 0:
+        try:
+            for descriptor in not_for_it:
+                os.close(descriptor)
+            bind_to_parent(zygote_pid)
+            name_process("cowd-worker")
+            _run(request, [socket.socket(fileno=descriptor) for descriptor in descriptors], reader)
+        except BaseException:  # noqa: BLE001 - a worker must end here, and say why
+            _log.exception("a worker failed")
+        finally:
+            os._exit(1)
+    for descriptor in descriptors:
+        os.close(descriptor)
+    try:
+        return os.pidfd_open(pid)
+    except ProcessLookupError:
+        return None  # the broker sees its control socket close
+
+
+def _run(request: wire.SpawnRequest, ends: list[socket.socket], reader: Reader) -> None:
+    if request.refusal:
+        reader.close()  # whoever is refused shares this worker with others: it holds nothing
+        (control,) = ends
+        run_worker(control, RefusingService(Reason.from_number(request.refusal)))
+    else:
+        control, opener = ends
+        caller = Caller(request.uid, request.gid, request.groups)
+        run_worker(control, PageFlagsService(caller, Targets(opener), reader))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

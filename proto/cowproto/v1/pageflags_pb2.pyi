@@ -1,0 +1,155 @@
+from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
+from google.protobuf import descriptor as _descriptor
+from google.protobuf import message as _message
+from typing import ClassVar as _ClassVar, Iterable as _Iterable, Mapping as _Mapping, Optional as _Optional, Union as _Union
+
+DESCRIPTOR: _descriptor.FileDescriptor
+MAPPING_KIND_ANONYMOUS: MappingKind
+MAPPING_KIND_PRIVATE_FILE: MappingKind
+MAPPING_KIND_SHARED_FILE: MappingKind
+MAPPING_KIND_SPECIAL: MappingKind
+MAPPING_KIND_UNSPECIFIED: MappingKind
+PAGE_ATTRIBUTE_EXCLUSIVE: PageAttribute
+PAGE_ATTRIBUTE_LAZYFREE: PageAttribute
+PAGE_ATTRIBUTE_SOFT_DIRTY: PageAttribute
+PAGE_ATTRIBUTE_UFFD_WP: PageAttribute
+PAGE_ATTRIBUTE_UNSPECIFIED: PageAttribute
+PAGE_ATTRIBUTE_UNSTABLE: PageAttribute
+PAGE_STATE_ABSENT: PageState
+PAGE_STATE_ANON: PageState
+PAGE_STATE_ANON_SWAPPED: PageState
+PAGE_STATE_FILE: PageState
+PAGE_STATE_GUARD: PageState
+PAGE_STATE_UNKNOWN: PageState
+PAGE_STATE_UNSPECIFIED: PageState
+PAGE_STATE_ZERO: PageState
+
+class CallerCredential(_message.Message):
+    __slots__ = ["gid", "groups", "uid"]
+    GID_FIELD_NUMBER: _ClassVar[int]
+    GROUPS_FIELD_NUMBER: _ClassVar[int]
+    UID_FIELD_NUMBER: _ClassVar[int]
+    gid: int
+    groups: _containers.RepeatedScalarFieldContainer[int]
+    uid: int
+    def __init__(self, uid: _Optional[int] = ..., gid: _Optional[int] = ..., groups: _Optional[_Iterable[int]] = ...) -> None: ...
+
+class DisclosureMasks(_message.Message):
+    __slots__ = ["private_flags_mask", "shared_flags_mask"]
+    PRIVATE_FLAGS_MASK_FIELD_NUMBER: _ClassVar[int]
+    SHARED_FLAGS_MASK_FIELD_NUMBER: _ClassVar[int]
+    private_flags_mask: int
+    shared_flags_mask: int
+    def __init__(self, private_flags_mask: _Optional[int] = ..., shared_flags_mask: _Optional[int] = ...) -> None: ...
+
+class GetPageFlagsRequest(_message.Message):
+    __slots__ = ["address", "count", "expected_start_time_ticks", "pid"]
+    ADDRESS_FIELD_NUMBER: _ClassVar[int]
+    COUNT_FIELD_NUMBER: _ClassVar[int]
+    EXPECTED_START_TIME_TICKS_FIELD_NUMBER: _ClassVar[int]
+    PID_FIELD_NUMBER: _ClassVar[int]
+    address: int
+    count: int
+    expected_start_time_ticks: int
+    pid: int
+    def __init__(self, pid: _Optional[int] = ..., address: _Optional[int] = ..., count: _Optional[int] = ..., expected_start_time_ticks: _Optional[int] = ...) -> None: ...
+
+class GetPageFlagsResponse(_message.Message):
+    __slots__ = ["address", "attributes", "kpageflags", "masks", "page_size_bytes", "start_time_ticks", "state"]
+    ADDRESS_FIELD_NUMBER: _ClassVar[int]
+    ATTRIBUTES_FIELD_NUMBER: _ClassVar[int]
+    KPAGEFLAGS_FIELD_NUMBER: _ClassVar[int]
+    MASKS_FIELD_NUMBER: _ClassVar[int]
+    PAGE_SIZE_BYTES_FIELD_NUMBER: _ClassVar[int]
+    START_TIME_TICKS_FIELD_NUMBER: _ClassVar[int]
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    address: int
+    attributes: _containers.RepeatedScalarFieldContainer[int]
+    kpageflags: _containers.RepeatedScalarFieldContainer[int]
+    masks: DisclosureMasks
+    page_size_bytes: int
+    start_time_ticks: int
+    state: _containers.RepeatedScalarFieldContainer[PageState]
+    def __init__(self, page_size_bytes: _Optional[int] = ..., address: _Optional[int] = ..., start_time_ticks: _Optional[int] = ..., masks: _Optional[_Union[DisclosureMasks, _Mapping]] = ..., kpageflags: _Optional[_Iterable[int]] = ..., state: _Optional[_Iterable[_Union[PageState, str]]] = ..., attributes: _Optional[_Iterable[int]] = ...) -> None: ...
+
+class GetServerInfoRequest(_message.Message):
+    __slots__ = []
+    def __init__(self) -> None: ...
+
+class GetServerInfoResponse(_message.Message):
+    __slots__ = ["caller", "kernel_features", "masks", "maximum_concurrent_call_count", "maximum_mapping_count", "maximum_page_count", "page_size_bytes", "version"]
+    CALLER_FIELD_NUMBER: _ClassVar[int]
+    KERNEL_FEATURES_FIELD_NUMBER: _ClassVar[int]
+    MASKS_FIELD_NUMBER: _ClassVar[int]
+    MAXIMUM_CONCURRENT_CALL_COUNT_FIELD_NUMBER: _ClassVar[int]
+    MAXIMUM_MAPPING_COUNT_FIELD_NUMBER: _ClassVar[int]
+    MAXIMUM_PAGE_COUNT_FIELD_NUMBER: _ClassVar[int]
+    PAGE_SIZE_BYTES_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    caller: CallerCredential
+    kernel_features: KernelFeatures
+    masks: DisclosureMasks
+    maximum_concurrent_call_count: int
+    maximum_mapping_count: int
+    maximum_page_count: int
+    page_size_bytes: int
+    version: str
+    def __init__(self, version: _Optional[str] = ..., page_size_bytes: _Optional[int] = ..., caller: _Optional[_Union[CallerCredential, _Mapping]] = ..., maximum_page_count: _Optional[int] = ..., maximum_mapping_count: _Optional[int] = ..., masks: _Optional[_Union[DisclosureMasks, _Mapping]] = ..., kernel_features: _Optional[_Union[KernelFeatures, _Mapping]] = ..., maximum_concurrent_call_count: _Optional[int] = ...) -> None: ...
+
+class KernelFeatures(_message.Message):
+    __slots__ = ["guard_regions", "markers", "pagemap_scan", "soft_dirty"]
+    GUARD_REGIONS_FIELD_NUMBER: _ClassVar[int]
+    MARKERS_FIELD_NUMBER: _ClassVar[int]
+    PAGEMAP_SCAN_FIELD_NUMBER: _ClassVar[int]
+    SOFT_DIRTY_FIELD_NUMBER: _ClassVar[int]
+    guard_regions: bool
+    markers: bool
+    pagemap_scan: bool
+    soft_dirty: bool
+    def __init__(self, soft_dirty: bool = ..., guard_regions: bool = ..., markers: bool = ..., pagemap_scan: bool = ...) -> None: ...
+
+class ListMappingsRequest(_message.Message):
+    __slots__ = ["expected_start_time_ticks", "pid", "start_address"]
+    EXPECTED_START_TIME_TICKS_FIELD_NUMBER: _ClassVar[int]
+    PID_FIELD_NUMBER: _ClassVar[int]
+    START_ADDRESS_FIELD_NUMBER: _ClassVar[int]
+    expected_start_time_ticks: int
+    pid: int
+    start_address: int
+    def __init__(self, pid: _Optional[int] = ..., start_address: _Optional[int] = ..., expected_start_time_ticks: _Optional[int] = ...) -> None: ...
+
+class ListMappingsResponse(_message.Message):
+    __slots__ = ["mappings", "next_start_address", "start_time_ticks"]
+    MAPPINGS_FIELD_NUMBER: _ClassVar[int]
+    NEXT_START_ADDRESS_FIELD_NUMBER: _ClassVar[int]
+    START_TIME_TICKS_FIELD_NUMBER: _ClassVar[int]
+    mappings: _containers.RepeatedCompositeFieldContainer[Mapping]
+    next_start_address: int
+    start_time_ticks: int
+    def __init__(self, start_time_ticks: _Optional[int] = ..., mappings: _Optional[_Iterable[_Union[Mapping, _Mapping]]] = ..., next_start_address: _Optional[int] = ...) -> None: ...
+
+class Mapping(_message.Message):
+    __slots__ = ["end_address", "file_offset_bytes", "kind", "path", "permissions", "start_address"]
+    END_ADDRESS_FIELD_NUMBER: _ClassVar[int]
+    FILE_OFFSET_BYTES_FIELD_NUMBER: _ClassVar[int]
+    KIND_FIELD_NUMBER: _ClassVar[int]
+    PATH_FIELD_NUMBER: _ClassVar[int]
+    PERMISSIONS_FIELD_NUMBER: _ClassVar[int]
+    START_ADDRESS_FIELD_NUMBER: _ClassVar[int]
+    end_address: int
+    file_offset_bytes: int
+    kind: MappingKind
+    path: bytes
+    permissions: str
+    start_address: int
+    def __init__(self, start_address: _Optional[int] = ..., end_address: _Optional[int] = ..., permissions: _Optional[str] = ..., file_offset_bytes: _Optional[int] = ..., path: _Optional[bytes] = ..., kind: _Optional[_Union[MappingKind, str]] = ...) -> None: ...
+
+class PageState(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = []
+
+class PageAttribute(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = []
+
+class MappingKind(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = []
