@@ -47,6 +47,7 @@ __all__ = ["Server", "ServerError"]
 
 _log: Final = logging.getLogger(__name__)
 
+_NEVER: Final = float("inf")
 _STOP_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
@@ -86,7 +87,7 @@ class Server:
         self._zygote = self._start_zygote()
         self._drain_until: float | None = None
         watchdog_usec = int(os.environ.get("WATCHDOG_USEC", "0"))
-        self._watchdog_seconds = watchdog_usec / 2e6 if watchdog_usec else float("inf")
+        self._watchdog_seconds = watchdog_usec / 2e6 if watchdog_usec else _NEVER
 
     def run(self) -> None:
         """Serve until a stop signal, then let calls in flight finish.
@@ -102,7 +103,8 @@ class Server:
                 self._retire(pair)
             if not self._zygote.is_ready and time.monotonic() > self._zygote_due:
                 raise ServerError(f"the zygote did not start in {ZYGOTE_START_SECONDS:g} s")
-            systemd_daemon.notify("WATCHDOG=1")
+            if self._watchdog_seconds != _NEVER:
+                systemd_daemon.notify("WATCHDOG=1")
 
     def _has_to_drain(self) -> bool:
         """Tell whether a worker still answers, or any child still lives, within the deadline."""
@@ -120,9 +122,9 @@ class Server:
             deadlines.append(self._drain_until)
         if not self._zygote.is_ready:
             deadlines.append(self._zygote_due)
-        next_deadline = min(deadlines, default=float("inf")) - time.monotonic()
+        next_deadline = min(deadlines, default=_NEVER) - time.monotonic()
         seconds = max(0.0, min(next_deadline, self._watchdog_seconds))
-        return None if seconds == float("inf") else seconds
+        return None if seconds == _NEVER else seconds
 
     # Signals
 
@@ -186,6 +188,8 @@ class Server:
 
     def _close_zygote(self) -> None:
         """Let it end, and what is left of its workers with it."""
+        if self._zygote.control.fileno() < 0:
+            return  # it has been told
         if self._zygote.control in self._selector.get_map():
             self._selector.unregister(self._zygote.control)
         self._zygote.close()

@@ -42,7 +42,10 @@ def main(arguments: list[str]) -> None:
     reader = Reader(kpageflags, probe_features())
     become(user)
     bind_to_parent(broker_pid)
-    control.send(wire.READY)
+    try:
+        wire.send(control, wire.READY)
+    except BrokenPipeError:
+        return  # the broker was stopped meanwhile
     _serve(control, reader)
 
 
