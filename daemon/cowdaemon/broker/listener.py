@@ -79,8 +79,9 @@ class Listener:
 
     def close(self) -> None:
         """Stop listening, and remove the socket's file if we made it and it is still ours."""
+        was_open = self.listening.fileno() >= 0
         self.listening.close()
-        if self.own_file is None:
+        if not was_open or self.own_file is None:
             return
         try:
             found = self.path.lstat()

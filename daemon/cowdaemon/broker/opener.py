@@ -16,7 +16,7 @@ import errno
 import os
 import signal
 import socket
-from typing import Final
+from typing import Final, NamedTuple
 
 from cowdaemon import wire
 from cowdaemon.broker.peers import Credential
@@ -35,6 +35,7 @@ __all__ = ["run_opener"]
 
 _REFUSED: Final = (errno.EACCES, errno.EPERM)
 _ABSENT: Final = (errno.ENOENT, errno.ESRCH)
+_PF_KTHREAD: Final = 0x00200000  # include/linux/sched.h; shown in field 9 of /proc/PID/stat
 
 
 def run_opener(credential: Credential, worker: socket.socket, broker_pid: int) -> None:
@@ -86,9 +87,11 @@ def _open_target(pid: int, broker_pid: int, descriptors: list[int]) -> int:
     directory = os.open(f"/proc/{pid}", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         _verify_process(pid)
-        parent_pid, start_time_ticks = _read_stat(directory)
-        if _is_own(pid, parent_pid, broker_pid):
+        stat = _read_stat(directory)
+        if _is_own(pid, stat.parent_pid, broker_pid):
             raise CowdError(Reason.OWN_PROCESS, pid=pid)
+        if stat.has_no_memory:
+            raise CowdError(Reason.NO_ADDRESS_SPACE, pid=pid)
         try:
             os.close(_open_in(directory, "pagemap"))
             with raised(Capability.SYS_ADMIN):
@@ -96,11 +99,10 @@ def _open_target(pid: int, broker_pid: int, descriptors: list[int]) -> int:
             os.close(_open_in(directory, "pagemap"))
             descriptors.append(_open_in(directory, "maps"))
         except ProcessLookupError:
-            # Newer kernels refuse the open where there is no address space, older ones give
-            # an empty maps. If the process is gone altogether, this raises ENOENT or ESRCH.
+            # It exits just now: if it is gone altogether, this raises ENOENT or ESRCH.
             _read_stat(directory)
             raise CowdError(Reason.NO_ADDRESS_SPACE, pid=pid) from None
-        return start_time_ticks
+        return stat.start_time_ticks
     finally:
         os.close(directory)
 
@@ -119,15 +121,25 @@ def _verify_process(pid: int) -> None:
         raise FileNotFoundError(errno.ENOENT, "a thread, not a process") from error
 
 
-def _read_stat(directory: int) -> tuple[int, int]:
-    """Return the parent's pid and the start time in ticks (fields 4 and 22 of proc(5) stat)."""
+class _Stat(NamedTuple):
+    """What /proc/PID/stat says to everybody who sees the process at all (proc(5))."""
+
+    parent_pid: int
+    start_time_ticks: int
+    has_no_memory: bool
+
+
+def _read_stat(directory: int) -> _Stat:
     stat = _open_in(directory, "stat")
     try:
         text = os.read(stat, 4096)
     finally:
         os.close(stat)
     fields = text[text.rindex(b")") + 2 :].split()  # the name before may hold anything
-    return int(fields[1]), int(fields[19])
+    state, parent_pid, flags, start_time_ticks = (fields[index] for index in (0, 1, 6, 19))
+    # For these the kernel says EACCES, ESRCH or nothing at all, by release and caller.
+    has_no_memory = state in (b"Z", b"X") or bool(int(flags) & _PF_KTHREAD)
+    return _Stat(int(parent_pid), int(start_time_ticks), has_no_memory)
 
 
 def _is_own(pid: int, parent_pid: int, broker_pid: int) -> bool:
@@ -139,7 +151,7 @@ def _is_own(pid: int, parent_pid: int, broker_pid: int) -> bool:
     except OSError:
         return False  # it has no parent that we may see: ours has
     try:
-        return _read_stat(parent)[0] == broker_pid
+        return _read_stat(parent).parent_pid == broker_pid
     except OSError:
         return False
     finally:

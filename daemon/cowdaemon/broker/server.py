@@ -104,7 +104,7 @@ class Server:
             if not self._zygote.is_ready and time.monotonic() > self._zygote_due:
                 raise ServerError(f"the zygote did not start in {ZYGOTE_START_SECONDS:g} s")
             if self._watchdog_seconds != _NEVER:
-                systemd_daemon.notify("WATCHDOG=1")
+                _notify("WATCHDOG=1")
 
     def _has_to_drain(self) -> bool:
         """Tell whether a worker still answers, or any child still lives, within the deadline."""
@@ -144,7 +144,7 @@ class Server:
             self._drain_until = 0.0  # a second signal: at once
             return
         _log.info("stopping: calls in flight have %g s", DRAIN_SECONDS)
-        systemd_daemon.notify("STOPPING=1")
+        _notify("STOPPING=1")
         self._drain_until = time.monotonic() + DRAIN_SECONDS
         self._listen(False)
         self._listener.close()
@@ -168,7 +168,7 @@ class Server:
         self._selector.unregister(zygote.control)
         if zygote.receive_ready():
             self._listen(True)
-            systemd_daemon.notify(f"READY=1\nSTATUS=Listening on {self._listener.path}")
+            _notify(f"READY=1\nSTATUS=Listening on {self._listener.path}")
             _log.info("listening on %s", self._listener.path)
 
     def _bury_zygote(self, zygote: ZygoteLink) -> None:
@@ -336,3 +336,11 @@ class Server:
         if self._pairs.find(pair.key) is pair:
             self._selector.unregister(pair.control)
             self._pairs.remove(pair)
+
+
+def _notify(state: str) -> None:
+    """Tell the service manager, if there is one; one that is away just now is no reason to end."""
+    try:
+        systemd_daemon.notify(state)
+    except OSError as error:
+        _log.warning("the service manager cannot be told %r: %s", state, error)

@@ -8,24 +8,39 @@ writes to it, and so in the end the other side, with no more than a buffer betwe
 import socket
 import threading
 from collections.abc import Callable
+from typing import Final
 
 from cowdaemon.limits import RELAY_BUFFER_BYTES
 
-__all__ = ["start_relay"]
+__all__ = ["Relay"]
 
 
-def start_relay(client: socket.socket, server: socket.socket, on_end: Callable[[], None]) -> None:
-    """Relay both ways in threads until both ends have closed; then close both and call `on_end`."""
-    threading.Thread(target=_relay, args=(client, server, on_end), daemon=True).start()
+class Relay:
+    """Carries bytes both ways until both ends have closed; then closes both and calls `on_end`."""
 
+    def __init__(
+        self, client: socket.socket, server: socket.socket, on_end: Callable[["Relay"], None]
+    ) -> None:
+        self._client: Final = client
+        self._server: Final = server
+        self._on_end: Final = on_end
+        threading.Thread(target=self._run, name="relay", daemon=True).start()
 
-def _relay(client: socket.socket, server: socket.socket, on_end: Callable[[], None]) -> None:
-    with client, server:
-        back = threading.Thread(target=_carry, args=(server, client), daemon=True)
-        back.start()
-        _carry(client, server)
-        back.join()
-    on_end()
+    def finish(self) -> None:
+        """Carry what has been sent already, and no more."""
+        # What is in a receive buffer can still be read after this, and then its end.
+        _shut_down(self._server, socket.SHUT_RD)
+        _shut_down(self._client, socket.SHUT_RD)
+
+    def _run(self) -> None:
+        with self._client, self._server:
+            back = threading.Thread(
+                target=_carry, args=(self._server, self._client), name="relay-back", daemon=True
+            )
+            back.start()
+            _carry(self._client, self._server)
+            back.join()
+        self._on_end(self)
 
 
 def _carry(source: socket.socket, sink: socket.socket) -> None:
@@ -36,12 +51,12 @@ def _carry(source: socket.socket, sink: socket.socket) -> None:
         sink.shutdown(socket.SHUT_WR)
     except OSError:
         # Reset by one side, or closed for writing: neither direction can go on.
-        for end in (source, sink):
-            _shut_down(end)
+        _shut_down(source, socket.SHUT_RDWR)
+        _shut_down(sink, socket.SHUT_RDWR)
 
 
-def _shut_down(end: socket.socket) -> None:
+def _shut_down(end: socket.socket, how: int) -> None:
     try:
-        end.shutdown(socket.SHUT_RDWR)
+        end.shutdown(how)
     except OSError:
         pass  # it is already

@@ -162,7 +162,7 @@ class PageFlagsService:
         except ShortReadError:
             if target.is_alive():
                 raise CowdError(
-                    Reason.OUT_OF_ADDRESS_SPACE, pid=target.pid, address=address, count=count
+                    Reason.OUT_OF_ADDRESS_SPACE, pid=target.pid, address=address
                 ) from None
             raise CowdError(Reason.PROCESS_GONE, pid=target.pid) from None
 

@@ -25,7 +25,7 @@ from cowdaemon.limits import (
     THREAD_STACK_BYTES,
 )
 from cowdaemon.worker.inner_listener import InnerListener
-from cowdaemon.worker.relay import start_relay
+from cowdaemon.worker.relay import Relay
 
 __all__ = ["Service", "run_worker"]
 
@@ -80,7 +80,7 @@ def run_worker(control: socket.socket, service: Service) -> None:
                 service.adopt_opener(opener)
             case wire.Control(wire.DRAIN), []:
                 server.stop(DRAIN_SECONDS).wait()
-                connections.wait_until_none(DRAIN_SECONDS)
+                connections.finish()
                 return
             case _:
                 raise wire.WireError("the broker sent what no worker takes")
@@ -92,23 +92,25 @@ class _Connections:
     def __init__(self, control: socket.socket, inner: InnerListener) -> None:
         self._control = control
         self._inner = inner
-        self._count = 0
+        self._numbers: dict[Relay, int] = {}
         self._changed = threading.Condition()
 
     def add(self, number: int, client: socket.socket) -> None:
         with self._changed:
-            self._count += 1
-        start_relay(client, self._inner.connect(), lambda: self._end(number))
+            self._numbers[Relay(client, self._inner.connect(), self._end)] = number
 
-    def _end(self, number: int) -> None:
+    def finish(self) -> None:
+        """Carry what has been answered to those who read it, and end."""
+        with self._changed:
+            for relay in self._numbers:
+                relay.finish()
+            self._changed.wait_for(lambda: not self._numbers, DRAIN_SECONDS)
+
+    def _end(self, relay: Relay) -> None:
+        with self._changed:
+            number = self._numbers.pop(relay)
+            self._changed.notify_all()
         try:
             wire.send(self._control, wire.Control(wire.CLOSED, number).pack())
         except OSError:
             os._exit(0)  # the broker is gone, or takes no more from us: this is the end
-        with self._changed:
-            self._count -= 1
-            self._changed.notify_all()
-
-    def wait_until_none(self, seconds: float) -> None:
-        with self._changed:
-            self._changed.wait_for(lambda: self._count == 0, seconds)
