@@ -1,0 +1,66 @@
+# SPDX-License-Identifier: Apache-2.0
+
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+
+# Always Debian's own interpreter, never the first one on PATH.
+PYTHON := /usr/bin/python3
+VENV_PYTHON := .venv/bin/python
+DEBIAN_PYTHON := env PYTHONNOUSERSITE=1 $(PYTHON)
+# demo needs root, and asks as another user.
+SUDO := $(shell [ "$$(id -u)" -eq 0 ] || command -v sudo)
+# Where `make proto` writes.
+OUT := proto
+
+RUNTIME_PACKAGES := python3-click python3-grpcio python3-numpy python3-protobuf python3-rich \
+	python3-systemd
+PROTO_PACKAGES := protobuf-compiler protobuf-compiler-grpc
+# systemd-python has no wheels: it is compiled against libsystemd.
+SETUP_PACKAGES := $(RUNTIME_PACKAGES) $(PROTO_PACKAGES) python3-hypothesis python3-pytest \
+	python3-venv python3-dev gcc libc6-dev libsystemd-dev pkg-config
+
+.PHONY: help setup setup-packages demo test check proto clean
+
+help: ## Show this help
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
+
+setup: .venv/ready ## Install what is missing: Debian packages, and .venv with the newest releases
+
+.venv/ready: pyproject.toml | setup-packages
+	umask 022 && $(PYTHON) -m venv --clear .venv && \
+		$(VENV_PYTHON) -m pip install --quiet --use-pep517 --editable '.[daemon,dev]'
+	touch $@
+
+setup-packages:
+	@packaging/prerequisites $(SETUP_PACKAGES)
+
+demo: ## Ask a private daemon which pages have been copied, as an unprivileged user
+	@packaging/prerequisites $(RUNTIME_PACKAGES)
+	@$(SUDO) tests/publicly packaging/demo
+
+# The second run is on what dpkg installed, or not at all.
+test: setup ## Run all tests that this machine can: on the newest releases, then on Debian's
+	tests/publicly $(VENV_PYTHON) -m pytest
+	$(DEBIAN_PYTHON) -c 'import grpc, numpy, google.protobuf as protobuf; \
+		print(grpc.__file__, numpy.__file__, protobuf.__file__)' \
+		| xargs dpkg-query --search | cut --delimiter=: --fields=1 | xargs dpkg-query --show
+	tests/publicly $(DEBIAN_PYTHON) -m pytest -m 'not pypi'
+
+check: setup ## Format, lint, types and unit tests in under a minute, without root
+	$(VENV_PYTHON) -m ruff format --diff
+	$(VENV_PYTHON) -m ruff check
+	$(VENV_PYTHON) -m mypy
+	$(VENV_PYTHON) -m pytest tests/unit
+
+# The virtual path keeps the generated modules out of the way of the library `cowd`.
+proto: ## Generate proto/cowproto/v1 with Debian 12's own compilers
+	@packaging/prerequisites $(PROTO_PACKAGES)
+	protoc -Icowproto/v1=proto/cowd/v1 --python_out=$(OUT) --pyi_out=$(OUT) \
+		--grpc_python_out=$(OUT) --plugin=protoc-gen-grpc_python="$$(command -v grpc_python_plugin)" \
+		cowproto/v1/pageflags.proto
+	protoc -Icowproto/v1=proto/cowd/twins/v1 --python_out=$(OUT) --pyi_out=$(OUT) \
+		cowproto/v1/twins.proto
+
+clean: ## Remove .venv and all that was built
+	rm -rf .venv build dist .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
