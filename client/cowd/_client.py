@@ -1,0 +1,141 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The client of the daemon: plain calls, plain results, errors of `cowd.Error`.
+
+Runs with the caller's own privileges; the daemon sees who connects.
+"""
+
+import os
+from types import TracebackType
+from typing import Final, Self
+from urllib.parse import unquote
+
+from cowd._errors import FailedPrecondition, InvalidRequest
+from cowd._pages import Mapping, MappingList, PageFlags, ServerInfo
+
+__all__ = ["DEFAULT_ADDRESS", "Client", "resolve_address"]
+
+DEFAULT_ADDRESS: Final = "unix:/run/cowd/cowd.sock"
+_DEFAULT_TIMEOUT_SECONDS: Final = 30.0
+_LISTING_ATTEMPTS: Final = 3
+
+
+def resolve_address(address: str | None) -> str:
+    """Return the path of the daemon's socket.
+
+    Args:
+        address: a path, or a URI such as unix:/run/cowd/cowd.sock; None for the environment
+            variable COWD_SOCKET, or the daemon's usual place if that is unset or empty.
+
+    Raises:
+        InvalidRequest: it is neither.
+    """
+    address = address or os.environ.get("COWD_SOCKET") or DEFAULT_ADDRESS
+    scheme, colon, rest = address.partition(":")
+    if not colon or "/" in scheme:
+        return address
+    path = unquote(rest.removeprefix("//"))
+    if scheme != "unix" or not path or (rest.startswith("//") and not path.startswith("/")):
+        raise InvalidRequest(
+            f"{address!r} is no address of cowd: give the path of a Unix socket, or unix:PATH"
+        )
+    return path
+
+
+class Client:
+    """A connection to the daemon, made with the first call and to be closed by `with` or `close`.
+
+    Args:
+        address: of the daemon's socket, as in `resolve_address`.
+        timeout_seconds: for each call.
+
+    Raises:
+        InvalidRequest: the address is not one.
+    """
+
+    def __init__(
+        self, address: str | None = None, *, timeout_seconds: float = _DEFAULT_TIMEOUT_SECONDS
+    ) -> None:
+        from cowd._transport import Transport  # With grpc: slow to import.
+
+        self.path = resolve_address(address)
+        self._transport = Transport(self.path, timeout_seconds)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        exception_type: type[BaseException] | None,
+        exception: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._transport.close()
+
+    def get_page_flags(
+        self, pid: int, address: int, count: int, *, expected_start_time_ticks: int = 0
+    ) -> PageFlags:
+        """Return what the kernel knows about `count` pages from `address` on.
+
+        Args:
+            pid: of the process, not of a thread.
+            address: of the first page, in bytes; a multiple of the page size.
+            count: number of pages, at most `ServerInfo.maximum_page_count`.
+            expected_start_time_ticks: start time that the process must have; 0 accepts any.
+
+        Raises:
+            Error: a subclass of it, see `cowd.Error`.
+        """
+        return self._transport.get_page_flags(pid, address, count, expected_start_time_ticks)
+
+    def list_mappings(self, pid: int, *, expected_start_time_ticks: int = 0) -> MappingList:
+        """Return all mappings of a process, in address order.
+
+        Args:
+            pid: of the process, not of a thread.
+            expected_start_time_ticks: start time that the process must have; 0 accepts any, and
+                starts again if the pid is reused between two calls to the daemon.
+
+        Raises:
+            Error: a subclass of it, see `cowd.Error`.
+        """
+        for attempt in range(_LISTING_ATTEMPTS):
+            try:
+                return self._collect_mappings(pid, expected_start_time_ticks)
+            except FailedPrecondition as error:
+                reused = error.reason == "START_TIME_DIFFERS" and not expected_start_time_ticks
+                if not reused or attempt == _LISTING_ATTEMPTS - 1:
+                    raise
+        raise AssertionError("not reached: the last attempt returns or raises")
+
+    def get_server_info(self) -> ServerInfo:
+        """Return what the daemon is and allows, and who it takes the caller for.
+
+        Raises:
+            Error: a subclass of it, see `cowd.Error`.
+        """
+        return self._transport.get_server_info()
+
+    def is_serving(self) -> bool:
+        """Return the daemon's own opinion of its health (grpc.health.v1).
+
+        Raises:
+            Error: a subclass of it, see `cowd.Error`.
+        """
+        return self._transport.is_serving()
+
+    def _collect_mappings(self, pid: int, expected_start_time_ticks: int) -> MappingList:
+        mappings: list[Mapping] = []
+        start_address = 0
+        while True:
+            part, next_address = self._transport.list_mappings(
+                pid, start_address, expected_start_time_ticks
+            )
+            mappings += part.mappings
+            if next_address <= start_address:
+                return MappingList(pid, part.start_time_ticks, mappings)
+            start_address = next_address
+            expected_start_time_ticks = part.start_time_ticks

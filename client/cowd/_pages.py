@@ -1,0 +1,188 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the client returns: pages, mappings and the server, as plain values without protobuf."""
+
+from array import array
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import KEEP, IntEnum, IntFlag
+
+__all__ = [
+    "CallerCredential",
+    "DisclosureMasks",
+    "KernelFeatures",
+    "Mapping",
+    "MappingKind",
+    "MappingList",
+    "PageAttributes",
+    "PageFlags",
+    "PageState",
+    "ServerInfo",
+    "is_copied",
+]
+
+
+class PageState(IntEnum):
+    """What one page of an address space is (cowd.v1.PageState)."""
+
+    ABSENT = 1
+    FILE = 2
+    ANON = 3
+    ANON_SWAPPED = 4
+    ZERO = 5
+    GUARD = 6
+    UNKNOWN = 7
+
+    @classmethod
+    def _missing_(cls, value: object) -> "PageState":  # noqa: ARG003
+        return cls.UNKNOWN  # Of a newer daemon.
+
+    @property
+    def is_present(self) -> bool:
+        """Whether the page has a frame, and so kernel flags."""
+        return self in (PageState.FILE, PageState.ANON, PageState.ZERO)
+
+
+class PageAttributes(IntFlag, boundary=KEEP):
+    """Further bits about one page (cowd.v1.PageAttribute)."""
+
+    EXCLUSIVE = 1
+    SOFT_DIRTY = 2
+    UFFD_WP = 4
+    LAZYFREE = 8
+    UNSTABLE = 16
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Lower-case names of the bits that are set, lowest first; `bit_NN` if not known."""
+        bits = (1 << bit for bit in range(self.bit_length()))
+        return tuple(
+            (PageAttributes(bit).name or f"bit_{bit.bit_length() - 1:02}").lower()
+            for bit in bits
+            if self & bit
+        )
+
+
+class MappingKind(IntEnum):
+    """What backs a mapping (cowd.v1.MappingKind)."""
+
+    UNSPECIFIED = 0
+    PRIVATE_FILE = 1
+    SHARED_FILE = 2
+    ANONYMOUS = 3
+    SPECIAL = 4
+
+    @classmethod
+    def _missing_(cls, value: object) -> "MappingKind":  # noqa: ARG003
+        return cls.UNSPECIFIED  # Of a newer daemon.
+
+
+def is_copied(kind: MappingKind | None, state: PageState) -> bool | None:
+    """Say whether a page is a private copy of its file's page.
+
+    Args:
+        kind: what backs the mapping that the page is in; None outside any mapping.
+        state: what the page is.
+
+    Returns:
+        None where the question has no meaning (only a private mapping of a file has an original
+        to be copied from) or no answer is known.
+    """
+    if kind is not MappingKind.PRIVATE_FILE or state is PageState.UNKNOWN:
+        return None
+    return state in (PageState.ANON, PageState.ANON_SWAPPED)
+
+
+@dataclass(frozen=True, slots=True)
+class DisclosureMasks:
+    """The kernel's flags that an answer may hold; all others read 0 because they are hidden.
+
+    `private_flags_mask` is for pages that are certainly private, `shared_flags_mask` for others.
+    """
+
+    private_flags_mask: int
+    shared_flags_mask: int
+
+
+@dataclass(frozen=True, slots=True)
+class PageFlags:
+    """Consecutive pages of one process, one element a page in each of the last three fields.
+
+    Attributes:
+        address: of the first page, in bytes.
+        start_time_ticks: when the process started, in clock ticks since boot.
+        kpageflags: array of type "Q": words of /proc/kpageflags (see KernelPageFlags) after the
+            masks; 0 where no page is present. Supports the buffer protocol: numpy.asarray takes
+            it without a copy.
+        states: values of PageState.
+        attributes: bits of PageAttributes.
+    """
+
+    pid: int
+    page_size_bytes: int
+    address: int
+    start_time_ticks: int
+    masks: DisclosureMasks
+    kpageflags: "array[int]"
+    states: bytes
+    attributes: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Mapping:
+    """One line of /proc/PID/maps.
+
+    Attributes:
+        start_address: first address, in bytes.
+        end_address: first address after the mapping, in bytes.
+        permissions: four characters, such as "rw-p".
+        path: as the kernel writes it. File names are bytes; they may hold anything.
+    """
+
+    start_address: int
+    end_address: int
+    permissions: str
+    file_offset_bytes: int
+    path: bytes
+    kind: MappingKind
+
+
+@dataclass(frozen=True, slots=True)
+class MappingList:
+    """All mappings of one process in address order."""
+
+    pid: int
+    start_time_ticks: int
+    mappings: Sequence[Mapping]
+
+
+@dataclass(frozen=True, slots=True)
+class CallerCredential:
+    """Who the daemon takes the caller for."""
+
+    uid: int
+    gid: int
+    groups: Sequence[int]
+
+
+@dataclass(frozen=True, slots=True)
+class KernelFeatures:
+    """What the running kernel can tell, found by trying it."""
+
+    soft_dirty: bool
+    guard_regions: bool
+    markers: bool
+    pagemap_scan: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ServerInfo:
+    """What the daemon is and allows."""
+
+    version: str
+    page_size_bytes: int
+    caller: CallerCredential
+    maximum_page_count: int
+    maximum_mapping_count: int
+    maximum_concurrent_call_count: int
+    masks: DisclosureMasks
+    kernel_features: KernelFeatures

@@ -1,0 +1,258 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The conversation with the daemon. Nothing else in the client sees grpc or protobuf.
+
+Failures: every gRPC error leaves here as a `cowd.Error`, with the daemon's reason where it gave
+one in `grpc-status-details-bin`.
+"""
+
+import os
+import socket
+import sys
+from array import array
+from collections.abc import Callable, Iterable
+from typing import Final, TypeVar, cast
+from urllib.parse import quote
+
+import grpc
+from cowproto.v1 import pageflags_pb2, twins_pb2
+from google.protobuf.message import DecodeError, Message
+
+from cowd._errors import (
+    Error,
+    InternalError,
+    InvalidRequest,
+    TimedOut,
+    Unavailable,
+    error_from_status,
+)
+from cowd._pages import (
+    CallerCredential,
+    DisclosureMasks,
+    KernelFeatures,
+    Mapping,
+    MappingKind,
+    MappingList,
+    PageFlags,
+    ServerInfo,
+)
+
+__all__ = ["Transport"]
+
+_SERVICE: Final = "cowd.v1.PageFlagsService"
+_ERROR_DOMAIN: Final = "cowd"
+_TYPE_PREFIX: Final = "type.googleapis.com/google.rpc."
+_LARGEST_ANSWER_BYTES: Final = 32 << 20
+"""Mappings with paths of the longest length; 65,536 pages are 655 kB."""
+_CONNECT_SECONDS: Final = 5.0
+"""For the daemon to take a connection; socket activation starts it in well under a second."""
+
+_Answer = TypeVar("_Answer", bound=Message)
+
+
+class Transport:
+    """One gRPC channel to a daemon, and its calls as functions of plain values.
+
+    Args:
+        path: of the daemon's socket.
+        timeout_seconds: for each call.
+    """
+
+    def __init__(self, path: str, timeout_seconds: float) -> None:
+        self._path = path
+        self._timeout_seconds = timeout_seconds
+        connect_milliseconds = int(1000 * min(_CONNECT_SECONDS, timeout_seconds / 2))
+        self._channel = grpc.insecure_channel(
+            f"unix:{quote(path)}",
+            options=[
+                ("grpc.default_authority", "localhost"),  # Otherwise the path, a bad Host header.
+                ("grpc.enable_http_proxy", 0),
+                ("grpc.max_receive_message_length", _LARGEST_ANSWER_BYTES),
+                # The time to make a connection in, despite the name. Less than a call has, so that
+                # a daemon that takes no connections is not confused with one slow to answer.
+                ("grpc.min_reconnect_backoff_ms", max(1, connect_milliseconds)),
+                # The pauses between attempts: short, as there is no network to spare.
+                ("grpc.initial_reconnect_backoff_ms", 100),
+                ("grpc.max_reconnect_backoff_ms", 1000),
+            ],
+        )
+        self._get_page_flags = self._method(
+            f"/{_SERVICE}/GetPageFlags",
+            pageflags_pb2.GetPageFlagsRequest,
+            twins_pb2.GetPageFlagsResponse,
+        )
+        self._list_mappings = self._method(
+            f"/{_SERVICE}/ListMappings",
+            pageflags_pb2.ListMappingsRequest,
+            pageflags_pb2.ListMappingsResponse,
+        )
+        self._get_server_info = self._method(
+            f"/{_SERVICE}/GetServerInfo",
+            pageflags_pb2.GetServerInfoRequest,
+            pageflags_pb2.GetServerInfoResponse,
+        )
+        self._check_health = self._method(
+            "/grpc.health.v1.Health/Check",
+            twins_pb2.HealthCheckRequest,
+            twins_pb2.HealthCheckResponse,
+        )
+
+    def close(self) -> None:
+        """Close the connection. Calls under way fail."""
+        self._channel.close()
+
+    def get_page_flags(
+        self, pid: int, address: int, count: int, expected_start_time_ticks: int
+    ) -> PageFlags:
+        """Call GetPageFlags. `address` in bytes; an expected start time of 0 accepts any."""
+        answer = self._get_page_flags(
+            pid=pid,
+            address=address,
+            count=count,
+            expected_start_time_ticks=expected_start_time_ticks,
+        )
+        if not len(answer.kpageflags) // 8 == len(answer.state) == len(answer.attributes) == count:
+            raise InternalError("cowd's answer has another number of pages than asked for", pid=pid)
+        kpageflags = array("Q", answer.kpageflags)
+        if sys.byteorder == "big":
+            kpageflags.byteswap()
+        return PageFlags(
+            pid=pid,
+            page_size_bytes=answer.page_size_bytes,
+            address=answer.address,
+            start_time_ticks=answer.start_time_ticks,
+            masks=_convert_masks(answer.masks),
+            kpageflags=kpageflags,
+            states=answer.state,
+            attributes=answer.attributes,
+        )
+
+    def list_mappings(
+        self, pid: int, start_address: int, expected_start_time_ticks: int
+    ) -> tuple[MappingList, int]:
+        """Call ListMappings once. The second value is where to go on, 0 if it is complete."""
+        answer = self._list_mappings(
+            pid=pid,
+            start_address=start_address,
+            expected_start_time_ticks=expected_start_time_ticks,
+        )
+        mappings = [
+            Mapping(
+                start_address=mapping.start_address,
+                end_address=mapping.end_address,
+                permissions=mapping.permissions,
+                file_offset_bytes=mapping.file_offset_bytes,
+                path=mapping.path,
+                kind=MappingKind(mapping.kind),
+            )
+            for mapping in answer.mappings
+        ]
+        return MappingList(pid, answer.start_time_ticks, mappings), answer.next_start_address
+
+    def get_server_info(self) -> ServerInfo:
+        """Call GetServerInfo."""
+        answer = self._get_server_info()
+        caller, features = answer.caller, answer.kernel_features
+        return ServerInfo(
+            version=answer.version,
+            page_size_bytes=answer.page_size_bytes,
+            caller=CallerCredential(caller.uid, caller.gid, tuple(caller.groups)),
+            maximum_page_count=answer.maximum_page_count,
+            maximum_mapping_count=answer.maximum_mapping_count,
+            maximum_concurrent_call_count=answer.maximum_concurrent_call_count,
+            masks=_convert_masks(answer.masks),
+            kernel_features=KernelFeatures(
+                soft_dirty=features.soft_dirty,
+                guard_regions=features.guard_regions,
+                markers=features.markers,
+                pagemap_scan=features.pagemap_scan,
+            ),
+        )
+
+    def is_serving(self) -> bool:
+        """Ask the standard health service whether the daemon answers page questions."""
+        answer = self._check_health(service=_SERVICE)
+        return answer.status == twins_pb2.HealthCheckResponse.SERVING_STATUS_SERVING
+
+    def _method(
+        self, name: str, request_type: type[Message], answer_type: type[_Answer]
+    ) -> Callable[..., _Answer]:
+        """Return a function from a request's fields to the answer of the method `name`."""
+        call: Callable[..., _Answer] = self._channel.unary_unary(
+            name,
+            request_serializer=request_type.SerializeToString,
+            response_deserializer=answer_type.FromString,
+        )
+
+        def invoke(**fields: int | str) -> _Answer:
+            try:
+                request = request_type(**fields)
+            except ValueError as error:  # A number that does not fit its field.
+                raise InvalidRequest(f"the request cannot be sent: {error}") from error
+            try:
+                return call(request, timeout=self._timeout_seconds)
+            except grpc.RpcError as error:
+                pid = fields.get("pid")
+                # A failed call raises an RpcError that is a Call as well.
+                raise self._convert_error(
+                    cast(grpc.Call, error), pid if isinstance(pid, int) else None
+                ) from error
+
+        return invoke
+
+    def _convert_error(self, call: grpc.Call, pid: int | None) -> Error:
+        code = call.code()
+        message = call.details() or f"the call failed with {code.name}"
+        reason, retry_after_seconds = _decode_details(call.trailing_metadata())
+        if reason is None and code is grpc.StatusCode.UNAVAILABLE:
+            return Unavailable(_explain_unreachable(self._path, message), pid=pid)
+        if reason is None and code is grpc.StatusCode.DEADLINE_EXCEEDED:
+            return TimedOut(
+                f"cowd at {self._path} did not answer within {self._timeout_seconds:g} s", pid=pid
+            )
+        return error_from_status(
+            code.value[0],
+            message,
+            reason=reason,
+            pid=pid,
+            retry_after_seconds=retry_after_seconds,
+        )
+
+
+def _convert_masks(
+    masks: pageflags_pb2.DisclosureMasks | twins_pb2.DisclosureMasks,
+) -> DisclosureMasks:
+    return DisclosureMasks(masks.private_flags_mask, masks.shared_flags_mask)
+
+
+def _decode_details(
+    trailing_metadata: Iterable[tuple[str, str | bytes]] | None,
+) -> tuple[str | None, float | None]:
+    """Return the daemon's reason and retry delay from a failed call's trailing metadata."""
+    reason: str | None = None
+    retry_after_seconds: float | None = None
+    for key, value in trailing_metadata or ():
+        if key != "grpc-status-details-bin" or not isinstance(value, bytes):
+            continue
+        try:
+            for detail in twins_pb2.Status.FromString(value).details:
+                if detail.type_url == f"{_TYPE_PREFIX}ErrorInfo":
+                    info = twins_pb2.ErrorInfo.FromString(detail.value)
+                    reason = info.reason if info.domain == _ERROR_DOMAIN else reason
+                elif detail.type_url == f"{_TYPE_PREFIX}RetryInfo":
+                    delay = twins_pb2.RetryInfo.FromString(detail.value).retry_delay
+                    retry_after_seconds = delay.seconds + delay.nanos / 1e9
+        except DecodeError:
+            continue  # The status itself still says what failed.
+    return reason, retry_after_seconds
+
+
+def _explain_unreachable(path: str, details: str) -> str:
+    """Say why no call got through, by connecting once more: grpc's own words vary by version."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.settimeout(1.0)
+        try:
+            probe.connect(path)
+        except OSError as error:
+            why = os.strerror(error.errno) if error.errno else str(error)
+            return f"cannot connect to cowd at {path}: {why}"
+    return f"cowd at {path} took the connection but not the call: {details}"

@@ -1,0 +1,119 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The command `cowctl`: finds the subcommand, runs it, and turns errors into exit statuses.
+
+Exit status: 0 done; 1 failed; 2 wrong usage; 3 the daemon cannot be reached; 4 permission denied;
+130 interrupted. A closed pipe ends the output quietly.
+"""
+
+import io
+import os
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+from typing import Final
+
+import click
+
+import cowd
+from cowd.cli.text import print_message
+
+__all__ = ["main"]
+
+_COMMANDS: Final = ("query", "status", "explain", "demo")
+
+_EXIT_FAILED: Final = 1
+_EXIT_UNREACHABLE: Final = 3
+_EXIT_DENIED: Final = 4
+_EXIT_INTERRUPTED: Final = 130
+
+_START_HINT: Final = (
+    "start it with `systemctl start cowd.socket`, or as root with `cowd --socket PATH`, "
+    "and set COWD_SOCKET=PATH"
+)
+
+
+class _Commands(click.Group):
+    """Subcommands by module, imported when asked for: most calls need one."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002
+        return list(_COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
+        if cmd_name not in _COMMANDS:
+            return None
+        command: click.Command = import_module(f"cowd.cli.{cmd_name}").command
+        return command
+
+
+@click.group(
+    name="cowctl",
+    cls=_Commands,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog="""\b
+Examples:
+  cowctl query 4711 --mapping libfoo.so
+  cowctl explain 0x5828
+  cowctl demo
+
+\b
+Exit status: 0 done, 1 failed, 2 wrong usage, 3 the daemon cannot be
+reached, 4 permission denied, 130 interrupted.""",
+)
+@click.version_option(cowd.__version__, prog_name="cowctl")
+@click.option("--socket", metavar="PATH", help="As the option of the commands.")
+@click.pass_context
+def _cowctl(ctx: click.Context, socket: str | None) -> None:
+    """Tell which pages of a process have been copied.
+
+    Asks the daemon cowd, as the calling user: the kernel decides what you may see. The daemon's
+    socket is unix:/run/cowd/cowd.sock, or what COWD_SOCKET or --socket says.
+    """
+    ctx.obj = socket  # for the command's own --socket to fall back to
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run cowctl.
+
+    Args:
+        argv: arguments without the program's name; None for those of this process.
+
+    Returns:
+        The exit status.
+    """
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
+    arguments = list(sys.argv[1:] if argv is None else argv) or ["--help"]
+    try:
+        with _cowctl.make_context("cowctl", arguments) as ctx:
+            status: int = _cowctl.invoke(ctx)
+            sys.stdout.flush()
+            return status
+    except click.exceptions.Exit as finish:
+        return finish.exit_code
+    except click.ClickException as error:
+        print_message(error.format_message())
+        if isinstance(error, click.UsageError):
+            command = error.ctx.command_path if error.ctx else "cowctl"
+            print_message(f"try `{command} --help`")
+        return error.exit_code
+    except cowd.Error as error:
+        print_message(str(error))
+        return _choose_exit_status(error)
+    except (KeyboardInterrupt, click.Abort):
+        return _EXIT_INTERRUPTED
+    except BrokenPipeError:
+        # Whoever read has seen enough. Python flushes at exit: let that go nowhere.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+def _choose_exit_status(error: cowd.Error) -> int:
+    if isinstance(error, cowd.Unavailable):
+        if error.reason is None:
+            print_message(_START_HINT)
+        return _EXIT_UNREACHABLE
+    return _EXIT_DENIED if isinstance(error, cowd.AccessDenied) else _EXIT_FAILED
+
+
+if __name__ == "__main__":
+    sys.exit(main())

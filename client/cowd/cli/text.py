@@ -1,0 +1,66 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Text from elsewhere made fit for a terminal, and messages to the user on standard error."""
+
+import sys
+from functools import lru_cache
+from typing import Final
+from unicodedata import combining, east_asian_width
+
+__all__ = ["cut_text", "decode_path", "escape_text", "format_size", "measure_text", "print_message"]
+
+_UNITS: Final = "BKMGTPE"
+
+
+def decode_path(path: bytes) -> str:
+    r"""Return a file name as text; bytes that are no UTF-8 become `\xNN`."""
+    return path.decode("utf-8", "backslashreplace")
+
+
+@lru_cache(maxsize=4096)  # A path stands in many rows.
+def escape_text(text: str) -> str:
+    r"""Return `text` with everything that could steer a terminal as `\xNN` or `\uNNNN`.
+
+    File names are chosen by the process that is looked at: control characters, escape sequences,
+    marks that reverse the direction of writing, line separators and lone surrogates all go.
+    """
+    if text.isprintable():
+        return text
+    return "".join(char if char.isprintable() else _escape_char(ord(char)) for char in text)
+
+
+def _escape_char(code: int) -> str:
+    if code < 0x100:
+        return f"\\x{code:02x}"
+    return f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
+
+
+@lru_cache(maxsize=4096)
+def measure_text(text: str) -> int:
+    """Return how many columns of a terminal printable `text` takes."""
+    if text.isascii():
+        return len(text)
+    return sum(
+        0 if combining(char) else 2 if east_asian_width(char) in "WF" else 1 for char in text
+    )
+
+
+def cut_text(text: str, width: int) -> str:
+    """Return `text` in at most `width` columns. The end stays: it tells paths apart."""
+    if measure_text(text) <= width:
+        return text
+    while text and measure_text(text) > width - 1:
+        text = text[1:]
+    return f"…{text}"
+
+
+def format_size(size_bytes: int) -> str:
+    """Return a size for people: the largest unit of 1024 that keeps it above 1, as in `4K`."""
+    power = min(max(size_bytes.bit_length() - 1, 0) // 10, len(_UNITS) - 1)
+    number = f"{size_bytes / 1024**power:.1f}".removesuffix(".0")
+    return f"{number}{_UNITS[power]}"
+
+
+def print_message(message: str) -> None:
+    """Write lines to standard error, each with the name of the program."""
+    for line in message.splitlines():
+        print(f"cowctl: {escape_text(line)}", file=sys.stderr)

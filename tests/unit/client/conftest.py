@@ -1,0 +1,215 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A server for the client's tests: the contract's own typed messages, with made-up pages.
+
+It stands for the daemon where a test needs answers that no real process gives at will. It packs
+`pageflags_pb2`, the client unpacks twins, so these tests prove that both are the same bytes.
+"""
+
+import os
+import time
+from collections.abc import Callable, Iterator
+from concurrent import futures
+from contextlib import ExitStack
+
+import grpc
+import pytest
+from cowdaemon.errors import DOMAIN, CowdError
+from cowproto.v1 import pageflags_pb2, pageflags_pb2_grpc, twins_pb2
+
+PAGE_BYTES = 4096
+START = 0x7F0000000000
+STATES = {
+    ".": pageflags_pb2.PAGE_STATE_ABSENT,
+    "f": pageflags_pb2.PAGE_STATE_FILE,
+    "a": pageflags_pb2.PAGE_STATE_ANON,
+    "s": pageflags_pb2.PAGE_STATE_ANON_SWAPPED,
+    "z": pageflags_pb2.PAGE_STATE_ZERO,
+    "G": pageflags_pb2.PAGE_STATE_GUARD,
+    "?": pageflags_pb2.PAGE_STATE_UNKNOWN,
+}
+WORDS = {"f": 0x808, "a": 0x5828, "z": 0x1000800}
+KINDS = {
+    "private": pageflags_pb2.MAPPING_KIND_PRIVATE_FILE,
+    "shared": pageflags_pb2.MAPPING_KIND_SHARED_FILE,
+    "anonymous": pageflags_pb2.MAPPING_KIND_ANONYMOUS,
+    "special": pageflags_pb2.MAPPING_KIND_SPECIAL,
+}
+
+
+def make_mapping(
+    start: int, page_count: int, path: bytes = b"/lib/x.so", kind: str = "private"
+) -> pageflags_pb2.Mapping:
+    return pageflags_pb2.Mapping(
+        start_address=start,
+        end_address=start + page_count * PAGE_BYTES,
+        permissions="rw-s" if kind == "shared" else "rw-p",
+        path=path,
+        kind=KINDS[kind],
+    )
+
+
+class FakeDaemon(pageflags_pb2_grpc.PageFlagsServiceServicer):
+    """Serves one made-up process.
+
+    Attributes:
+        pages: states of the pages from START on, by the characters of STATES; absent beyond.
+        mappings: of the process; `listing_count` at most in one answer.
+        start_times: of the process, one for each call; the last one stays.
+        failure: raised by every call.
+        asked: (address, count) of the GetPageFlags calls so far.
+    """
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self.pages = "afa."
+        self.mappings = [make_mapping(START, 4)]
+        self.mappings_after_reading: list[pageflags_pb2.Mapping] | None = None
+        self.listing_count = 2
+        self.start_times = [500]
+        self.maximum_page_count = 8
+        self.failure: CowdError | None = None
+        self.retry_after_seconds: float | None = None
+        self.serving = True
+        self.delay_seconds = 0.0
+        self.missing_page_count = 0
+        self.asked: list[tuple[int, int]] = []
+
+    def GetPageFlags(self, request, context):  # noqa: N802 (a name of the contract)
+        self._check(request, context)
+        self.asked.append((request.address, request.count))
+        self.mappings = self.mappings_after_reading or self.mappings
+        first = (request.address - START) // PAGE_BYTES
+        states = [
+            self.pages[index] if 0 <= index < len(self.pages) else "."
+            for index in range(first, first + request.count - self.missing_page_count)
+        ]
+        return pageflags_pb2.GetPageFlagsResponse(
+            page_size_bytes=PAGE_BYTES,
+            address=request.address,
+            start_time_ticks=self.start_times[0],
+            masks=self._masks(),
+            kpageflags=[WORDS.get(state, 0) for state in states],
+            state=[STATES[state] for state in states],
+            attributes=[1 if state == "a" else 0 for state in states],
+        )
+
+    def ListMappings(self, request, context):  # noqa: N802
+        self._check(request, context)
+        rest = [each for each in self.mappings if each.end_address > request.start_address]
+        part = rest[: self.listing_count]
+        response = pageflags_pb2.ListMappingsResponse(
+            start_time_ticks=self.start_times[0],
+            mappings=part,
+            next_start_address=part[-1].end_address if len(rest) > len(part) else 0,
+        )
+        if len(self.start_times) > 1:
+            del self.start_times[0]
+        return response
+
+    def GetServerInfo(self, request, context):  # noqa: N802
+        del request
+        self._fail(context)
+        return pageflags_pb2.GetServerInfoResponse(
+            version="9.8.7",
+            page_size_bytes=PAGE_BYTES,
+            caller=pageflags_pb2.CallerCredential(uid=1000, gid=100, groups=[4, 27]),
+            maximum_page_count=self.maximum_page_count,
+            maximum_mapping_count=self.listing_count,
+            masks=self._masks(),
+            kernel_features=pageflags_pb2.KernelFeatures(markers=True, pagemap_scan=True),
+            maximum_concurrent_call_count=4,
+        )
+
+    def check_health(self, request, context):
+        assert request.service == "cowd.v1.PageFlagsService"
+        self._fail(context)
+        health = twins_pb2.HealthCheckResponse
+        return health(
+            status=health.SERVING_STATUS_SERVING
+            if self.serving
+            else health.SERVING_STATUS_NOT_SERVING
+        )
+
+    def _masks(self):
+        return pageflags_pb2.DisclosureMasks(
+            private_flags_mask=0x2012E797D, shared_flags_mask=0x14A5808
+        )
+
+    def _check(self, request, context) -> None:
+        self._fail(context)
+        expected = request.expected_start_time_ticks
+        if expected not in (0, self.start_times[0]):
+            refuse(context, "START_TIME_DIFFERS", 9, "the pid now belongs to another process")
+
+    def _fail(self, context) -> None:
+        if self.delay_seconds:
+            time.sleep(self.delay_seconds)
+        if self.failure is not None:
+            reason = self.failure.reason
+            refuse(context, reason.name, reason.code, str(self.failure), self.retry_after_seconds)
+
+
+def refuse(context, reason, code, sentence, retry_after_seconds=None):
+    """End a call as the daemon does."""
+    details = [pack_any("ErrorInfo", twins_pb2.ErrorInfo(reason=reason, domain=DOMAIN))]
+    if retry_after_seconds is not None:
+        seconds, rest = divmod(retry_after_seconds, 1)
+        delay = twins_pb2.Duration(seconds=int(seconds), nanos=int(rest * 1e9))
+        details.append(pack_any("RetryInfo", twins_pb2.RetryInfo(retry_delay=delay)))
+    status = twins_pb2.Status(code=code, message=sentence, details=details)
+    context.set_trailing_metadata((("grpc-status-details-bin", status.SerializeToString()),))
+    status_code = next(each for each in grpc.StatusCode if each.value[0] == code)
+    context.abort(status_code, sentence)
+
+
+def pack_any(name, message):
+    return twins_pb2.Any(
+        type_url=f"type.googleapis.com/google.rpc.{name}", value=message.SerializeToString()
+    )
+
+
+@pytest.fixture
+def socket_path(tmp_path) -> str:
+    return os.fspath(tmp_path / "cowd.sock")
+
+
+@pytest.fixture
+def start_fake() -> Iterator[Callable[[str], FakeDaemon]]:
+    """Return a function that starts a FakeDaemon on a path."""
+    with ExitStack() as stack:
+
+        def start(path: str) -> FakeDaemon:
+            fake = FakeDaemon(path)
+            server = grpc.server(
+                stack.enter_context(futures.ThreadPoolExecutor(2)),
+                options=[("grpc.so_reuseport", 0)],
+            )
+            pageflags_pb2_grpc.add_PageFlagsServiceServicer_to_server(fake, server)
+            check = grpc.unary_unary_rpc_method_handler(
+                fake.check_health,
+                request_deserializer=twins_pb2.HealthCheckRequest.FromString,
+                response_serializer=twins_pb2.HealthCheckResponse.SerializeToString,
+            )
+            server.add_generic_rpc_handlers(
+                [grpc.method_handlers_generic_handler("grpc.health.v1.Health", {"Check": check})]
+            )
+            assert server.add_insecure_port(f"unix:{path}")
+            server.start()
+            stack.callback(lambda: server.stop(None).wait())
+            return fake
+
+        yield start
+
+
+@pytest.fixture
+def fake(start_fake, socket_path, monkeypatch) -> FakeDaemon:
+    """Return a fake daemon that COWD_SOCKET leads to."""
+    monkeypatch.setenv("COWD_SOCKET", socket_path)
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    return start_fake(socket_path)
+
+
+@pytest.fixture
+def mapping():
+    """Return `make_mapping`: (start, page_count, path, kind) to a message."""
+    return make_mapping

@@ -1,0 +1,195 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Text from elsewhere, and tables as they must stay."""
+
+import io
+import json
+from typing import NamedTuple
+
+import click
+import pytest
+from cowd.cli.output import Column, Output, _Options, select_columns
+from cowd.cli.text import cut_text, decode_path, escape_text, format_size, measure_text
+
+
+class Row(NamedTuple):
+    name: object
+    size: int
+    good: bool | None
+
+
+COLUMNS = (
+    Column("name", "NAME", "of it", lambda row: row.name, gives_way=True),
+    Column("size_bytes", "SIZE", "of it", lambda row: row.size, right=True, is_size=True),
+    Column(
+        "good", "GOOD", "is it", lambda row: row.good, in_table=False, style=lambda _row: "green"
+    ),
+)
+ROWS = [Row("plain", 4096, True), Row("with blank", 1536, None), Row(["a", "b"], 10, False)]
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+@pytest.fixture
+def write(monkeypatch):
+    """Return a function that writes ROWS with options and returns the lines."""
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    monkeypatch.setenv("TERM", "xterm")
+
+    def write(rows=ROWS, *, terminal=False, width=80, **options):
+        monkeypatch.setenv("COLUMNS", str(width))
+        stream = Terminal() if terminal else io.StringIO()
+        monkeypatch.setattr("sys.stdout", stream)
+        defaults = {
+            "as_json": False,
+            "columns": None,
+            "as_bytes": False,
+            "noheadings": False,
+            "raw": False,
+            "color": "auto",
+        }
+        output = Output(_Options(**{**defaults, **options}))
+        columns = output.select(COLUMNS)
+        if output.as_json:
+            output.write_json({"schema": "x/1"}, "rows", rows, columns)
+        else:
+            output.write_table(rows, columns)
+        return stream.getvalue().splitlines()
+
+    return write
+
+
+def test_a_table(write):
+    assert write() == [
+        "NAME       SIZE",
+        "plain        4K",
+        "with blank 1.5K",
+        "a,b         10B",
+    ]
+
+
+def test_sizes_in_bytes_without_headings(write):
+    assert write(as_bytes=True, noheadings=True) == [
+        "plain      4096",
+        "with blank 1536",
+        "a,b          10",
+    ]
+
+
+def test_raw_output_has_one_blank_between_columns(write):
+    assert write(raw=True) == ["NAME SIZE", "plain 4K", "with\\x20blank 1.5K", "a,b 10B"]
+
+
+def test_columns_are_chosen_and_added(write):
+    assert write(columns="good,NAME") == [
+        "GOOD NAME",
+        "yes  plain",
+        "-    with blank",
+        "no   a,b",
+    ]
+    assert write(columns="+good")[0] == "NAME       SIZE GOOD"
+    assert write(columns="+NAME,size_bytes")[0] == "NAME       SIZE"
+
+
+def test_a_column_that_is_not_there_is_wrong_usage():
+    with pytest.raises(click.BadParameter, match=r"no column 'x': there are NAME, SIZE, GOOD"):
+        select_columns(COLUMNS, "name,x", as_json=False)
+
+
+def test_json_is_typed_and_has_a_line_for_each_row(write):
+    lines = write(as_json=True)
+    assert len(lines) == 2 + len(ROWS)
+    assert json.loads("".join(lines)) == {
+        "schema": "x/1",
+        "rows": [
+            {"name": "plain", "size_bytes": 4096, "good": True},
+            {"name": "with blank", "size_bytes": 1536, "good": None},
+            {"name": ["a", "b"], "size_bytes": 10, "good": False},
+        ],
+    }
+    assert json.loads("".join(write([], as_json=True)))["rows"] == []
+    assert '{"good": true}' in write(as_json=True, columns="good")[1]
+
+
+LONG = [Row("/usr/lib/" + "x" * 90, 4096, True)]
+
+
+def test_a_terminal_gets_lines_that_fit_and_a_pipe_all_of_it(write):
+    on_terminal = write(LONG, terminal=True, color="never")
+    assert all(len(line) <= 80 for line in on_terminal)
+    assert on_terminal[1].startswith("…xxx")
+    assert LONG[0].name in write(LONG)[1]
+    assert write(LONG, terminal=True, raw=True)[1] == f"{LONG[0].name} 4K"
+
+
+def test_the_narrowest_terminal_still_shows_something(write):
+    assert write(LONG, terminal=True, width=3, color="never")[1] == "…" + "x" * 15 + "   4K"
+
+
+@pytest.mark.parametrize(
+    ("terminal", "color", "environment", "colored"),
+    [
+        (False, "auto", {}, False),
+        (True, "auto", {}, True),
+        (True, "auto", {"NO_COLOR": "1"}, False),
+        (True, "auto", {"NO_COLOR": ""}, True),
+        (True, "auto", {"TERM": "dumb"}, False),
+        (True, "never", {}, False),
+        (False, "always", {"NO_COLOR": "1"}, True),
+    ],
+)
+def test_colours_are_for_terminals(write, monkeypatch, terminal, color, environment, colored):
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    lines = write(terminal=terminal, color=color, columns="good")
+    assert ("\x1b[32myes\x1b[0m" in lines[1]) is colored
+    assert ("\x1b" in "".join(lines)) is colored
+
+
+@pytest.mark.parametrize(
+    ("path", "shown"),
+    [
+        (b"/lib/x.so", "/lib/x.so"),
+        ("/é/日本".encode(), "/é/日本"),
+        (b"/a\x1b[31mred\x1b[0m", r"/a\x1b[31mred\x1b[0m"),
+        (b"/a\x1b]0;title\x07", r"/a\x1b]0;title\x07"),
+        (b"/a\r\b\t\x00\x7f", r"/a\x0d\x08\x09\x00\x7f"),
+        (b"/a\xff\xc3", r"/a\xff\xc3"),
+        ("/a\x9b31m".encode(), r"/a\x9b31m"),
+        ("/\u202egnp.exe".encode(), r"/\u202egnp.exe"),
+        ("/\u2066x\u2069\u200b\u2028".encode(), r"/\u2066x\u2069\u200b\u2028"),
+        ("/\U000e0041".encode(), r"/\U000e0041"),
+        (b"/a\xed\xb2\x80", r"/a\xed\xb2\x80"),
+    ],
+)
+def test_no_path_steers_a_terminal(write, path, shown):
+    assert escape_text(decode_path(path)) == shown
+    for terminal in (False, True):
+        line = write([Row(decode_path(path), 1, None)], terminal=terminal, color="never")[1]
+        assert line.startswith(shown)
+    assert write([Row(decode_path(path), 1, None)], as_json=True)[1].isascii()
+
+
+@pytest.mark.parametrize(
+    ("size_bytes", "text"),
+    [
+        (0, "0B"),
+        (1023, "1023B"),
+        (1024, "1K"),
+        (1536, "1.5K"),
+        (4 << 20, "4M"),
+        (1 << 38, "256G"),
+        (1 << 64, "16E"),
+    ],
+)
+def test_sizes_are_short(size_bytes, text):
+    assert format_size(size_bytes) == text
+
+
+def test_wide_characters_take_two_columns():
+    assert measure_text("日本e\u0301") == 5
+    assert cut_text("/日本", 5) == "/日本"
+    assert cut_text("/日本", 4) == "…本"
+    assert cut_text("abcdef", 4) == "…def"
