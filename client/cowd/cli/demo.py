@@ -148,9 +148,7 @@ def _write_report(
     output.write_line(
         f"Process {os.getpid()}, uid {info.caller.uid}, maps four pages of a file with MAP_PRIVATE,"
     )
-    output.write_line(
-        "writes to 0 and 2, reads 3 and leaves 1 alone. Asked by the same uid, cowd says:"
-    )
+    output.write_line("writes to 0 and 2, reads 3, leaves 1 alone, and asks cowd as the same user:")
     for medium in media:
         own_rows = [row for row in rows if row[0] is medium]
         output.write_line()
@@ -169,8 +167,8 @@ def _compare_swapbacked(answers: Sequence[Answer]) -> str:
         return "SWAPBACKED is hidden from you: no comparison with it."
     wrong = [answer for answer in answers if bool(answer.swapbacked) != answer.expected]
     if not wrong:
-        return "SWAPBACKED, the usual test, says the same here."
-    claims = " and ".join(
+        return "The flag SWAPBACKED, often taken for it, says the same here."
+    claims = ", ".join(
         f"page {answer.page} {'copied' if answer.swapbacked else 'not copied'}" for answer in wrong
     )
-    return f"SWAPBACKED, the usual test, would have been wrong: {claims}."
+    return f"The flag SWAPBACKED would have said otherwise: {claims}."

@@ -188,7 +188,7 @@ def test_json_says_the_same(answering, capsys):
 def test_swapbacked_is_compared(answering, capsys):
     answering("afa.")
     main(["demo"])
-    assert "SWAPBACKED, the usual test, says the same here." in capsys.readouterr().out
+    assert "The flag SWAPBACKED, often taken for it, says the same here." in capsys.readouterr().out
     answering("ffa.")
     main(["demo"])
-    assert "would have been wrong: page 0 not copied." in capsys.readouterr().out
+    assert "would have said otherwise: page 0 not copied." in capsys.readouterr().out
