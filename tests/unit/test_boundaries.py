@@ -1,0 +1,121 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The walls between the folders, read from the imports, and the form of every file."""
+
+import ast
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+FOLDERS = ("client", "daemon", "packaging", "proto", "tests", ".ci")
+
+MOST_LINES = 400
+MEANINGLESS_NAMES = {"common", "helper", "helpers", "misc", "util", "utils"}
+SPDX_LINE = "SPDX-License-Identifier: Apache-2.0"
+WITHOUT_COMMENTS = {".json", ".typed"}
+
+STANDARD = set(sys.stdlib_module_names) - {"importlib", "runpy"}  # which import by computed names
+SHARED = {"cowdaemon", "cowdaemon.errors", "cowdaemon.limits", "cowdaemon.wire"}
+MESSAGES = {"cowproto", "google.protobuf"}
+
+# What a folder or a module may import. The first that holds a module counts for it.
+WALLS = {
+    "daemon/cowdaemon/broker": STANDARD | SHARED | {"cowdaemon.broker", "systemd"},
+    "daemon/cowdaemon/main.py": STANDARD | SHARED | {"cowdaemon.broker", "systemd"},
+    "daemon/cowdaemon/worker": STANDARD | SHARED | MESSAGES | {"cowdaemon.worker", "grpc", "numpy"},
+    "daemon": STANDARD | SHARED,
+    "client": STANDARD | MESSAGES | {"cowd", "click", "grpc", "importlib", "numpy", "rich"},
+    "proto": STANDARD | MESSAGES | {"grpc"},
+}
+
+
+def is_generated(path: Path) -> bool:
+    """Whether protoc or Python wrote the file."""
+    return path.match("cowproto/v1/*_pb2*") or "__pycache__" in path.parts
+
+
+def iter_files() -> Iterator[Path]:
+    """Every file that a person wrote."""
+    for paths in ROOT.iterdir(), *((ROOT / folder).rglob("*") for folder in FOLDERS):
+        yield from (path for path in paths if path.is_file() and not is_generated(path))
+
+
+FILES = {str(path.relative_to(ROOT)): path for path in sorted(iter_files())}
+MODULES = [name for name in FILES if name.endswith(".py")]
+WALLED_MODULES = [name for name in MODULES if name.split("/")[0] in WALLS]
+
+
+def is_module(dotted: str) -> bool:
+    """Whether this is a module or package of ours, rather than a name in one."""
+    places = [ROOT / folder / Path(*dotted.split(".")) for folder in ("client", "daemon", "proto")]
+    return any(place.is_dir() or place.with_suffix(".py").is_file() for place in places)
+
+
+def iter_imports(path: Path) -> Iterator[str]:
+    """Every module that the code in `path` imports, inside functions as well."""
+    for node in ast.walk(ast.parse(path.read_bytes())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"line {node.lineno}: a relative import"
+            for alias in node.names:
+                dotted = f"{node.module}.{alias.name}"
+                yield dotted if is_module(dotted) else node.module
+        elif isinstance(node, ast.Name) and node.id == "__import__":
+            yield "__import__"
+
+
+def is_allowed(imported: str, allowed: set[str]) -> bool:
+    """Whether `allowed` has the module or a package it is in; cowdaemon alone opens no folder."""
+    parts = imported.split(".")
+    above = {".".join(parts[:length]) for length in range(1, len(parts))} - {"cowdaemon"}
+    return imported in allowed or not above.isdisjoint(allowed)
+
+
+@pytest.mark.parametrize("name", WALLED_MODULES)
+def test_module_imports_only_what_its_side_of_the_wall_may(name: str) -> None:
+    allowed = next(modules for place, modules in WALLS.items() if name.startswith(place))
+    forbidden = {module for module in iter_imports(FILES[name]) if not is_allowed(module, allowed)}
+    assert not forbidden
+
+
+@pytest.mark.parametrize(
+    ("importer", "imported"),
+    [
+        ("daemon/cowdaemon/broker", "grpc"),
+        ("daemon/cowdaemon/broker", "numpy"),
+        ("daemon/cowdaemon/broker", "cowproto.v1"),
+        ("daemon/cowdaemon/broker", "cowdaemon.worker.relay"),
+        ("daemon/cowdaemon/broker", "cowd"),
+        ("daemon/cowdaemon/main.py", "cowdaemon.worker"),
+        ("daemon/cowdaemon/worker", "cowdaemon.broker"),
+        ("daemon/cowdaemon/worker", "cowd.client"),
+        ("daemon", "cowdaemon.worker"),
+        ("daemon", "cowdaemon.broker"),
+        ("daemon", "systemd.daemon"),
+        ("client", "cowdaemon"),
+        ("client", "cowdaemon.errors"),
+        ("proto", "cowdaemon.wire"),
+    ],
+)
+def test_walls_keep_out_what_they_are_for(importer: str, imported: str) -> None:
+    assert not is_allowed(imported, WALLS[importer])
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_module_fits_in_one_head(name: str) -> None:
+    line_count = FILES[name].read_bytes().count(b"\n")
+    assert line_count <= MOST_LINES
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_module_is_named_for_what_it_holds(name: str) -> None:
+    assert MEANINGLESS_NAMES.isdisjoint(Path(name).with_suffix("").parts)
+
+
+@pytest.mark.parametrize("name", [name for name in FILES if name != "LICENSE"])
+def test_file_says_its_license(name: str) -> None:
+    if FILES[name].suffix not in WITHOUT_COMMENTS:
+        assert any(SPDX_LINE in line for line in FILES[name].read_text().splitlines()[:3])
