@@ -92,6 +92,7 @@ def _run(socket_path: Path | None, user: str) -> None:
         from cowdaemon.broker.kernel_files import KernelError, open_kpageflags
         from cowdaemon.broker.listener import Listener, ListenerError
         from cowdaemon.broker.privileges import (
+            PrivilegeError,
             name_process,
             read_permitted_capabilities,
             restrict_capabilities,
@@ -102,13 +103,13 @@ def _run(socket_path: Path | None, user: str) -> None:
             f"the Python module {error.name} is missing: apt install python3-systemd, or "
             "pip install 'cowd[daemon]'"
         ) from error
-    name_process("cowd-broker")
-    permitted = read_permitted_capabilities()
-    restrict_capabilities(permitted, permitted)
     try:
+        name_process("cowd-broker")
+        permitted = read_permitted_capabilities()
+        restrict_capabilities(permitted, permitted)
         kpageflags = open_kpageflags()
         listener = Listener.obtain(socket_path)
-    except (KernelError, ListenerError) as error:
+    except (PrivilegeError, KernelError, ListenerError) as error:
         raise _UnableError(str(error)) from error
     try:
         Server(listener, kpageflags, user).run()

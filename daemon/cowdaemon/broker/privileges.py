@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Capabilities and file-system ids of the calling process, set and verified.
 
-Root, in the broker and the openers. Whatever cannot be set or does not verify raises OSError or
+Root, in the broker and the openers. Whatever cannot be set or does not verify raises
 PrivilegeError, and the process must end: it fails closed. One thread a process is assumed: the
 raw system calls change the calling thread alone.
 """
@@ -63,7 +63,7 @@ class _Data(ctypes.Structure):
 def _check(result: int, what: str) -> None:
     if result != 0:
         error = ctypes.get_errno()
-        raise OSError(error, f"{what}: {os.strerror(error)}")
+        raise PrivilegeError(f"{what}: {os.strerror(error)}")
 
 
 def _capget() -> tuple[int, int]:
@@ -113,7 +113,10 @@ def assume_file_system_ids(uid: int, gid: int, groups: tuple[int, ...]) -> None:
     The file-system ids are what ptrace_may_access() compares under PTRACE_MODE_FSCREDS
     (kernel/ptrace.c). The real ids stay root's, so that the user cannot signal or trace us.
     """
-    os.setgroups(groups)
+    try:
+        os.setgroups(groups)
+    except OSError as error:
+        raise PrivilegeError("the caller's groups could not be assumed") from error
     _libc.setfsgid(ctypes.c_uint32(gid))
     _libc.setfsuid(ctypes.c_uint32(uid))
     status = dict(

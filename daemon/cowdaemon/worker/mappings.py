@@ -48,11 +48,18 @@ def iter_mappings(maps: int) -> Iterator[Mapping]:
         maps: descriptor of /proc/PID/maps, read from its start with no regard to its position.
     """
     rest, offset = b"", 0
-    while chunk := os.pread(maps, _READ_BYTES, offset):
+    while chunk := _read_chunk(maps, offset):
         offset += len(chunk)
         *lines, rest = (rest + chunk).split(b"\n")
         for line in lines:
             yield parse_mapping(line)
+
+
+def _read_chunk(maps: int, offset: int) -> bytes:
+    try:
+        return os.pread(maps, _READ_BYTES, offset)
+    except ProcessLookupError:  # ended, and reaped as well (m_start, fs/proc/task_mmu.c)
+        return b""
 
 
 def parse_mapping(line: bytes) -> Mapping:
