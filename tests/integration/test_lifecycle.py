@@ -1,0 +1,177 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How the daemon starts, by hand and by systemd's protocol, and how it ends."""
+
+import os
+import signal
+import socket
+import stat
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from cowdaemon.limits import WORKER_IDLE_SECONDS
+from cowproto.v1 import pageflags_pb2
+from harness.daemon import START_SECONDS, StartDaemon
+from harness.processes import Departure
+from harness.programs import NOBODY, Caller, StartCaller, StartSubject, Subject, environment
+
+CALL_SECONDS = 0.5
+"""For a call to get from a client to the opener, which takes a few milliseconds."""
+SLACK_SECONDS = 3.0
+
+
+def ask(caller: Caller, subject: Subject) -> int:
+    """Return the state of the subject's first page."""
+    address = subject.description["pages"][0]["address"]
+    return caller.get_page_flags(subject.pid, address).state[0]
+
+
+def test_start_and_stop_leave_nothing(
+    start_daemon: StartDaemon, start_caller: StartCaller, start_subject: StartSubject
+) -> None:
+    daemon = start_daemon()
+    mode = daemon.socket_path.stat().st_mode
+    assert stat.S_ISSOCK(mode)
+    assert stat.S_IMODE(mode) == 0o666
+    caller = start_caller(NOBODY, daemon.socket_path)
+    assert ask(caller, start_subject("anonymous"))
+    daemon.stop()  # verifies it
+    assert "Traceback" not in daemon.log()
+
+
+def test_stop_lets_a_call_in_flight_finish(
+    start_daemon: StartDaemon, start_caller: StartCaller, start_subject: StartSubject
+) -> None:
+    daemon = start_daemon()
+    known, asked = start_subject("anonymous"), start_subject("anonymous")
+    caller = start_caller(NOBODY, daemon.socket_path)
+    assert ask(caller, known)
+    (opener,) = daemon.tree().openers
+    os.kill(opener, signal.SIGSTOP)
+    address = asked.description["pages"][0]["address"]
+    request = pageflags_pb2.GetPageFlagsRequest(pid=asked.pid, address=address, count=1)
+    caller.begin("GetPageFlags", request)
+    time.sleep(CALL_SECONDS)  # nothing outside shows that the worker now waits for its opener
+    os.kill(daemon.pid, signal.SIGTERM)
+    wait_until_gone(daemon.socket_path)
+    os.kill(opener, signal.SIGCONT)
+    response = pageflags_pb2.GetPageFlagsResponse.FromString(caller.finish())
+    assert list(response.state) == [pageflags_pb2.PAGE_STATE_ANON]
+    daemon.stop()
+
+
+def wait_until_gone(path: Path) -> None:
+    """Return when there is no such file any more."""
+    deadline = time.monotonic() + SLACK_SECONDS
+    while path.exists():
+        assert time.monotonic() < deadline, f"{path} is still there"
+        time.sleep(0.01)
+
+
+def test_service_manager_that_is_away_ends_nobody(
+    start_daemon: StartDaemon, start_caller: StartCaller, start_subject: StartSubject
+) -> None:
+    """What systemd does not hear, because it executes itself anew, must not end the daemon."""
+    daemon = start_daemon()
+    daemon.close_notifications()
+    subject = start_subject("anonymous")
+    for _ in range(3):
+        assert ask(start_caller(NOBODY, daemon.socket_path), subject)
+
+
+def test_stop_with_an_idle_client_is_quick(
+    start_daemon: StartDaemon, start_caller: StartCaller, start_subject: StartSubject
+) -> None:
+    """A connection without a call does not hold the daemon up for limits.DRAIN_SECONDS."""
+    daemon = start_daemon()
+    assert ask(start_caller(NOBODY, daemon.socket_path), start_subject("anonymous"))
+    started = time.monotonic()
+    daemon.stop()
+    assert time.monotonic() - started < SLACK_SECONDS
+
+
+@pytest.mark.slow
+def test_idle_worker_ends_with_its_opener(
+    start_daemon: StartDaemon, start_subject: StartSubject
+) -> None:
+    daemon = start_daemon()
+    subject = start_subject("anonymous")
+    caller = Caller(NOBODY, daemon.socket_path)
+    assert ask(caller, subject)
+    tree = daemon.tree()
+    with Departure([*tree.workers, *tree.openers]) as departure:
+        caller.close()
+        assert len(departure.wait(WORKER_IDLE_SECONDS / 2)) == 2
+        assert departure.wait(WORKER_IDLE_SECONDS / 2 + SLACK_SECONDS) == []
+    daemon.settled_tree(openers=0, workers=0)
+    caller = Caller(NOBODY, daemon.socket_path)
+    assert ask(caller, subject)
+    caller.close()
+
+
+def test_listener_of_systemd_is_taken_and_left_alone(
+    start_daemon: StartDaemon,
+    start_caller: StartCaller,
+    start_subject: StartSubject,
+    public_directory: Path,
+) -> None:
+    path = public_directory / "handed-over.sock"
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(path))
+        path.chmod(0o666)
+        listener.listen()
+        daemon = start_daemon(listener=listener, socket_path=path)
+        subject = start_subject("anonymous")
+        assert ask(start_caller(NOBODY, path), subject)
+        daemon.stop()
+        assert path.exists()  # systemd's, which goes on listening
+        start_daemon(listener=listener, socket_path=path)
+        assert ask(start_caller(NOBODY, path), subject)
+
+
+def run_cowd(*command: str) -> subprocess.CompletedProcess[str]:
+    """Run a command that ends by itself."""
+    return subprocess.run(
+        command,
+        env=environment(),
+        cwd="/",
+        capture_output=True,
+        text=True,
+        timeout=START_SECONDS,
+        check=False,
+    )
+
+
+def test_not_root_is_told_so(public_directory: Path) -> None:
+    path = public_directory / "cowd.sock"
+    command = [sys.executable, "-m", "cowdaemon.main", "--socket", str(path)]
+    ended = run_cowd(*NOBODY.command(command))
+    assert ended.returncode == 1
+    assert ended.stdout == ""
+    assert ended.stderr.startswith("cowd: ")
+    assert "root" in ended.stderr
+    assert len(ended.stderr.splitlines()) == 1
+    assert not path.exists()
+
+
+def test_unknown_user_is_told_so(public_directory: Path) -> None:
+    path = public_directory / "cowd.sock"
+    command = [sys.executable, "-m", "cowdaemon.main", "--socket", str(path), "--user", "nosuch"]
+    ended = run_cowd(*command)
+    assert ended.returncode == 1
+    assert "nosuch" in ended.stderr
+    assert len(ended.stderr.splitlines()) == 1
+
+
+def test_second_daemon_on_one_socket_is_refused(
+    start_daemon: StartDaemon, start_caller: StartCaller, start_subject: StartSubject
+) -> None:
+    daemon = start_daemon()
+    command = [sys.executable, "-m", "cowdaemon.main", "--user", "daemon"]
+    ended = run_cowd(*command, "--socket", str(daemon.socket_path))
+    assert ended.returncode == 1
+    assert str(daemon.socket_path) in ended.stderr
+    assert len(ended.stderr.splitlines()) == 1
+    assert ask(start_caller(NOBODY, daemon.socket_path), start_subject("anonymous"))

@@ -1,0 +1,129 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Processes whose pages, or whose nature, are known by construction.
+
+Standard library only; runs as an unprivileged user, or inside the program that wants the pages for
+itself (`create`). As a program, prints one line of JSON and lives until its standard input ends:
+
+    {"pid": N, "pages": [PAGE, ...]}      and for some kinds more
+    {"unavailable": TEXT}                 this machine cannot have such pages, and why
+
+A PAGE is {"address", "state", "copied"} and, where known, "flags_set", "flags_clear" (names as in
+the kernel's page-types), "attributes_set", "attributes_clear", and "pid" if not the first. `state`
+is a name of PageState without its prefix, or several with "|" where the kernel is free to choose.
+`copied` is null where it has no meaning: outside private mappings of files.
+
+Usage: subjects.py KIND [ARGUMENT...]
+"""
+
+import ctypes
+import json
+import mmap
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable, Sequence
+
+import page_kinds
+from page_kinds import (
+    ABSENT,
+    PAGE_BYTES,
+    PROT_NONE,
+    Described,
+    UnavailableError,
+    describe,
+    libc,
+    make_anonymous,
+    map_pages,
+)
+
+LARGE_PAGES = 65_536
+"""limits.PAGES_PER_CALL."""
+PR_SET_DUMPABLE = 4
+
+
+def make_large() -> Described:
+    """Fill as many pages as one call may ask for; only the first is described."""
+    address = map_pages(LARGE_PAGES)
+    ctypes.memset(address, 1, LARGE_PAGES * PAGE_BYTES)
+    return {"pages": describe(address, {"state": "ANON"}), "count": LARGE_PAGES}
+
+
+def make_many_mappings(count: str) -> Described:
+    """Split memory into `count` mappings, by forbidding access to every other page."""
+    pages = int(count)
+    address = map_pages(pages)
+    for page in range(0, pages, 2):
+        if libc.mprotect(address + page * PAGE_BYTES, PAGE_BYTES, PROT_NONE):
+            raise OSError(ctypes.get_errno(), "mprotect")
+    return {"pages": describe(address, ABSENT)}
+
+
+def make_odd_path(directory: str) -> Described:
+    """Map a file whose name has a newline, a space, a backslash and a byte that is no UTF-8."""
+    path = os.fsencode(directory) + b"/odd \n\\\xff-%d" % os.getpid()
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+    os.ftruncate(descriptor, PAGE_BYTES)
+    address = map_pages(1, mmap.MAP_PRIVATE, descriptor)
+    os.unlink(path)
+    return {"pages": describe(address, {"state": "ABSENT"}, copied=False)}
+
+
+def make_undumpable() -> Described:
+    """Be a process that forbids others to inspect it."""
+    if libc.prctl(PR_SET_DUMPABLE, 0, 0, 0, 0):
+        raise OSError(ctypes.get_errno(), "prctl")
+    return make_anonymous()
+
+
+def make_threaded() -> Described:
+    """Have a second thread, and tell its number."""
+    started = threading.Event()
+    thread = threading.Thread(target=lambda: (started.set(), signal.pause()), daemon=True)
+    thread.start()
+    started.wait()
+    return {**make_anonymous(), "thread": thread.native_id}
+
+
+def make_zombie() -> Described:
+    """Have a child that has ended and was not waited for, and tell its number."""
+    child = os.fork()
+    if child == 0:
+        os._exit(0)
+    os.waitid(os.P_PID, child, os.WEXITED | os.WNOWAIT)
+    return {**make_anonymous(), "zombie": child}
+
+
+def make_hanging_exec(path: str) -> Described:
+    """Open `path` close-on-exec, say so, and execute another program, now or never."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    print(json.dumps({"pid": os.getpid(), "pages": [], "descriptor": descriptor}), flush=True)
+    os.execv("/bin/cat", ["cat"])
+
+
+KINDS: dict[str, Callable[..., Described]] = {
+    name.removeprefix("make_").replace("_", "-"): make
+    for name, make in {**vars(page_kinds), **globals()}.items()
+    if name.startswith("make_")
+}
+
+
+def create(kind: str, arguments: Sequence[str]) -> Described:
+    """Make the pages of `kind` in this process and return their description."""
+    try:
+        return {"pid": os.getpid(), **KINDS[kind](*arguments)}
+    except UnavailableError as reason:
+        return {"unavailable": str(reason)}
+
+
+def main() -> None:
+    """Print the description, and stay until standard input ends or says "execute"."""
+    print(json.dumps(create(sys.argv[1], sys.argv[2:])), flush=True)
+    # Not a byte more than the line: what follows "execute" is for the next program.
+    for line in open(0, "rb", buffering=0):  # noqa: SIM115
+        if json.loads(line) == {"execute": True}:
+            os.execv("/bin/cat", ["cat"])
+
+
+if __name__ == "__main__":
+    main()
