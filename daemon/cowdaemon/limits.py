@@ -28,6 +28,8 @@ PLACEMENT_SECONDS: Final = 2.0
 """For looking at a peer's namespaces through /proc, which a peer can make hang."""
 DRAIN_SECONDS: Final = 5.0
 """Calls in flight may finish within this after SIGTERM. The longest takes well under a second."""
+FLUSH_SECONDS: Final = 0.1
+"""For gRPC to write answers into a socket of our own, once the calls have made them."""
 
 # Opening a target.
 OPENER_SECONDS: Final = 2.0

@@ -35,7 +35,9 @@ __all__ = ["run_opener"]
 
 _REFUSED: Final = (errno.EACCES, errno.EPERM)
 _ABSENT: Final = (errno.ENOENT, errno.ESRCH)
-_PF_KTHREAD: Final = 0x00200000  # include/linux/sched.h; shown in field 9 of /proc/PID/stat
+# include/linux/sched.h; shown in field 9 of /proc/PID/stat.
+_PF_EXITING: Final = 0x00000004
+_PF_KTHREAD: Final = 0x00200000
 
 
 def run_opener(credential: Credential, worker: socket.socket, broker_pid: int) -> None:
@@ -98,10 +100,10 @@ def _open_target(pid: int, broker_pid: int, descriptors: list[int]) -> int:
                 descriptors.append(_open_in(directory, "pagemap"))
             os.close(_open_in(directory, "pagemap"))
             descriptors.append(_open_in(directory, "maps"))
-        except ProcessLookupError:
-            # It exits just now: if it is gone altogether, this raises ENOENT or ESRCH.
-            _read_stat(directory)
-            raise CowdError(Reason.NO_ADDRESS_SPACE, pid=pid) from None
+        except (PermissionError, ProcessLookupError):
+            if _read_stat(directory).has_no_memory:  # it has begun to exit meanwhile
+                raise CowdError(Reason.NO_ADDRESS_SPACE, pid=pid) from None
+            raise
         return stat.start_time_ticks
     finally:
         os.close(directory)
@@ -138,7 +140,7 @@ def _read_stat(directory: int) -> _Stat:
     fields = text[text.rindex(b")") + 2 :].split()  # the name before may hold anything
     state, parent_pid, flags, start_time_ticks = (fields[index] for index in (0, 1, 6, 19))
     # For these the kernel says EACCES, ESRCH or nothing at all, by release and caller.
-    has_no_memory = state in (b"Z", b"X") or bool(int(flags) & _PF_KTHREAD)
+    has_no_memory = state in (b"Z", b"X") or bool(int(flags) & (_PF_EXITING | _PF_KTHREAD))
     return _Stat(int(parent_pid), int(start_time_ticks), has_no_memory)
 
 

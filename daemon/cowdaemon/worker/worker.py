@@ -9,7 +9,8 @@ import os
 import socket
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from typing import Final, Protocol
+from functools import partial
+from typing import Final, NoReturn, Protocol
 
 import grpc
 
@@ -18,6 +19,7 @@ from cowdaemon.limits import (
     CALLS_PER_WORKER,
     CONNECTION_IDLE_SECONDS,
     DRAIN_SECONDS,
+    FLUSH_SECONDS,
     METADATA_BYTES,
     REQUEST_BYTES,
     STREAMS_PER_CONNECTION,
@@ -55,11 +57,8 @@ class Service(Protocol):
 def run_worker(control: socket.socket, service: Service) -> None:
     """Serve connections that come through `control` until it closes; return to end the process."""
     threading.stack_size(THREAD_STACK_BYTES)
-    server = grpc.server(
-        ThreadPoolExecutor(CALLS_PER_WORKER, "call"),
-        [service.make_handler()],
-        options=_SERVER_OPTIONS,
-    )
+    calls = ThreadPoolExecutor(CALLS_PER_WORKER, "call")
+    server = grpc.server(calls, [service.make_handler()], options=_SERVER_OPTIONS)
     inner = InnerListener(server.add_insecure_port)
     server.start()
     connections = _Connections(control, inner)
@@ -79,11 +78,21 @@ def run_worker(control: socket.socket, service: Service) -> None:
             case wire.Control(wire.OPENER), [opener]:
                 service.adopt_opener(opener)
             case wire.Control(wire.DRAIN), []:
-                server.stop(DRAIN_SECONDS).wait()
-                connections.finish()
-                return
+                # Aside, because a call in flight may still need another opener.
+                drain = partial(_drain, server, calls, connections)
+                threading.Thread(target=drain, name="drain", daemon=True).start()
             case _:
                 raise wire.WireError("the broker sent what no worker takes")
+
+
+def _drain(server: grpc.Server, calls: ThreadPoolExecutor, connections: "_Connections") -> NoReturn:
+    """Answer the calls in flight, take no others, and end the process."""
+    server.stop(DRAIN_SECONDS)
+    calls.shutdown()
+    # grpcio 1.51 waits for idle clients to leave until the grace is over: so a short one now.
+    server.stop(FLUSH_SECONDS).wait()
+    connections.finish()
+    os._exit(0)
 
 
 class _Connections:
