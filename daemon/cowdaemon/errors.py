@@ -87,7 +87,7 @@ class Reason(Enum):
     NO_ADDRESS_SPACE = (
         13,
         Code.FAILED_PRECONDITION,
-        "process {pid} has no address space: it is a kernel thread or has already exited",
+        "process {pid} has no address space: it is a kernel thread, or its main thread has exited",
     )
     START_TIME_DIFFERS = (
         14,
@@ -143,7 +143,6 @@ class Reason(Enum):
         "cowd failed to answer: its log has the cause (journalctl -u cowd)",
     )
     OPENER_LOST = (41, Code.UNAVAILABLE, "the process that opens targets was lost: try again")
-    SHUTTING_DOWN = (42, Code.UNAVAILABLE, "cowd is shutting down: try again")
 
     def __init__(self, number: int, code: Code, sentence: str) -> None:
         self.number = number

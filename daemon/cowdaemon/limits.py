@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Every bound of the daemon, with the reason for its size. Pure values, used in every process."""
+"""What bounds the daemon, each with the reason for its size. Pure values, used in every process."""
 
 from typing import Final
 
@@ -8,8 +8,12 @@ CONNECTIONS_PER_UID: Final = 64
 """Served at once for one uid; the next ones read why not. A program needs one."""
 REFUSED_CONNECTIONS_PER_UID: Final = 16
 """Beyond those served, handed to a refusing worker; what comes after is closed without a word."""
+CONNECTIONS_PER_WORKER: Final = 64
+"""For a refusing worker, which many uids share; three descriptors each fit WORKER_DESCRIPTORS."""
 CONNECTIONS: Final = 1024
 """In all. Bounds what the broker remembers; with the cap by uid it takes many users to reach."""
+ACCEPT_PAUSE_SECONDS: Final = 0.1
+"""After accept failed for want of descriptors or memory: some are given back meanwhile."""
 LISTEN_BACKLOG: Final = 128
 """Connections that wait in the kernel while the zygote starts or the broker is busy."""
 ACCEPTS_PER_WAKEUP: Final = 32
@@ -34,8 +38,16 @@ FLUSH_SECONDS: Final = 0.1
 # Opening a target.
 OPENER_SECONDS: Final = 2.0
 """Opening a healthy process takes 0.1 ms. One that hangs (a stuck exec) costs its caller this."""
+OPENER_REPLACED_SECONDS: Final = 1.0
+"""How long a call waits for the next opener after one was lost; a fork takes a few ms."""
+STUCK_KEPT_SECONDS: Final = 10.0
+"""A process that did not open in time is not tried again for this long: whoever shares the
+credential waits behind it."""
 TARGET_KEPT_SECONDS: Final = 1.0
 """How long a worker uses an opened target before it asks the kernel for access again."""
+OPENER_BUFFER_BYTES: Final = 4_096
+"""Of an opener's socket. What lies there unread holds descriptors, and the kernel counts those of
+all openers together (RLIMIT_NOFILE of root); a few messages are enough for one call at a time."""
 TARGETS_KEPT: Final = 32
 """Opened targets that a worker keeps, two descriptors each."""
 
@@ -48,8 +60,9 @@ MAPPINGS_PATH_BYTES: Final = 1 << 20
 """Of paths in one reply: 4,096 paths of 4,096 bytes would be 16 MB."""
 CALLS_PER_WORKER: Final = 4
 """Threads that read for one credential: more do not help on few cores and take memory."""
-STREAMS_PER_CONNECTION: Final = 8
-"""Calls under way on one connection. Queued replies are bounded by this, not by the threads."""
+STREAMS_PER_CONNECTION: Final = 2
+"""Calls under way on one connection; a client's further calls wait. Replies that nobody reads are
+bounded by this, not by the threads: 64 connections x 2 x 655 kB are 84 MB."""
 REQUEST_BYTES: Final = 4_096
 """The largest request is under 40 bytes."""
 METADATA_BYTES: Final = 8_192
@@ -63,7 +76,7 @@ SETTLE_ROUNDS: Final = 4
 
 # What a worker may use.
 WORKER_DATA_BYTES: Final = 1 << 30
-"""RLIMIT_DATA. RLIMIT_AS would be wrong: an idle worker maps over 1 GB."""
+"""RLIMIT_DATA. RLIMIT_AS would be wrong: most of what an idle worker maps is never touched."""
 WORKER_DESCRIPTORS: Final = 512
 """RLIMIT_NOFILE: three for each connection, two for each kept target, and gRPC's own."""
 RELAY_BUFFER_BYTES: Final = 256 * 1024

@@ -9,6 +9,7 @@ import argparse
 import logging
 import os
 import pwd
+import signal
 import sys
 from pathlib import Path
 from typing import Final
@@ -24,7 +25,7 @@ the kernel would let inspect that process. Usually started by systemd, which han
 _EPILOG: Final = """\
 examples:
   cowd                                        listen on /run/cowd/cowd.sock
-  cowd --socket /tmp/try/cowd.sock --user daemon
+  cowd --socket /run/try/cowd.sock --user daemon
 """
 
 
@@ -56,8 +57,8 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
         "--socket",
         type=Path,
         metavar="PATH",
-        help="socket to make and listen on (default: the one systemd hands over, "
-        "else /run/cowd/cowd.sock)",
+        help="socket to make and listen on (default: the one that systemd hands over, "
+        "or else /run/cowd/cowd.sock)",
     )
     parser.add_argument(
         "--user",
@@ -70,7 +71,9 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
 
 def _set_up_log() -> None:
     handler: logging.Handler = logging.StreamHandler()
-    if "JOURNAL_STREAM" in os.environ:
+    log_file = os.fstat(2)
+    # systemd.exec(5): other programs inherit the variable, too.
+    if os.environ.get("JOURNAL_STREAM") == f"{log_file.st_dev}:{log_file.st_ino}":
         from systemd.journal import JournalHandler
 
         handler = JournalHandler(SYSLOG_IDENTIFIER="cowd")
@@ -97,12 +100,16 @@ def _run(socket_path: Path | None, user: str) -> None:
             read_permitted_capabilities,
             restrict_capabilities,
         )
+        from cowdaemon.broker.rooms import Rooms, RoomsError
         from cowdaemon.broker.server import Server, ServerError
     except ModuleNotFoundError as error:
         raise _UnableError(
             f"the Python module {error.name} is missing: apt install python3-systemd, or "
             "pip install 'cowd[daemon]'"
         ) from error
+    # Who started us may have left these otherwise, and we rest on them.
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_SETMASK, [])
     try:
         name_process("cowd-broker")
         permitted = read_permitted_capabilities()
@@ -112,11 +119,15 @@ def _run(socket_path: Path | None, user: str) -> None:
     except (PrivilegeError, KernelError, ListenerError) as error:
         raise _UnableError(str(error)) from error
     try:
-        Server(listener, kpageflags, user).run()
-    except ServerError as error:
+        rooms = Rooms(listener.path)
+        try:
+            Server(listener, rooms, kpageflags, user).run()
+        finally:
+            rooms.close()
+    except (RoomsError, ServerError) as error:
         raise _UnableError(str(error)) from error
     finally:
-        listener.close()
+        listener.remove_file()
 
 
 if __name__ == "__main__":

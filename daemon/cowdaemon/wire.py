@@ -5,11 +5,13 @@ Used in every process; no state. A message of the wrong size, of an unknown kind
 number of descriptors raises WireError, and what was attached is closed: the receiver drops the
 peer. Numbers are in host order: both ends run on one machine.
 
-    broker -> zygote    SpawnRequest + [control, opener] | KillRequest
+    broker -> zygote    SpawnRequest + [control, room, opener], no opener if it refuses
+                        | KillRequest
     zygote -> broker    READY, once
-    broker -> worker    Control(CONNECTION) + [client] | Control(OPENER) + [opener]
-                        | Control(DRAIN)
-    worker -> broker    Control(CLOSED), for each connection that ended
+    broker -> worker    Control(CONNECTION) + [client], then Control(RELEASED) or
+                        Control(DISCARDED) once the broker has let go of it
+                        | Control(OPENER) + [opener] | Control(DRAIN)
+    worker -> broker    Control(CLOSED), for each released connection that ended
     worker -> opener    OpenRequest
     opener -> worker    OpenReply + [pagemap, maps] if opened
 """
@@ -24,10 +26,12 @@ from typing import Any, Final, NamedTuple
 __all__ = [
     "CLOSED",
     "CONNECTION",
+    "DISCARDED",
     "DRAIN",
     "MESSAGE_BYTES",
     "OPENER",
     "READY",
+    "RELEASED",
     "SPAWN_BYTES",
     "Control",
     "KillRequest",
@@ -36,6 +40,7 @@ __all__ = [
     "SpawnRequest",
     "WireError",
     "receive",
+    "refuse_descriptors",
     "send",
     "seqpacket_pair",
     "unpack_zygote_request",
@@ -45,6 +50,8 @@ READY: Final = b"R"
 CONNECTION: Final = b"C"
 OPENER: Final = b"O"
 DRAIN: Final = b"D"
+RELEASED: Final = b"L"
+DISCARDED: Final = b"T"
 CLOSED: Final = b"X"
 
 _GROUPS: Final = 65_536  # NGROUPS_MAX, linux/limits.h
@@ -58,6 +65,7 @@ SPAWN_BYTES: Final = _SPAWN.size + 4 * _GROUPS
 MESSAGE_BYTES: Final = 64
 """Longest message of any other kind."""
 _SEND_BUFFER_BYTES: Final = 2 * SPAWN_BYTES
+_SO_PASSRIGHTS: Final = 83  # asm-generic/socket.h
 
 
 class WireError(Exception):
@@ -118,6 +126,7 @@ class OpenReply(NamedTuple):
 class SpawnRequest(NamedTuple):
     """Fork a worker for this caller; `refusal` is 0, or the number of an errors.Reason to refuse.
 
+    With it go, in this order, the worker's control socket, its room and its opener's socket.
     `uid`, `gid` and `groups` are what GetServerInfo tells the caller about itself; the worker
     decides nothing by them.
     """
@@ -172,12 +181,28 @@ def _unpack(form: struct.Struct, message: bytes, kind: bytes = b"") -> tuple[Any
     return form.unpack(message)
 
 
-def seqpacket_pair() -> tuple[socket.socket, socket.socket]:
-    """Return two connected ends, close-on-exec, with room for the longest message."""
+def seqpacket_pair(
+    send_buffer_bytes: int = _SEND_BUFFER_BYTES,
+) -> tuple[socket.socket, socket.socket]:
+    """Return two connected ends, close-on-exec; by default with room for the longest message."""
     ends = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     for end in ends:
-        end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BUFFER_BYTES)
+        end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, send_buffer_bytes)
     return ends
+
+
+def refuse_descriptors(end: socket.socket) -> bool:
+    """Let nobody send descriptors to this end; return whether the kernel can do that.
+
+    To drop the last reference to somebody's descriptor may take as long as they like (a TCP socket
+    with SO_LINGER), so whoever must not wait must not be sent any. Accepted connections inherit it.
+    Linux commit 77cbe1a6d873 ("af_unix: Introduce SO_PASSRIGHTS.") (in v6.16).
+    """
+    try:
+        end.setsockopt(socket.SOL_SOCKET, _SO_PASSRIGHTS, 0)
+    except OSError:
+        return False
+    return True
 
 
 def send(peer: socket.socket, message: bytes, descriptors: Sequence[int] = ()) -> None:

@@ -13,6 +13,7 @@ from typing import Final
 
 from systemd import daemon as systemd_daemon
 
+from cowdaemon import wire
 from cowdaemon.limits import LISTEN_BACKLOG
 
 __all__ = ["DEFAULT_PATH", "Listener", "ListenerError"]
@@ -26,11 +27,16 @@ class ListenerError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Listener:
-    """A listening, non-blocking socket; `own_file` is the (device, inode) to remove at the end."""
+    """A listening, non-blocking socket.
+
+    `own_file` is the (device, inode) to remove at the end. `can_be_held_up` tells whether closing a
+    connection may have to wait for what its client sent along (wire.refuse_descriptors).
+    """
 
     listening: socket.socket
     path: Path
     own_file: tuple[int, int] | None
+    can_be_held_up: bool
 
     @classmethod
     def obtain(cls, path: Path | None) -> "Listener":
@@ -42,6 +48,10 @@ class Listener:
         inherited = systemd_daemon.listen_fds(True)
         if not inherited:
             return cls._make(path or DEFAULT_PATH)
+        if path:
+            raise ListenerError(
+                f"systemd handed over a socket, and --socket names another, {path}: leave one out"
+            )
         if len(inherited) > 1:
             raise ListenerError(
                 f"systemd handed over {len(inherited)} sockets: cowd.socket has one"
@@ -53,22 +63,30 @@ class Listener:
             )
         listening = socket.socket(fileno=inherited[0])
         listening.setblocking(False)
-        return cls(listening, Path(os.fsdecode(listening.getsockname())), None)
+        can_be_held_up = not wire.refuse_descriptors(listening)
+        return cls(listening, Path(os.fsdecode(listening.getsockname())), None, can_be_held_up)
 
     @classmethod
     def _make(cls, path: Path) -> "Listener":
         listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+        # 0666: whoever connects, the kernel says who. Made so, not changed to it by name: in a
+        # directory that others may write to, the name could be a link by then.
+        umask = os.umask(0o022)
         try:
-            path.parent.mkdir(mode=0o755, exist_ok=True)
+            path.parent.mkdir(exist_ok=True)
+            _verify_directory(path.parent)
             _remove_stale(path)
+            os.umask(0o111)
+            can_be_held_up = not wire.refuse_descriptors(listening)
             listening.bind(os.fspath(path))
-            path.chmod(0o666)  # whoever it is, the kernel says so at accept
             listening.listen(LISTEN_BACKLOG)
-            made = path.stat()
+            made = path.lstat()
         except OSError as error:
             listening.close()
             raise ListenerError(f"cannot listen on {path}: {error.strerror or error}") from error
-        return cls(listening, path, (made.st_dev, made.st_ino))
+        finally:
+            os.umask(umask)
+        return cls(listening, path, (made.st_dev, made.st_ino), can_be_held_up)
 
     def accept(self) -> socket.socket | None:
         """Return the next connection, or None if there is none now."""
@@ -77,11 +95,13 @@ class Listener:
         except (BlockingIOError, ConnectionAbortedError):
             return None
 
-    def close(self) -> None:
-        """Stop listening, and remove the socket's file if we made it and it is still ours."""
-        was_open = self.listening.fileno() >= 0
-        self.listening.close()
-        if not was_open or self.own_file is None:
+    def remove_file(self) -> None:
+        """Remove the socket's file, if we made it and it is still ours.
+
+        The socket itself is left to the end of the process, which is not held up by what those who
+        wait in it have sent along.
+        """
+        if self.own_file is None:
             return
         try:
             found = self.path.lstat()
@@ -89,6 +109,14 @@ class Listener:
                 self.path.unlink()
         except FileNotFoundError:
             pass
+
+
+def _verify_directory(directory: Path) -> None:
+    """Raise unless only root decides what the names in it lead to."""
+    found = directory.stat()
+    others_may_write = found.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
+    if found.st_uid != os.geteuid() or (others_may_write and not found.st_mode & stat.S_ISVTX):
+        raise PermissionError(0, "others may change its directory: choose one that is root's alone")
 
 
 def _remove_stale(path: Path) -> None:

@@ -24,6 +24,7 @@ from cowdaemon.broker.privileges import (
     Capability,
     assume_file_system_ids,
     bind_to_parent,
+    close_to_others,
     raised,
     read_permitted_capabilities,
     restrict_capabilities,
@@ -46,6 +47,7 @@ def run_opener(credential: Credential, worker: socket.socket, broker_pid: int) -
     assume_file_system_ids(credential.uid, credential.gid, credential.groups)
     authority = credential.capabilities & permitted
     restrict_capabilities(authority | Capability.SYS_ADMIN, authority)
+    close_to_others()
     bind_to_parent(broker_pid)
     while True:
         message, _ = wire.receive(worker)

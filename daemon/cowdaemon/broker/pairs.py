@@ -21,9 +21,15 @@ from cowdaemon import wire
 from cowdaemon.broker.opener import run_opener
 from cowdaemon.broker.peers import Credential
 from cowdaemon.broker.processes import Child, fork_child
+from cowdaemon.broker.rooms import Rooms
 from cowdaemon.broker.zygote import ZygoteLink
 from cowdaemon.errors import Reason
-from cowdaemon.limits import WORKER_IDLE_SECONDS, WORKERS, WORKERS_PER_UID
+from cowdaemon.limits import (
+    OPENER_BUFFER_BYTES,
+    WORKER_IDLE_SECONDS,
+    WORKERS,
+    WORKERS_PER_UID,
+)
 
 __all__ = ["Pair", "Pairs"]
 
@@ -46,9 +52,14 @@ class Pair:
 
 
 class Pairs:
-    """All pairs, and how many connections each uid has."""
+    """All pairs, and how many connections each uid has.
 
-    def __init__(self) -> None:
+    Args:
+        rooms: where their workers make their own sockets.
+    """
+
+    def __init__(self, rooms: Rooms) -> None:
+        self._rooms = rooms
         self._pairs: dict[Credential | Reason, Pair] = {}
         self._numbers = itertools.count(1)
         self.connections_by_uid: Counter[int] = Counter()
@@ -65,20 +76,19 @@ class Pairs:
 
     def has_room(self, credential: Credential) -> bool:
         """Tell whether a worker for one more credential of this uid fits the limits."""
-        serving = [key for key in self._pairs if isinstance(key, Credential)]
-        of_uid = sum(key.uid == credential.uid for key in serving)
-        return len(serving) < WORKERS and of_uid < WORKERS_PER_UID
+        return not self._in_the_way(credential)
 
-    def longest_idle(self, uid: int | None = None) -> Pair | None:
-        """Return the serving pair that has been without connections longest, of `uid` if given."""
-        idle = (
-            pair
-            for pair in self
-            if isinstance(pair.key, Credential)
-            and not pair.connections
-            and uid in (None, pair.key.uid)
-        )
+    def find_idle(self, credential: Credential) -> Pair | None:
+        """Return the pair to end for the credential: idle for longest, of those in its way."""
+        idle = [pair for pair in self._in_the_way(credential) if not pair.connections]
         return min(idle, key=lambda pair: pair.idle_since, default=None)
+
+    def _in_the_way(self, credential: Credential) -> list[Pair]:
+        serving = [pair for pair in self if isinstance(pair.key, Credential)]
+        of_uid = [key for key in self._pairs if _uid_of(key) == credential.uid]
+        if len(of_uid) >= WORKERS_PER_UID:  # nobody else makes room for it then
+            return [self._pairs[key] for key in of_uid]
+        return serving if len(serving) >= WORKERS else []
 
     def start(self, key: Credential | Reason, zygote: ZygoteLink) -> Pair:
         """Start what serves `key`.
@@ -88,40 +98,56 @@ class Pairs:
         """
         control, worker_control = wire.seqpacket_pair()
         control.setblocking(False)
+        wire.refuse_descriptors(control)
         pair = Pair(key, next(self._numbers) & 0xFFFFFFFF, control)
-        handed = [worker_control]
+        handed = [worker_control.detach()]
         try:
+            handed.append(self._rooms.make(pair.worker_id))
+            request = wire.SpawnRequest(pair.worker_id, 0, 0, 0, ())
             if isinstance(key, Credential):
-                handed.append(_start_opener(pair, key))
-                ids = (key.uid, key.gid, key.groups)
-                refusal = None
+                handed.append(_start_opener(pair, key).detach())
+                request = request._replace(uid=key.uid, gid=key.gid, groups=key.groups)
             else:
-                ids, refusal = (0, 0, ()), key
-            descriptors = tuple(end.fileno() for end in handed)
-            zygote.spawn(pair.worker_id, refusal, ids, descriptors)
+                request = request._replace(refusal=key.number)
+            zygote.spawn(request, handed)
         except OSError:
-            control.close()
-            if pair.opener:
-                signal.pidfd_send_signal(pair.opener.pidfd, signal.SIGKILL)
-                pair.opener.reap()
+            self._kill_opener(pair)
+            self._end(pair)
             raise
         finally:
-            for end in handed:
-                end.close()
+            for descriptor in handed:
+                os.close(descriptor)
         self._pairs[key] = pair
         return pair
 
     def hand_over(self, pair: Pair, client: socket.socket, uid: int) -> None:
-        """Give a connection to the pair's worker; our descriptor of it stays to be closed.
+        """Give a connection to the pair's worker; it is closed here.
 
         Raises:
-            OSError: the worker is gone or does not read.
+            OSError: the worker is gone or does not read. The connection is open if it did not
+                get there.
         """
-        number = next(self._numbers) & 0xFFFFFFFF
-        notice = wire.Control(wire.CONNECTION, number).pack()
-        wire.send(pair.control, notice, [client.fileno()])
-        pair.connections[number] = uid
+        connection_id = self._send_client(pair, client)
+        pair.connections[connection_id] = uid
         self.connections_by_uid[uid] += 1
+        wire.send(pair.control, wire.Control(wire.RELEASED, connection_id).pack())
+
+    def discard(self, pair: Pair, client: socket.socket) -> None:
+        """Have the pair's worker close a connection, which may keep whoever does it waiting.
+
+        Raises:
+            OSError: as in hand_over.
+        """
+        connection_id = self._send_client(pair, client)
+        wire.send(pair.control, wire.Control(wire.DISCARDED, connection_id).pack())
+
+    def _send_client(self, pair: Pair, client: socket.socket) -> int:
+        # The worker lets go of it after the message that follows, so ours is never the last.
+        connection_id = next(self._numbers) & 0xFFFFFFFF
+        notice = wire.Control(wire.CONNECTION, connection_id).pack()
+        wire.send(pair.control, notice, [client.fileno()])
+        client.close()
+        return connection_id
 
     def receive(self, pair: Pair) -> bool:
         """Take one message of the worker; return whether the pair lives on."""
@@ -129,8 +155,8 @@ class Pairs:
             message, _ = wire.receive(pair.control)
             if not message:
                 return False
-            kind, number = wire.Control.unpack(message)
-            if kind != wire.CLOSED or number not in pair.connections:
+            kind, connection_id = wire.Control.unpack(message)
+            if kind != wire.CLOSED or connection_id not in pair.connections:
                 raise wire.WireError("a worker may only say that a connection of its has closed")
         except BlockingIOError:
             return True
@@ -139,7 +165,7 @@ class Pairs:
         except wire.WireError as error:
             _log.error("worker %d broke the protocol and is ended: %s", pair.worker_id, error)
             return False
-        self._forget(pair.connections.pop(number))
+        self._forget(pair.connections.pop(connection_id))
         if not pair.connections:
             pair.idle_since = time.monotonic()
         return True
@@ -166,15 +192,29 @@ class Pairs:
                 notice = wire.Control(wire.OPENER).pack()
                 wire.send(pair.control, notice, [remote.fileno()])
         except OSError:
+            self._kill_opener(pair)
             return False
         return True
 
     def remove(self, pair: Pair) -> None:
-        """Forget a pair; its worker sees its control socket close, its opener the worker's end."""
+        """Forget a pair; its worker sees its control socket close."""
         del self._pairs[pair.key]
-        pair.control.close()
+        self._end(pair)
         for uid in pair.connections.values():
             self._forget(uid)
+
+    def _kill_opener(self, pair: Pair) -> None:
+        """Kill and reap an opener that nobody watches yet."""
+        if pair.opener:
+            signal.pidfd_send_signal(pair.opener.pidfd, signal.SIGKILL)
+            pair.opener.reap()
+            pair.opener = None
+
+    def _end(self, pair: Pair) -> None:
+        pair.control.close()
+        if pair.opener:  # whoever else its worker may have given its end to
+            signal.pidfd_send_signal(pair.opener.pidfd, signal.SIGKILL)
+        self._rooms.remove(pair.worker_id)
 
     def expired(self, now: float) -> list[Pair]:
         """Return the pairs that have had no connection for long enough."""
@@ -190,9 +230,13 @@ class Pairs:
             del self.connections_by_uid[uid]
 
 
+def _uid_of(key: Credential | Reason) -> int | None:
+    return key.uid if isinstance(key, Credential) else None
+
+
 def _start_opener(pair: Pair, credential: Credential) -> socket.socket:
     """Fork the pair's opener; return the end that its worker talks to."""
-    local, remote = wire.seqpacket_pair()
+    local, remote = wire.seqpacket_pair(OPENER_BUFFER_BYTES)
     broker_pid = os.getpid()
     with local:
         pair.opener = fork_child(

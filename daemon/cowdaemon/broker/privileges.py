@@ -8,6 +8,7 @@ raw system calls change the calling thread alone.
 
 import ctypes
 import os
+import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import IntFlag
@@ -19,6 +20,7 @@ __all__ = [
     "PrivilegeError",
     "assume_file_system_ids",
     "bind_to_parent",
+    "close_to_others",
     "name_process",
     "raised",
     "read_permitted_capabilities",
@@ -129,18 +131,18 @@ def assume_file_system_ids(uid: int, gid: int, groups: tuple[int, ...]) -> None:
         raise PrivilegeError("the caller's ids could not be assumed")
 
 
-def bind_to_parent(parent_pid: int) -> None:
-    """Be killed when the parent dies; gain nothing by exec; be closed to ptrace and core dumps.
+def close_to_others() -> None:
+    """Gain nothing by exec, and be closed to ptrace and core dumps."""
+    _check(_libc.prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0), "prctl")
+    _check(_libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), "prctl")
 
-    To be called after every change of ids, which resets the first (commit_creds, kernel/cred.c).
+
+def bind_to_parent(parent_pid: int) -> None:
+    """Be killed when the parent dies; raise if it has died already.
+
+    To be called after the last change of ids, which resets it (commit_creds, kernel/cred.c).
     """
-    sigkill = 9
-    for option, value in (
-        (_PR_SET_DUMPABLE, 0),
-        (_PR_SET_NO_NEW_PRIVS, 1),
-        (_PR_SET_PDEATHSIG, sigkill),
-    ):
-        _check(_libc.prctl(option, value, 0, 0, 0), "prctl")
+    _check(_libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0), "prctl")
     if os.getppid() != parent_pid:
         raise PrivilegeError("the parent died first")
 

@@ -40,13 +40,17 @@ def fork_child(name: str, run: Callable[[], None], keep: Collection[int]) -> Chi
     """Fork a child that calls `run` with standard error and the descriptors `keep` alone."""
     pid = os.fork()
     if pid:
-        return Child(pid, os.pidfd_open(pid))
+        try:
+            return Child(pid, os.pidfd_open(pid))
+        except OSError:  # no descriptor: without one its end would go unnoticed
+            os.kill(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
+            raise
     status = FAILED
     try:
         signal.set_wakeup_fd(-1)
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the broker to act on
-        for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGALRM):
-            signal.signal(number, signal.SIG_DFL)
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            signal.signal(number, signal.SIG_IGN)  # the broker acts on these, and closes our socket
         name_process(name)
         # The journal's socket is among what is closed: from here on, standard error.
         logging.basicConfig(force=True)

@@ -19,25 +19,25 @@ from systemd import daemon as systemd_daemon
 
 from cowdaemon import wire
 from cowdaemon.broker.listener import Listener
+from cowdaemon.broker.namespaces import PlacementChild, can_place_by_pidfd, place_by_pidfd
 from cowdaemon.broker.pairs import Pair, Pairs
 from cowdaemon.broker.peers import (
     Credential,
-    can_place_by_pidfd,
     open_peer,
-    place_by_pidfd,
-    place_by_proc,
     read_capabilities,
-    read_credential,
+    read_groups,
     read_peer_ids,
 )
 from cowdaemon.broker.privileges import Capability
-from cowdaemon.broker.processes import fork_child
+from cowdaemon.broker.rooms import Rooms
 from cowdaemon.broker.zygote import ZygoteLink
 from cowdaemon.errors import Reason
 from cowdaemon.limits import (
+    ACCEPT_PAUSE_SECONDS,
     ACCEPTS_PER_WAKEUP,
     CONNECTIONS,
     CONNECTIONS_PER_UID,
+    CONNECTIONS_PER_WORKER,
     DRAIN_SECONDS,
     REFUSED_CONNECTIONS_PER_UID,
     ZYGOTE_START_SECONDS,
@@ -71,21 +71,23 @@ class Server:
 
     Args:
         listener: where connections come from.
+        rooms: where workers make sockets of their own.
         kpageflags: descriptor for the zygote and its workers.
         user: name of the user that these become.
     """
 
-    def __init__(self, listener: Listener, kpageflags: int, user: str) -> None:
+    def __init__(self, listener: Listener, rooms: Rooms, kpageflags: int, user: str) -> None:
         self._listener = listener
         self._kpageflags = kpageflags
         self._user = user
         self._selector = selectors.DefaultSelector()
         self._catch_stop_signals()
-        self._pairs = Pairs()
+        self._pairs = Pairs(rooms)
         self._placing_uids: list[int] = []
         self._places_by_pidfd = can_place_by_pidfd()
-        self._zygote = self._start_zygote()
         self._drain_until: float | None = None
+        self._accept_at = _NEVER
+        self._zygote = self._start_zygote()
         watchdog_usec = int(os.environ.get("WATCHDOG_USEC", "0"))
         self._watchdog_seconds = watchdog_usec / 2e6 if watchdog_usec else _NEVER
 
@@ -99,9 +101,12 @@ class Server:
             for key, _ in self._selector.select(self._seconds_to_next_deadline()):
                 handle: Callable[[], None] = key.data
                 handle()
-            for pair in self._pairs.expired(time.monotonic()):
+            now = time.monotonic()
+            for pair in self._pairs.expired(now):
                 self._retire(pair)
-            if not self._zygote.is_ready and time.monotonic() > self._zygote_due:
+            if now >= self._accept_at:
+                self._listen(self._zygote.is_ready)
+            if not self._zygote.is_ready and now > self._zygote_due:
                 raise ServerError(f"the zygote did not start in {ZYGOTE_START_SECONDS:g} s")
             if self._watchdog_seconds != _NEVER:
                 _notify("WATCHDOG=1")
@@ -118,6 +123,7 @@ class Server:
 
     def _seconds_to_next_deadline(self) -> float | None:
         deadlines = [self._pairs.expires_at(pair) for pair in self._pairs]
+        deadlines.append(self._accept_at)
         if self._drain_until is not None:
             deadlines.append(self._drain_until)
         if not self._zygote.is_ready:
@@ -147,7 +153,7 @@ class Server:
         _notify("STOPPING=1")
         self._drain_until = time.monotonic() + DRAIN_SECONDS
         self._listen(False)
-        self._listener.close()
+        self._listener.remove_file()
         for pair in self._pairs:
             try:
                 wire.send(pair.control, wire.Control(wire.DRAIN).pack())
@@ -157,7 +163,10 @@ class Server:
     # The zygote
 
     def _start_zygote(self) -> ZygoteLink:
-        zygote = ZygoteLink(self._user, self._kpageflags)
+        try:
+            zygote = ZygoteLink(self._user, self._kpageflags)
+        except OSError as error:
+            raise ServerError(f"the zygote could not be started: {error}") from error
         self._zygote_due = time.monotonic() + ZYGOTE_START_SECONDS
         self._watch(zygote.control, lambda: self._hear_zygote(zygote))
         self._watch(zygote.process.pidfd, lambda: self._bury_zygote(zygote))
@@ -195,10 +204,12 @@ class Server:
         self._zygote.close()
 
     def _listen(self, wanted: bool) -> None:
+        self._accept_at = _NEVER
         listening = self._listener.listening
-        if wanted and self._drain_until is None:
+        is_watched = listening in self._selector.get_map()
+        if wanted and not is_watched and self._drain_until is None:
             self._watch(listening, self._accept)
-        elif not wanted and listening in self._selector.get_map():
+        elif not wanted and is_watched:
             self._selector.unregister(listening)
 
     # Connections
@@ -207,20 +218,30 @@ class Server:
         for _ in range(ACCEPTS_PER_WAKEUP):
             try:
                 client = self._listener.accept()
-                if client is None:
-                    return
-                self._admit(client)
             except OSError as error:  # no descriptors or memory: some will be given back
-                _log.error("a connection was dropped: %s", error)
+                _log.error("cannot accept: %s", error)
+                self._listen(False)
+                self._accept_at = time.monotonic() + ACCEPT_PAUSE_SECONDS
                 return
+            if client is None:
+                return
+            try:
+                self._admit(client)
+            except OSError as error:
+                _log.error("a connection was dropped: %s", error)
+                self._discard(client)
 
     def _admit(self, client: socket.socket) -> None:
-        """See who it is, cheapest first, and hand the connection on, or close it."""
+        """See who it is, cheapest first, and hand the connection on, or drop it.
+
+        Raises:
+            OSError: no descriptors, memory or processes; the connection is still open.
+        """
         pid, uid, gid = read_peer_ids(client)
         of_uid = self._pairs.connections_by_uid[uid] + self._placing_uids.count(uid)
         total = self._pairs.connections_by_uid.total() + len(self._placing_uids)
         if of_uid >= CONNECTIONS_PER_UID + REFUSED_CONNECTIONS_PER_UID or total >= CONNECTIONS:
-            client.close()
+            self._discard(client)
             return
         if of_uid >= CONNECTIONS_PER_UID:
             self._hand_over(client, uid, Reason.TOO_MANY_CONNECTIONS)
@@ -231,36 +252,37 @@ class Server:
             self._hand_over(client, uid, Reason.CALLER_GONE)
             return
         arrival = _Arrival(client, pid, uid, gid, pidfd)
-        if self._places_by_pidfd:
-            self._finish_placement(arrival, place_by_pidfd(pidfd))
-        else:
-            self._place_in_child(arrival)
+        try:
+            if self._places_by_pidfd:
+                self._finish_placement(arrival, place_by_pidfd(pidfd))
+            else:
+                self._place_in_child(arrival)
+        except OSError:
+            os.close(pidfd)
+            raise
 
     def _place_in_child(self, arrival: _Arrival) -> None:
-        reader, writer = os.pipe2(os.O_CLOEXEC)
-        broker_pid = os.getpid()
-        child = fork_child(
-            "cowd-placement",
-            lambda: place_by_proc(arrival.pid, arrival.uid, arrival.pidfd, writer, broker_pid),
-            keep=[arrival.pidfd, writer],
-        )
-        os.close(writer)
+        placement = PlacementChild(arrival.pid, arrival.uid, arrival.pidfd)
         self._placing_uids.append(arrival.uid)
 
         def finish() -> None:
-            self._selector.unregister(child.pidfd)
-            child.reap()
-            answer = os.read(reader, 1)
-            os.close(reader)
+            self._selector.unregister(placement.child.pidfd)
             self._placing_uids.remove(arrival.uid)
-            refusal: Reason | None = Reason.CALLER_GONE  # no answer: it hung, or failed
-            if answer:
-                refusal = Reason.from_number(answer[0]) if answer[0] else None
-            self._finish_placement(arrival, refusal)
+            try:
+                self._finish_placement(arrival, placement.finish())
+            except OSError as error:
+                _log.error("a connection was dropped: %s", error)
+                os.close(arrival.pidfd)
+                self._discard(arrival.client)
 
-        self._watch(child.pidfd, finish)
+        self._watch(placement.child.pidfd, finish)
 
     def _finish_placement(self, arrival: _Arrival, refusal: Reason | None) -> None:
+        """Hand the connection on to the worker of its credential, or of its refusal.
+
+        Raises:
+            OSError: no descriptors or memory; connection and pidfd are still open.
+        """
         key: Credential | Reason
         client, uid = arrival.client, arrival.uid
         try:
@@ -268,38 +290,56 @@ class Server:
                 key = refusal
             else:
                 # Of another uid they would be those of what it executes, not of who connected.
-                capabilities = read_capabilities(arrival.pid, arrival.pidfd) if uid == 0 else 0
-                key = read_credential(client, uid, arrival.gid, Capability(capabilities))
+                capabilities = (
+                    read_capabilities(arrival.pid, arrival.pidfd) if uid == 0 else Capability(0)
+                )
+                key = Credential(uid, arrival.gid, read_groups(client), capabilities)
         except (ProcessLookupError, FileNotFoundError):
             key = Reason.CALLER_GONE
-        finally:
-            os.close(arrival.pidfd)
+        os.close(arrival.pidfd)
         self._hand_over(client, uid, key)
 
     def _hand_over(self, client: socket.socket, uid: int, key: Credential | Reason) -> None:
-        """Give the connection to the worker for `key`; it is closed here in any case."""
-        with client:
-            if not self._zygote.is_ready or self._drain_until is not None:
-                return  # a placement that finished meanwhile: the client tries again
-            if isinstance(key, Credential) and not self._pairs.find(key):
-                key = self._make_room(key)
-            pair = self._pairs.find(key)
-            try:
-                pair = pair or self._start_pair(key)
-                self._pairs.hand_over(pair, client, uid)
-            except OSError as error:
-                _log.error("no worker for uid %d: %s", uid, error)
-                if pair:
-                    self._retire(pair)
+        """Give the connection to the worker for `key`, or drop it."""
+        if not self._zygote.is_ready or self._drain_until is not None:
+            self._discard(client)  # a placement that finished meanwhile: the client tries again
+            return
+        if isinstance(key, Credential) and not self._pairs.find(key):
+            key = self._make_room(key)
+        pair = self._pairs.find(key)
+        if pair and len(pair.connections) >= CONNECTIONS_PER_WORKER:
+            self._discard(client)
+            return
+        try:
+            pair = pair or self._start_pair(key)
+            self._pairs.hand_over(pair, client, uid)
+        except OSError as error:
+            _log.error("no worker for uid %d: %s", uid, error)
+            if pair:
+                self._retire(pair)
+            self._discard(client)
+
+    def _discard(self, client: socket.socket) -> None:
+        """Close a connection without a word, and without waiting for what was sent along."""
+        if client.fileno() < 0:
+            return  # a worker has it already
+        if self._listener.can_be_held_up and self._zygote.is_ready:
+            for _ in range(2):  # once more with a fresh worker, if this one is held up itself
+                pair = self._pairs.find(Reason.TOO_MANY_CONNECTIONS)
+                try:
+                    pair = pair or self._start_pair(Reason.TOO_MANY_CONNECTIONS)
+                    self._pairs.discard(pair, client)
+                except OSError:
+                    if pair:
+                        self._retire(pair)
+                else:
+                    return
+        client.close()
 
     def _make_room(self, credential: Credential) -> Credential | Reason:
         """Return the credential once a worker for it fits, after ending an idle one if need be."""
-        for uid in (credential.uid, None):
-            if self._pairs.has_room(credential):
-                break
-            idle = self._pairs.longest_idle(uid)
-            if idle:
-                self._retire(idle)
+        while (idle := self._pairs.find_idle(credential)) is not None:
+            self._retire(idle)
         return credential if self._pairs.has_room(credential) else Reason.TOO_MANY_CREDENTIALS
 
     # Pairs

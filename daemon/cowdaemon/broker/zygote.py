@@ -8,11 +8,11 @@ address layout with root's. Messages to it never wait; one that does not fit rai
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from typing import Final
 
 from cowdaemon import wire
 from cowdaemon.broker.processes import Child
-from cowdaemon.errors import Reason
 
 __all__ = ["ZygoteLink"]
 
@@ -36,10 +36,12 @@ class ZygoteLink:
                 # -P: the directory that root happens to stand in is no place to import from.
                 [sys.executable, "-P", "-m", _MODULE, str(remote.fileno()), str(kpageflags), user],
                 stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
                 pass_fds=(remote.fileno(), kpageflags),
                 env=_own_environment() | _ONE_THREAD,
             )
         self.control.setblocking(False)
+        wire.refuse_descriptors(self.control)
         self.process: Final = Child(process.pid, os.pidfd_open(process.pid))
         process.returncode = 0  # Child reaps it
         self.is_ready = False
@@ -53,20 +55,12 @@ class ZygoteLink:
         self.is_ready = message == wire.READY
         return self.is_ready
 
-    def spawn(
-        self,
-        worker_id: int,
-        refusal: Reason | None,
-        ids: tuple[int, int, tuple[int, ...]],
-        descriptors: tuple[int, ...],
-    ) -> None:
-        """Have a worker forked that holds `descriptors`: its control socket, and its opener's.
+    def spawn(self, request: wire.SpawnRequest, descriptors: Sequence[int]) -> None:
+        """Have a worker forked that holds `descriptors`.
 
         Raises:
             OSError: the zygote is gone or does not read.
         """
-        number = refusal.number if refusal else 0
-        request = wire.SpawnRequest(worker_id, number, *ids)
         wire.send(self.control, request.pack(), descriptors)
 
     def kill(self, worker_id: int) -> None:

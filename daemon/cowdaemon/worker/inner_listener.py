@@ -3,15 +3,14 @@
 
 Worker, unprivileged. gRPC for Python can neither adopt a connected socket nor tell who the peer is,
 so the worker relays what it was handed to a server of its own. Whoever else reached that server
-would be taken for the worker's caller; so it listens on a socket whose name is gone: bound in a
-directory of mode 0700 under a name taken from its descriptor (the kernel shows the name used in
-/proc/net/unix), then unlinked, directory and all. An O_PATH descriptor keeps the way to it.
+would be taken for the worker's caller. So it listens in the worker's own room, a directory that the
+worker has a descriptor of and nobody else can get to (broker/rooms.py); the socket is unlinked at
+once, and an O_PATH descriptor keeps the way to it. The server is told a name that starts from the
+descriptor: that is what /proc/net/unix shows, and it leads nobody else anywhere.
 """
 
 import os
-import shutil
 import socket
-import tempfile
 from collections.abc import Callable
 from typing import Final
 
@@ -24,25 +23,20 @@ class InnerListener:
     """Where this process, and nobody else, connects to its gRPC server.
 
     Args:
+        room: descriptor of the worker's room, closed here.
         bind: makes the server listen at a gRPC address such as unix:/path.
 
     Raises:
-        OSError: no place to bind, or the server did not bind.
+        OSError: the server did not bind.
     """
 
-    def __init__(self, bind: Callable[[str], object]) -> None:
-        directory = tempfile.mkdtemp(prefix="cowd-worker-")
+    def __init__(self, room: int, bind: Callable[[str], object]) -> None:
         try:
-            directory_descriptor = os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-            try:
-                bind(f"unix:/proc/self/fd/{directory_descriptor}/{_NAME}")
-                self._socket_inode: Final = os.open(
-                    _NAME, os.O_PATH | os.O_CLOEXEC, dir_fd=directory_descriptor
-                )
-            finally:
-                os.close(directory_descriptor)
+            bind(f"unix:/proc/self/fd/{room}/{_NAME}")
+            self._socket_inode: Final = os.open(_NAME, os.O_PATH | os.O_CLOEXEC, dir_fd=room)
+            os.unlink(_NAME, dir_fd=room)
         finally:
-            shutil.rmtree(directory)
+            os.close(room)
 
     def connect(self) -> socket.socket:
         """Return a new connection to the server, blocking."""

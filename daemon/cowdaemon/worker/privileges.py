@@ -8,6 +8,7 @@ import ctypes
 import os
 import pwd
 import resource
+import signal
 from pathlib import Path
 from typing import Final
 
@@ -69,8 +70,7 @@ def _verify_unprivileged(uid: int, gid: int) -> None:
 
 def bind_to_parent(parent_pid: int) -> None:
     """Be killed when the parent dies; raise if it has died already."""
-    sigkill = 9
-    _prctl(_PR_SET_PDEATHSIG, sigkill)
+    _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent_pid:
         raise PrivilegeError("the parent died first")
 

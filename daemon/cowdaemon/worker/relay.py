@@ -33,14 +33,16 @@ class Relay:
         _shut_down(self._client, socket.SHUT_RD)
 
     def _run(self) -> None:
-        with self._client, self._server:
-            back = threading.Thread(
-                target=_carry, args=(self._server, self._client), name="relay-back", daemon=True
-            )
-            back.start()
-            _carry(self._client, self._server)
-            back.join()
-        self._on_end(self)
+        try:
+            with self._client, self._server:
+                back = threading.Thread(
+                    target=_carry, args=(self._server, self._client), name="relay-back", daemon=True
+                )
+                back.start()
+                _carry(self._client, self._server)
+                back.join()
+        finally:
+            self._on_end(self)
 
 
 def _carry(source: socket.socket, sink: socket.socket) -> None:

@@ -26,7 +26,6 @@ from cowdaemon.limits import (
     RETRY_SECONDS,
 )
 from cowdaemon.worker.disclosure import SAFE, DisclosureMasks
-from cowdaemon.worker.mappings import iter_mappings
 from cowdaemon.worker.page_states import Attribute, PageState, classify
 from cowdaemon.worker.reader import PageReadings, Reader, ShortReadError
 from cowdaemon.worker.targets import Target, Targets
@@ -107,7 +106,7 @@ class PageFlagsService:
         target = self._open(request.pid, request.expected_start_time_ticks)
         response = messages.ListMappingsResponse(start_time_ticks=target.start_time_ticks)
         path_bytes = 0
-        for mapping in iter_mappings(target.maps):
+        for mapping in target.list_mappings():
             if mapping.end_address <= request.start_address:
                 continue
             if len(response.mappings) == MAPPINGS_PER_CALL or path_bytes > MAPPINGS_PATH_BYTES:

@@ -13,13 +13,19 @@ from typing import Final
 
 from cowdaemon import wire
 from cowdaemon.errors import CowdError, Reason
-from cowdaemon.limits import OPENER_SECONDS, TARGET_KEPT_SECONDS, TARGETS_KEPT
-from cowdaemon.worker.mappings import iter_mappings
+from cowdaemon.limits import (
+    OPENER_REPLACED_SECONDS,
+    OPENER_SECONDS,
+    STUCK_KEPT_SECONDS,
+    TARGET_KEPT_SECONDS,
+    TARGETS_KEPT,
+)
+from cowdaemon.worker.mappings import Mapping, iter_mappings
 from cowdaemon.worker.reader import ShortReadError, read_entries
 
 __all__ = ["Target", "Targets"]
 
-_REPLACEMENT_SECONDS: Final = 1.0
+# An opener that was lost sooner was not stuck in the target it was asked for.
 _STUCK_SECONDS: Final = OPENER_SECONDS * 0.9
 
 
@@ -29,24 +35,40 @@ class Target:
     `start_time_ticks` is in clock ticks since boot.
     """
 
-    __slots__ = ("_known_address", "_opened_at", "maps", "pagemap", "pid", "start_time_ticks")
+    __slots__ = (
+        "_known_address",
+        "_maps",
+        "_opened_at",
+        "_reading_maps",
+        "pagemap",
+        "pid",
+        "start_time_ticks",
+    )
 
     def __init__(self, pid: int, start_time_ticks: int, pagemap: int, maps: int) -> None:
         self.pid: Final = pid
         self.start_time_ticks: Final = start_time_ticks
         self.pagemap: Final = pagemap
-        self.maps: Final = maps
+        self._maps: Final = maps
+        self._reading_maps: Final = threading.Lock()
         self._opened_at: Final = time.monotonic()
         known = next(iter_mappings(maps), None)
         self._known_address: Final = known.start_address if known else None
 
     def __del__(self) -> None:
         os.close(self.pagemap)
-        os.close(self.maps)
+        os.close(self._maps)
 
     def has_expired(self) -> bool:
         """Tell whether access must be asked for again."""
         return time.monotonic() - self._opened_at > TARGET_KEPT_SECONDS
+
+    def list_mappings(self) -> list[Mapping]:
+        """Return its mappings in address order; none if the address space is gone."""
+        # The kernel goes on behind the mapping it told of last only while reads follow each
+        # other; between two readers of one descriptor it would count bytes of a changed text.
+        with self._reading_maps:
+            return list(iter_mappings(self._maps))
 
     def is_alive(self) -> bool:
         """Tell whether the address space is still there: where a mapping was, pagemap has entries.
@@ -76,6 +98,7 @@ class Targets:
         self._asking = threading.Lock()
         self._kept: dict[int, Target] = {}
         self._keeping = threading.Lock()
+        self._stuck_until: dict[int, float] = {}
         self.adopt_opener(opener)
 
     def adopt_opener(self, opener: socket.socket) -> None:
@@ -113,6 +136,8 @@ class Targets:
 
     def _open_now(self, pid: int) -> Target:
         with self._asking:
+            if self._stuck_until.get(pid, 0) > time.monotonic():
+                raise CowdError(Reason.OPEN_TIMED_OUT, pid=pid, seconds=OPENER_SECONDS)
             reply, descriptors = self._ask(wire.OpenRequest(pid))
         if reply.outcome:
             raise CowdError(Reason.from_number(reply.outcome), pid=pid)
@@ -134,18 +159,29 @@ class Targets:
             except OSError:
                 message, descriptors = b"", []
             if message:
-                return wire.OpenReply.unpack(message), descriptors
+                reply = wire.OpenReply.unpack(message)
+                if reply.pid != request.pid:
+                    raise wire.WireError("the opener answered another request")
+                return reply, descriptors
             with self._opener_changed:
                 if self._opener is opener:
                     self._opener = None
             opener.close()
             if time.monotonic() - started >= _STUCK_SECONDS:
+                self._remember_stuck(request.pid)
                 raise CowdError(Reason.OPEN_TIMED_OUT, pid=request.pid, seconds=OPENER_SECONDS)
         raise CowdError(Reason.OPENER_LOST)
 
+    def _remember_stuck(self, pid: int) -> None:
+        now = time.monotonic()
+        self._stuck_until = {
+            known: until for known, until in self._stuck_until.items() if until > now
+        }
+        self._stuck_until[pid] = now + STUCK_KEPT_SECONDS
+
     def _wait_for_opener(self) -> socket.socket:
         with self._opener_changed:
-            self._opener_changed.wait_for(lambda: self._opener, _REPLACEMENT_SECONDS)
+            self._opener_changed.wait_for(lambda: self._opener, OPENER_REPLACED_SECONDS)
             if self._opener is None:
                 raise CowdError(Reason.OPENER_LOST)
             return self._opener

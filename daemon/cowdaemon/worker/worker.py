@@ -54,27 +54,38 @@ class Service(Protocol):
         """Let go of what is kept for a while only."""
 
 
-def run_worker(control: socket.socket, service: Service) -> None:
-    """Serve connections that come through `control` until it closes; return to end the process."""
+def run_worker(control: socket.socket, room: int, service: Service) -> None:
+    """Serve connections that come through `control` until it closes; return to end the process.
+
+    Args:
+        control: to the broker.
+        room: descriptor of the directory that is this worker's alone.
+        service: what answers.
+    """
     threading.stack_size(THREAD_STACK_BYTES)
     calls = ThreadPoolExecutor(CALLS_PER_WORKER, "call")
     server = grpc.server(calls, [service.make_handler()], options=_SERVER_OPTIONS)
-    inner = InnerListener(server.add_insecure_port)
+    inner = InnerListener(room, server.add_insecure_port)
     server.start()
     connections = _Connections(control, inner)
+    arrived: dict[int, socket.socket] = {}  # not to be let go of before the broker has
     control.settimeout(TARGET_KEPT_SECONDS)
     while True:
+        service.drop_expired()
         try:
             message, descriptors = wire.receive(control, 1)
         except TimeoutError:
-            service.drop_expired()
             continue
         if not message:
             return
         received = [socket.socket(fileno=descriptor) for descriptor in descriptors]
         match wire.Control.unpack(message), received:
-            case wire.Control(wire.CONNECTION, number), [client]:
-                connections.add(number, client)
+            case wire.Control(wire.CONNECTION, connection_id), [client]:
+                arrived[connection_id] = client
+            case wire.Control(wire.RELEASED, connection_id), []:
+                connections.add(connection_id, arrived.pop(connection_id))
+            case wire.Control(wire.DISCARDED, connection_id), []:
+                arrived.pop(connection_id).close()
             case wire.Control(wire.OPENER), [opener]:
                 service.adopt_opener(opener)
             case wire.Control(wire.DRAIN), []:
@@ -101,25 +112,25 @@ class _Connections:
     def __init__(self, control: socket.socket, inner: InnerListener) -> None:
         self._control = control
         self._inner = inner
-        self._numbers: dict[Relay, int] = {}
+        self._ids: dict[Relay, int] = {}
         self._changed = threading.Condition()
 
-    def add(self, number: int, client: socket.socket) -> None:
+    def add(self, connection_id: int, client: socket.socket) -> None:
         with self._changed:
-            self._numbers[Relay(client, self._inner.connect(), self._end)] = number
+            self._ids[Relay(client, self._inner.connect(), self._end)] = connection_id
 
     def finish(self) -> None:
         """Carry what has been answered to those who read it, and end."""
         with self._changed:
-            for relay in self._numbers:
+            for relay in self._ids:
                 relay.finish()
-            self._changed.wait_for(lambda: not self._numbers, DRAIN_SECONDS)
+            self._changed.wait_for(lambda: not self._ids, DRAIN_SECONDS)
 
     def _end(self, relay: Relay) -> None:
         with self._changed:
-            number = self._numbers.pop(relay)
+            connection_id = self._ids.pop(relay)
             self._changed.notify_all()
         try:
-            wire.send(self._control, wire.Control(wire.CLOSED, number).pack())
+            wire.send(self._control, wire.Control(wire.CLOSED, connection_id).pack())
         except OSError:
             os._exit(0)  # the broker is gone, or takes no more from us: this is the end

@@ -22,7 +22,7 @@ from cowdaemon.worker.privileges import become, bind_to_parent, name_process
 from cowdaemon.worker.reader import Reader
 from cowdaemon.worker.service import Caller, PageFlagsService, RefusingService
 from cowdaemon.worker.targets import Targets
-from cowdaemon.worker.worker import run_worker
+from cowdaemon.worker.worker import Service, run_worker
 
 __all__ = ["main"]
 
@@ -34,7 +34,8 @@ def main(arguments: list[str]) -> None:
     control_number, kpageflags, user = int(arguments[0]), int(arguments[1]), arguments[2]
     logging.basicConfig(level=logging.INFO, format="cowd: %(message)s")
     name_process("cowd-zygote")
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the broker to act on
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)  # the broker acts on these, and tells us by a socket
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # workers are known by pidfd; none is waited for
     control = socket.socket(fileno=control_number)
     control.set_inheritable(False)
@@ -52,7 +53,7 @@ def main(arguments: list[str]) -> None:
 def _serve(control: socket.socket, reader: Reader) -> None:
     workers: dict[int, int] = {}  # worker id -> pidfd
     while True:
-        message, descriptors = wire.receive(control, 2, wire.SPAWN_BYTES)
+        message, descriptors = wire.receive(control, 3, wire.SPAWN_BYTES)
         if not message:
             return
         match wire.unpack_zygote_request(message):
@@ -78,16 +79,20 @@ def _kill(pidfd: int | None) -> None:
 def _spawn(
     request: wire.SpawnRequest, descriptors: list[int], reader: Reader, not_for_it: list[int]
 ) -> int | None:
-    """Fork a worker; return its pidfd, or None if it has ended already."""
+    """Fork a worker; return its pidfd, or None: the broker sees its control socket close."""
     zygote_pid = os.getpid()
-    pid = os.fork()
+    try:
+        pid = os.fork()
+    except OSError:
+        _log.exception("no worker could be forked")
+        pid = None
     if pid == 0:
         try:
             for descriptor in not_for_it:
                 os.close(descriptor)
             bind_to_parent(zygote_pid)
             name_process("cowd-worker")
-            _run(request, [socket.socket(fileno=descriptor) for descriptor in descriptors], reader)
+            _run(request, descriptors, reader)
         except BaseException:  # noqa: BLE001 - a worker must end here, and say why
             _log.exception("a worker failed")
         finally:
@@ -95,20 +100,21 @@ def _spawn(
     for descriptor in descriptors:
         os.close(descriptor)
     try:
-        return os.pidfd_open(pid)
+        return None if pid is None else os.pidfd_open(pid)
     except ProcessLookupError:
-        return None  # the broker sees its control socket close
+        return None
 
 
-def _run(request: wire.SpawnRequest, ends: list[socket.socket], reader: Reader) -> None:
+def _run(request: wire.SpawnRequest, descriptors: list[int], reader: Reader) -> None:
+    control, room, *opener = descriptors
+    service: Service
     if request.refusal:
         reader.close()  # whoever is refused shares this worker with others: it holds nothing
-        (control,) = ends
-        run_worker(control, RefusingService(Reason.from_number(request.refusal)))
+        service = RefusingService(Reason.from_number(request.refusal))
     else:
-        control, opener = ends
         caller = Caller(request.uid, request.gid, request.groups)
-        run_worker(control, PageFlagsService(caller, Targets(opener), reader))
+        service = PageFlagsService(caller, Targets(socket.socket(fileno=opener[0])), reader)
+    run_worker(socket.socket(fileno=control), room, service)
 
 
 if __name__ == "__main__":
