@@ -43,6 +43,8 @@ class Daemon:
         listener: a bound and listening socket to hand over as systemd does; by default the daemon
             makes its own.
         socket_path: where it listens; `directory`/cowd.sock by default.
+        change: statements that set names of the broker's modules to other values first, for what
+            this machine cannot show otherwise: small limits, an older kernel.
     """
 
     def __init__(
@@ -50,8 +52,10 @@ class Daemon:
         directory: Path,
         listener: socket.socket | None = None,
         socket_path: Path | None = None,
+        change: str = "",
     ) -> None:
         self.directory = directory
+        self._change = change
         self.socket_path = socket_path or directory / "cowd.sock"
         self.exit_status: int | None = None
         self._log_path = directory / "log"
@@ -70,6 +74,11 @@ class Daemon:
 
     def _start(self) -> subprocess.Popen[bytes]:
         command = [sys.executable, "-m", "cowdaemon.main", "--user", "daemon"]
+        if self._change:
+            program = (
+                f"{self._change}\nimport sys\nfrom cowdaemon.main import main\nsys.exit(main())"
+            )
+            command[1:3] = ["-c", program]
         if self._listener:
             command = ["/bin/sh", "-c", _ACTIVATE, "sh", *command]
         else:
