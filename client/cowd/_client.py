@@ -4,7 +4,9 @@
 Runs with the caller's own privileges; the daemon sees who connects.
 """
 
+import operator
 import os
+from collections.abc import Iterable, Iterator
 from types import TracebackType
 from typing import Final, Self
 from urllib.parse import unquote
@@ -16,6 +18,8 @@ __all__ = ["DEFAULT_ADDRESS", "Client", "resolve_address"]
 
 DEFAULT_ADDRESS: Final = "unix:/run/cowd/cowd.sock"
 _DEFAULT_TIMEOUT_SECONDS: Final = 30.0
+_LONGEST_TIMEOUT_SECONDS: Final = 1e9
+"""Far below what overflows in grpc."""
 _LISTING_ATTEMPTS: Final = 3
 
 
@@ -30,6 +34,8 @@ def resolve_address(address: str | None) -> str:
         InvalidRequest: it is neither.
     """
     address = address or os.environ.get("COWD_SOCKET") or DEFAULT_ADDRESS
+    if not isinstance(address, str):
+        raise InvalidRequest(f"{address!r} is no address of cowd: give a str")
     scheme, colon, rest = address.partition(":")
     if not colon or "/" in scheme:
         return address
@@ -49,7 +55,7 @@ class Client:
         timeout_seconds: for each call.
 
     Raises:
-        InvalidRequest: the address is not one.
+        InvalidRequest: the address or the timeout is not one.
     """
 
     def __init__(
@@ -57,6 +63,12 @@ class Client:
     ) -> None:
         from cowd._transport import Transport  # With grpc: slow to import.
 
+        try:
+            is_timeout = 0 < timeout_seconds <= _LONGEST_TIMEOUT_SECONDS
+        except TypeError:
+            is_timeout = False
+        if not is_timeout:
+            raise InvalidRequest(f"{timeout_seconds!r} is no number of seconds to wait for")
         self.path = resolve_address(address)
         self._transport = Transport(self.path, timeout_seconds)
 
@@ -72,7 +84,7 @@ class Client:
         self.close()
 
     def close(self) -> None:
-        """Close the connection."""
+        """Close the connection. Calls under way, and later ones, raise `Unavailable`."""
         self._transport.close()
 
     def get_page_flags(
@@ -91,6 +103,44 @@ class Client:
         """
         return self._transport.get_page_flags(pid, address, count, expected_start_time_ticks)
 
+    def iter_page_flags(
+        self,
+        pid: int,
+        ranges: Iterable[tuple[int, int]],
+        *,
+        expected_start_time_ticks: int = 0,
+    ) -> Iterator[PageFlags]:
+        """Yield what the kernel knows about ranges of pages, each in as many calls as it takes.
+
+        Args:
+            pid: of the process, not of a thread.
+            ranges: (address, count) as `get_page_flags` takes them, but with any count above 0.
+            expected_start_time_ticks: start time that the process must have throughout; 0 takes
+                that of the first answer.
+
+        Yields:
+            The answers in the order of `ranges`: one or several for each range, none for two.
+
+        Raises:
+            Error: a subclass of it, see `cowd.Error`; FailedPrecondition if the pid was reused.
+        """
+        try:
+            wanted = [(operator.index(address), operator.index(count)) for address, count in ranges]
+        except (TypeError, ValueError) as error:
+            raise InvalidRequest(f"a range is an address and a count: {error}") from error
+        info = self.get_server_info()
+        step = max(1, info.maximum_page_count)
+        for address, count in wanted:
+            for done in range(0, max(1, count), step):  # A count below 1 is refused as elsewhere.
+                pages = self.get_page_flags(
+                    pid,
+                    address + done * info.page_size_bytes,
+                    min(step, count - done),
+                    expected_start_time_ticks=expected_start_time_ticks,
+                )
+                expected_start_time_ticks = pages.start_time_ticks
+                yield pages
+
     def list_mappings(self, pid: int, *, expected_start_time_ticks: int = 0) -> MappingList:
         """Return all mappings of a process, in address order.
 
@@ -102,14 +152,13 @@ class Client:
         Raises:
             Error: a subclass of it, see `cowd.Error`.
         """
-        for attempt in range(_LISTING_ATTEMPTS):
+        for _ in range(_LISTING_ATTEMPTS - 1):
             try:
                 return self._collect_mappings(pid, expected_start_time_ticks)
             except FailedPrecondition as error:
-                reused = error.reason == "START_TIME_DIFFERS" and not expected_start_time_ticks
-                if not reused or attempt == _LISTING_ATTEMPTS - 1:
+                if error.reason != "START_TIME_DIFFERS" or expected_start_time_ticks:
                     raise
-        raise AssertionError("not reached: the last attempt returns or raises")
+        return self._collect_mappings(pid, expected_start_time_ticks)
 
     def get_server_info(self) -> ServerInfo:
         """Return what the daemon is and allows, and who it takes the caller for.

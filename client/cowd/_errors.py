@@ -3,7 +3,8 @@
 """Everything that cowd's client raises, and the one table from gRPC codes to it.
 
 cowd.Error
-├── Unavailable           the daemon cannot be reached, is stopping, or did not take the call
+├── Unavailable           the daemon cannot be reached, is stopping, or did not take the call;
+│                         or the client is closed
 ├── AccessDenied          the kernel, or cowd, does not let you look at the process
 ├── NoSuchProcess         no process has this pid, or it is hidden from you
 ├── InvalidRequest        the arguments are wrong, or outside the process's address space
@@ -58,7 +59,7 @@ class Error(Exception):
 
 
 class Unavailable(Error):
-    """The daemon cannot be reached, is stopping, or did not take the call."""
+    """The daemon cannot be reached, is stopping, or did not take the call; or this is closed."""
 
 
 class AccessDenied(Error):
@@ -96,6 +97,7 @@ class InternalError(Error):
 # gRPC status codes (google/rpc/code.proto) as integers: this module is imported with `import cowd`,
 # which must not import grpc. Codes that are not here are InternalError.
 _CLASS_BY_CODE: Final[dict[int, type[Error]]] = {
+    1: Unavailable,  # CANCELLED: the client was closed during the call.
     3: InvalidRequest,  # INVALID_ARGUMENT
     4: TimedOut,  # DEADLINE_EXCEEDED
     5: NoSuchProcess,  # NOT_FOUND

@@ -62,7 +62,7 @@ class Transport:
         self._timeout_seconds = timeout_seconds
         connect_milliseconds = int(1000 * min(_CONNECT_SECONDS, timeout_seconds / 2))
         self._channel = grpc.insecure_channel(
-            f"unix:{quote(path)}",
+            f"unix:{quote(os.fsencode(path))}",
             options=[
                 ("grpc.default_authority", "localhost"),  # Otherwise the path, a bad Host header.
                 ("grpc.enable_http_proxy", 0),
@@ -186,7 +186,7 @@ class Transport:
         def invoke(**fields: int | str) -> _Answer:
             try:
                 request = request_type(**fields)
-            except ValueError as error:  # A number that does not fit its field.
+            except (TypeError, ValueError) as error:  # Not a number, or not one that fits.
                 raise InvalidRequest(f"the request cannot be sent: {error}") from error
             try:
                 return call(request, timeout=self._timeout_seconds)
@@ -196,6 +196,8 @@ class Transport:
                 raise self._convert_error(
                     cast(grpc.Call, error), pid if isinstance(pid, int) else None
                 ) from error
+            except ValueError as error:  # So says grpc.
+                raise Unavailable("this client is closed: make another one") from error
 
         return invoke
 

@@ -10,6 +10,7 @@ from cowproto.v1 import pageflags_pb2, twins_pb2
 from harness.kernel_flags import PRIVATE_FLAGS_MASK, SHARED_FLAGS_MASK
 from harness.programs import NOBODY, Caller, StartCaller, StartSubject
 
+LISTINGS = 100
 SPECIAL = (b"[vdso]", b"[vvar]", b"[vvar_vclock]", b"[vsyscall]")
 
 
@@ -68,6 +69,26 @@ def test_mappings_over_several_calls(nobody: Caller, start_subject: StartSubject
     assert len(first.mappings) == MAPPINGS_PER_CALL
     assert first.next_start_address
     assert nobody.list_mappings(subject.pid) == read_maps(subject.pid)
+
+
+def test_mappings_listed_twice_at_once_while_they_change(
+    start_caller: StartCaller, start_subject: StartSubject
+) -> None:
+    """Both calls read one file of /proc: the kernel would go on in the middle of another's text."""
+    subject = start_subject("restless-mappings", 1000)
+    request = pageflags_pb2.ListMappingsRequest(pid=subject.pid)
+    callers = [start_caller(), start_caller()]
+    for _ in range(LISTINGS):
+        for caller in callers:
+            caller.begin("ListMappings", request)
+        for caller in callers:
+            answer = pageflags_pb2.ListMappingsResponse.FromString(caller.finish())
+            bounds = [
+                bound
+                for mapping in answer.mappings
+                for bound in (mapping.start_address, mapping.end_address)
+            ]
+            assert bounds == sorted(bounds)
 
 
 def test_mappings_from_an_address_inside_of_one(

@@ -59,6 +59,22 @@ def make_many_mappings(count: str) -> Described:
     return {"pages": describe(address, ABSENT)}
 
 
+def make_restless_mappings(count: str) -> Described:
+    """Have `count` mappings, and a thread that never stops splitting and joining half of them."""
+    made = make_many_mappings(count)
+    address, pages = made["pages"][0]["address"], int(count)
+
+    def churn() -> None:
+        while True:
+            for protection in (PROT_NONE, mmap.PROT_READ):
+                libc.mprotect(address, pages // 2 * PAGE_BYTES, protection)
+                for page in range(0, pages // 2, 2):
+                    libc.mprotect(address + page * PAGE_BYTES, PAGE_BYTES, mmap.PROT_WRITE)
+
+    threading.Thread(target=churn, daemon=True).start()
+    return made
+
+
 def make_odd_path(directory: str) -> Described:
     """Map a file whose name has a newline, a space, a backslash and a byte that is no UTF-8."""
     path = os.fsencode(directory) + b"/odd \n\\\xff-%d" % os.getpid()

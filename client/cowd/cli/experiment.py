@@ -8,22 +8,21 @@ one of them fails with click's own error.
 import ctypes
 import mmap
 import os
+import re
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import BinaryIO, Final, NamedTuple
 
 import click
 
-from cowd import KernelPageFlags
-from cowd.cli.runs import Run
 from cowd.cli.text import decode_path
 
-__all__ = ["PAGE_COUNT", "Answer", "Medium", "judge_answers", "map_privately", "open_media"]
+__all__ = ["ACTIONS", "Medium", "map_privately", "open_media"]
 
-PAGE_COUNT: Final = 4
-_ACTIONS: Final = ("written", "untouched", "written", "read")
+ACTIONS: Final = ("written", "untouched", "written", "read")
+"""What is done to each page."""
 _IN_MEMORY: Final = frozenset({"tmpfs", "ramfs", "rootfs", "devtmpfs", "hugetlbfs"})
 _SHARED_MEMORY: Final = "/dev/shm"  # noqa: S108 (the file made there has no name)
 
@@ -37,55 +36,6 @@ class Medium(NamedTuple):
     file: BinaryIO
 
 
-class Answer(NamedTuple):
-    """What the daemon said of one page, and what had been done to it."""
-
-    page: int
-    run: Run
-    shared_flags_mask: int
-
-    @property
-    def action(self) -> str:
-        """What the experiment did to the page."""
-        return _ACTIONS[self.page]
-
-    @property
-    def expected(self) -> bool:
-        """Whether the page has been copied, by construction."""
-        return self.action == "written"
-
-    @property
-    def is_right(self) -> bool:
-        """Whether the answer is as expected."""
-        return self.run.copied is self.expected
-
-    @property
-    def swapbacked(self) -> bool | None:
-        """The flag SWAPBACKED, the old test; None where there is no page, or it is hidden."""
-        hidden = not self.shared_flags_mask & KernelPageFlags.SWAPBACKED
-        if self.run.kpageflags is None or hidden:
-            return None
-        return bool(self.run.kpageflags & KernelPageFlags.SWAPBACKED)
-
-
-def judge_answers(medium: str, answers: Sequence[Answer]) -> list[str]:
-    """Return a sentence for each page about which the answer is wrong, or is missing."""
-    mistakes = [
-        f"{medium}: page {answer.page} was {answer.action}: expected "
-        f"{_say_copied(answer.expected)}, got {_say_copied(answer.run.copied)} "
-        f"(state {answer.run.state.name.lower()})"
-        for answer in answers
-        if not answer.is_right
-    ]
-    if [answer.page for answer in answers] != list(range(PAGE_COUNT)):
-        mistakes.append(f"{medium}: expected {PAGE_COUNT} pages, got {len(answers)}")
-    return mistakes
-
-
-def _say_copied(copied: bool | None) -> str:
-    return "no answer" if copied is None else "copied" if copied else "not copied"
-
-
 @contextmanager
 def map_privately(file: BinaryIO) -> Iterator[int]:
     """Fill `file`, map it with MAP_PRIVATE, write pages 0 and 2, read page 3.
@@ -94,15 +44,15 @@ def map_privately(file: BinaryIO) -> Iterator[int]:
         The address of page 0, in bytes, while it is mapped.
     """
     size_bytes = mmap.PAGESIZE
-    file.write(b"original\n".ljust(size_bytes) * PAGE_COUNT)
+    file.write(b"original\n".ljust(size_bytes) * len(ACTIONS))
     file.flush()
     with mmap.mmap(
         file.fileno(),
-        PAGE_COUNT * size_bytes,
+        len(ACTIONS) * size_bytes,
         flags=mmap.MAP_PRIVATE,
         prot=mmap.PROT_READ | mmap.PROT_WRITE,
     ) as memory:
-        for page, action in enumerate(_ACTIONS):
+        for page, action in enumerate(ACTIONS):
             if action == "written":
                 memory[page * size_bytes] = ord("w")
             elif action == "read":
@@ -156,10 +106,8 @@ def _read_filesystem(descriptor: int) -> str:
 
     By the mount's number, as st_dev does not lead to the mount on btrfs or overlayfs.
     """
-    info = Path(f"/proc/self/fdinfo/{descriptor}").read_text(encoding="ascii")
-    mount_id = dict(line.split(":", 1) for line in info.splitlines() if ":" in line)["mnt_id"]
-    for line in Path("/proc/self/mountinfo").read_bytes().splitlines():
-        before, _, after = line.partition(b" - ")
-        if int(before.split()[0]) == int(mount_id):
-            return decode_path(after.split()[0])
-    return "unknown"
+    about = Path(f"/proc/self/fdinfo/{descriptor}").read_bytes()
+    [number] = re.findall(rb"^mnt_id:\s*(\d+)", about, re.MULTILINE)
+    mounts = Path("/proc/self/mountinfo").read_bytes()
+    types = re.findall(rb"^%b .*? - (\S+)" % number, mounts, re.MULTILINE)
+    return decode_path(types[0]) if types else "unknown"

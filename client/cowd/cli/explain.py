@@ -8,50 +8,35 @@ import click
 
 from cowd import KernelPageFlags
 from cowd._kpageflags import FlagDescription, describe_flags, parse_flags
-from cowd.cli.output import (
-    Column,
-    Output,
-    describe_columns,
-    format_word,
-    make_parser,
-    output_options,
-)
+from cowd.cli.options import make_command, make_parser
+from cowd.cli.output import Column, Output, format_word
 
 __all__ = ["command"]
 
 SCHEMA: Final = "cowd.explain/1"
 
 _COLUMNS: Final[Sequence[Column[FlagDescription]]] = (
-    Column("bit", "BIT", "number of the bit", lambda flag: flag.bit, right=True),
+    Column("bit", "BIT", "number of the bit", right=True),
     Column("letter", "LETTER", "letter of page-types", lambda flag: flag.letter or None),
-    Column("name", "NAME", "name of page-types", lambda flag: flag.name),
-    Column("meaning", "MEANING", "what it says of a page", lambda flag: flag.meaning),
+    Column("name", "NAME", "name of page-types"),
+    Column("meaning", "MEANING", "what it says of a page"),
 )
 
 
-@click.command(
+@make_command(
     "explain",
-    epilog=f"""{describe_columns(_COLUMNS)}
-
-\b
-Examples:
-  cowctl explain 0x5828
-  cowctl explain uptodate,swapbacked
-  cowctl explain UlMab""",
+    _COLUMNS,
+    "cowctl explain 0x5828",
+    "cowctl explain uptodate,swapbacked",
+    "cowctl explain UlMab",
 )
 @click.argument("flags", callback=make_parser(parse_flags))
-@output_options
-def command(flags: KernelPageFlags, output: Output) -> int:
+def command(flags: KernelPageFlags, output: Output[FlagDescription]) -> int:
     """Explain kernel page FLAGS, the words of /proc/kpageflags.
 
     FLAGS is a word (hexadecimal with 0x, or decimal), names, or letters as page-types prints them.
     Bits 0 to 26 are as in linux/kernel-page-flags.h; those above are the kernel's own.
     """
-    columns = output.select(_COLUMNS)
-    described = list(describe_flags(flags))
-    if output.as_json:
-        head = {"schema": SCHEMA, "kpageflags": format_word(flags)}
-        output.write_json(head, "flags", described, columns)
-    else:
-        output.write_table(described, columns)
+    head = {"schema": SCHEMA, "kpageflags": format_word(flags)}
+    output.write_rows(head, "flags", describe_flags(flags))
     return 0

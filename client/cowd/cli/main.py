@@ -2,7 +2,7 @@
 """The command `cowctl`: finds the subcommand, runs it, and turns errors into exit statuses.
 
 Exit status: 0 done; 1 failed; 2 wrong usage; 3 the daemon cannot be reached; 4 permission denied;
-130 interrupted. A closed pipe ends the output quietly.
+130 interrupted. A closed pipe ends the output quietly; output that fails otherwise is said.
 """
 
 import io
@@ -80,6 +80,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         The exit status.
     """
+    if sys.stderr is None:  # Closed by the caller, as stdout may be.
+        sys.stderr = io.StringIO()
+    if sys.stdout is None:
+        print_message("cannot write: standard output is closed")
+        return _EXIT_FAILED
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")
     arguments = list(sys.argv[1:] if argv is None else argv) or ["--help"]
@@ -101,10 +106,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _choose_exit_status(error)
     except (KeyboardInterrupt, click.Abort):
         return _EXIT_INTERRUPTED
-    except BrokenPipeError:
-        # Whoever read has seen enough. Python flushes at exit: let that go nowhere.
+    except OSError as error:  # Of standard output: others do not get here.
+        # Python flushes at exit: let that go nowhere.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+        if isinstance(error, BrokenPipeError):  # Whoever read has seen enough.
+            return 0
+        print_message(f"cannot write: {error.strerror}")
+        return _EXIT_FAILED
 
 
 def _choose_exit_status(error: cowd.Error) -> int:

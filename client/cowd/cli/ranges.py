@@ -32,6 +32,10 @@ class Segment:
     end: int
     mapping: Mapping | None
 
+    def as_range(self, page_size_bytes: int) -> tuple[int, int]:
+        """Return the address of the first page, and how many there are."""
+        return self.start, (self.end - self.start) // page_size_bytes
+
 
 def parse_range(text: str) -> AddressRange:
     """Read ADDR, ADDR+COUNT or START-END; addresses are hexadecimal, COUNT is decimal pages.

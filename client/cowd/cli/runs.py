@@ -1,15 +1,40 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Runs of pages that are alike, read from the daemon: the rows of `query` and `demo`."""
+"""Runs of pages that are alike: the rows of `query` and `demo`. Pure."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from functools import lru_cache
 from itertools import groupby, repeat
-from typing import NamedTuple
+from typing import Any, Final, NamedTuple
 
-from cowd import Client, Mapping, PageAttributes, PageFlags, PageState, is_copied
+from cowd import KernelPageFlags, Mapping, PageAttributes, PageFlags, PageState, is_copied
+from cowd._kpageflags import format_letters
+from cowd.cli.output import Column, format_word
 from cowd.cli.ranges import Segment
 
-__all__ = ["Run", "fold_pages", "iter_runs"]
+__all__ = ["FLAGS", "KPAGEFLAGS", "LETTERS", "Run", "fold_pages", "iter_runs"]
+
+# Columns of any row that has `kpageflags` as a Run has it.
+LETTERS: Final[Column[Any]] = Column(
+    "letters",
+    "LETTERS",
+    "kernel flags by the letters of page-types",
+    lambda row: None if row.kpageflags is None else format_letters(row.kpageflags),
+    in_json=False,
+)
+KPAGEFLAGS: Final[Column[Any]] = Column(
+    "kpageflags",
+    "KPAGEFLAGS",
+    "kernel flags as a word",
+    lambda row: format_word(row.kpageflags),
+    in_table=False,
+)
+FLAGS: Final[Column[Any]] = Column(
+    "flags",
+    "FLAGS",
+    "kernel flags by name",
+    lambda row: None if row.kpageflags is None else KernelPageFlags(row.kpageflags).names,
+    in_table=False,
+)
 
 
 class Run(NamedTuple):
@@ -24,13 +49,18 @@ class Run(NamedTuple):
     mapping: Mapping | None
 
     @property
+    def size_bytes(self) -> int:
+        """Size of all the pages."""
+        return self.page_count * self.page_size_bytes
+
+    @property
     def copied(self) -> bool | None:
         """Whether the pages are private copies; None where that has no meaning or is not known."""
         return is_copied(self.mapping.kind if self.mapping else None, self.state)
 
     def is_continued_by(self, other: "Run") -> bool:
         """Whether `other` starts where this ends and is alike."""
-        end = self.address + self.page_count * self.page_size_bytes
+        end = self.address + self.size_bytes
         return other == self._replace(address=end, page_count=other.page_count)
 
 
@@ -63,40 +93,22 @@ def _count_alike(pages: PageFlags, *, each: bool) -> Iterable[tuple[tuple[int, i
 
 
 def iter_runs(
-    client: Client,
-    pid: int,
-    segments: Iterable[Segment],
-    *,
-    page_size_bytes: int,
-    maximum_page_count: int,
-    start_time_ticks: int,
-    each: bool,
-    advance: Callable[[int], None],
+    parts: Iterable[PageFlags], segments: Iterable[Segment], *, each: bool
 ) -> Iterator[Run]:
-    """Ask the daemon about `segments` in bounded calls and yield their runs.
+    """Yield the runs of `segments`, across the answers that they came in.
 
     Args:
-        client: connected to the daemon.
-        pid: the process.
-        segments: what to read, in this order.
-        page_size_bytes: size of a page.
-        maximum_page_count: most pages in one call.
-        start_time_ticks: start time that the process must have throughout.
+        parts: the answers to the ranges of `segments`, as `Client.iter_page_flags` yields them.
+        segments: what was asked about, in the same order.
         each: yield one run a page.
-        advance: called with the number of pages that each call has answered.
-
-    Raises:
-        cowd.Error: a call failed; FailedPrecondition if the pid was reused meanwhile.
     """
-    step_bytes = maximum_page_count * page_size_bytes
+    rest = iter(parts)
     for segment in segments:
+        address = segment.start
         last: Run | None = None
-        for address in range(segment.start, segment.end, step_bytes):
-            count = (min(segment.end, address + step_bytes) - address) // page_size_bytes
-            pages = client.get_page_flags(
-                pid, address, count, expected_start_time_ticks=start_time_ticks
-            )
-            for run in fold_pages(pages, segment.mapping, each=each):
+        while address < segment.end:
+            part = next(rest)
+            for run in fold_pages(part, segment.mapping, each=each):
                 # Inside one answer, neighbours differ already.
                 starts_answer = run.address == address
                 if last and starts_answer and not each and last.is_continued_by(run):
@@ -105,6 +117,6 @@ def iter_runs(
                 if last:
                     yield last
                 last = run
-            advance(count)
+            address += len(part.states) * part.page_size_bytes
         if last:
             yield last

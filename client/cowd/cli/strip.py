@@ -4,73 +4,82 @@
 The characters tell the pages apart without colour.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Sequence
+from itertools import groupby
 from typing import Final, NamedTuple
 
 from cowd import PageState
 from cowd.cli.runs import Run
 
-__all__ = ["Strip", "Symbol", "draw_strip", "symbol_of"]
+__all__ = ["draw_strip", "style_of"]
 
 _MAXIMUM_LINES: Final = 3
+_MAXIMUM_WIDTH: Final = 120
 
 
-class Symbol(NamedTuple):
+class _Symbol(NamedTuple):
     """How pages of one sort are drawn, and how notable they are: the highest wins a bucket."""
 
+    rank: int
     char: str
     style: str
     meaning: str
-    rank: int
 
 
-class Strip(NamedTuple):
-    """A drawn map: lines of symbols, and how many pages one symbol stands for."""
-
-    lines: Sequence[Sequence[Symbol]]
-    pages_per_symbol: int
-
-    @property
-    def legend(self) -> list[Symbol]:
-        """The symbols in use, most notable first."""
-        return sorted({symbol for line in self.lines for symbol in line}, key=lambda s: -s.rank)
-
-
-_COPIED: Final = Symbol("C", "bold red", "copied", 9)
-_COPIED_SWAPPED: Final = Symbol("S", "red", "copied, swapped out", 8)
+_NOTHING: Final = _Symbol(0, "", "", "")
+_COPIED: Final = _Symbol(9, "C", "bold red", "copied")
+_COPIED_SWAPPED: Final = _Symbol(8, "S", "red", "copied, swapped out")
 _BY_STATE: Final = {
-    PageState.ABSENT: Symbol(".", "dim", "absent", 1),
-    PageState.FILE: Symbol("f", "green", "file", 2),
-    PageState.ANON: Symbol("a", "yellow", "anonymous", 5),
-    PageState.ANON_SWAPPED: Symbol("s", "magenta", "anonymous, swapped out", 4),
-    PageState.ZERO: Symbol("z", "blue", "zero page", 3),
-    PageState.GUARD: Symbol("G", "cyan", "guard", 6),
-    PageState.UNKNOWN: Symbol("?", "bold", "unknown", 7),
+    PageState.ABSENT: _Symbol(1, ".", "dim", "absent"),
+    PageState.FILE: _Symbol(2, "f", "green", "file"),
+    PageState.ANON: _Symbol(5, "a", "yellow", "anonymous"),
+    PageState.ANON_SWAPPED: _Symbol(4, "s", "magenta", "anonymous, swapped out"),
+    PageState.ZERO: _Symbol(3, "z", "blue", "zero page"),
+    PageState.GUARD: _Symbol(6, "G", "cyan", "guard"),
+    PageState.UNKNOWN: _Symbol(7, "?", "bold", "unknown"),
 }
 
 
-def symbol_of(run: Run) -> Symbol:
-    """Return how the pages of `run` are drawn."""
+def _symbol_of(run: Run) -> _Symbol:
     if run.copied:
         return _COPIED if run.state is PageState.ANON else _COPIED_SWAPPED
     return _BY_STATE[run.state]
 
 
-def draw_strip(runs: Iterable[Run], width: int) -> Strip:
-    """Draw `runs`, one after the other, in a few lines of at most `width` symbols."""
-    runs = list(runs)
+def style_of(run: Run) -> str:
+    """Return how the pages of `run` are painted, in the words of rich."""
+    return _symbol_of(run).style
+
+
+def draw_strip(runs: Sequence[Run], width: int, paint: Callable[[str, str], str]) -> list[str]:
+    """Draw `runs`, one after the other.
+
+    Args:
+        runs: at least one.
+        width: of the lines, in columns.
+        paint: returns a text in a style.
+
+    Returns:
+        A few lines of the map, its legend, and what a character stands for if for several pages.
+    """
+    width = max(1, min(width, _MAXIMUM_WIDTH) - 2)
     total = sum(run.page_count for run in runs)
     pages_per_symbol = max(1, -(-total // (width * _MAXIMUM_LINES)))
-    symbols: list[Symbol | None] = [None] * -(-total // pages_per_symbol)
+    symbols = [_NOTHING] * -(-total // pages_per_symbol)
     position = 0
     for run in runs:
-        symbol = symbol_of(run)
+        symbol = _symbol_of(run)
         end = position + run.page_count
         for bucket in range(position // pages_per_symbol, -(-end // pages_per_symbol)):
-            held = symbols[bucket]
-            if held is None or held.rank < symbol.rank:
-                symbols[bucket] = symbol
+            symbols[bucket] = max(symbols[bucket], symbol)
         position = end
-    drawn = [symbol for symbol in symbols if symbol is not None]
-    lines = [drawn[start : start + width] for start in range(0, len(drawn), width)]
-    return Strip(lines, pages_per_symbol)
+    lines = []
+    for start in range(0, len(symbols), width):
+        stretches = groupby(symbols[start : start + width])
+        line = (paint(symbol.char * len(list(same)), symbol.style) for symbol, same in stretches)
+        lines.append(f"|{''.join(line)}|")
+    legend = sorted(set(symbols), reverse=True)
+    lines.append("  ".join(f"{paint(each.char, each.style)} {each.meaning}" for each in legend))
+    if pages_per_symbol > 1:
+        lines.append(f"one character: the most notable of {pages_per_symbol} pages")
+    return lines

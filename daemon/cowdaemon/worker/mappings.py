@@ -42,17 +42,32 @@ class Mapping(NamedTuple):
 
 
 def iter_mappings(maps: int) -> Iterator[Mapping]:
-    """Yield the mappings in address order; none if the address space is gone.
+    """Yield the mappings in address order, none overlapping; none if the address space is gone.
 
     Args:
         maps: descriptor of /proc/PID/maps, read from its start with no regard to its position.
     """
-    rest, offset = b"", 0
+    rest, offset, told_until = b"", 0, 0
     while chunk := _read_chunk(maps, offset):
         offset += len(chunk)
         *lines, rest = (rest + chunk).split(b"\n")
         for line in lines:
-            yield parse_mapping(line)
+            mapping = _without_start(parse_mapping(line), told_until)
+            if mapping.start_address < mapping.end_address:
+                told_until = mapping.end_address
+                yield mapping
+
+
+def _without_start(mapping: Mapping, told_until: int) -> Mapping:
+    """Return what of it lies above: joined with one that was told of, between two reads."""
+    skipped_bytes = max(0, told_until - mapping.start_address)
+    if not skipped_bytes:
+        return mapping
+    has_file = mapping.kind is not MappingKind.ANONYMOUS
+    return mapping._replace(
+        start_address=told_until,
+        file_offset_bytes=mapping.file_offset_bytes + has_file * skipped_bytes,
+    )
 
 
 def _read_chunk(maps: int, offset: int) -> bytes:

@@ -67,9 +67,11 @@ class FakeDaemon(pageflags_pb2_grpc.PageFlagsServiceServicer):
         self.listing_count = 2
         self.start_times = [500]
         self.maximum_page_count = 8
+        self.shared_flags_mask = 0x14A5808
         self.failure: CowdError | None = None
         self.retry_after_seconds: float | None = None
         self.serving = True
+        self.called = False
         self.delay_seconds = 0.0
         self.missing_page_count = 0
         self.asked: list[tuple[int, int]] = []
@@ -132,7 +134,7 @@ class FakeDaemon(pageflags_pb2_grpc.PageFlagsServiceServicer):
 
     def _masks(self):
         return pageflags_pb2.DisclosureMasks(
-            private_flags_mask=0x2012E797D, shared_flags_mask=0x14A5808
+            private_flags_mask=0x2012E797D, shared_flags_mask=self.shared_flags_mask
         )
 
     def _check(self, request, context) -> None:
@@ -142,6 +144,7 @@ class FakeDaemon(pageflags_pb2_grpc.PageFlagsServiceServicer):
             refuse(context, "START_TIME_DIFFERS", 9, "the pid now belongs to another process")
 
     def _fail(self, context) -> None:
+        self.called = True
         if self.delay_seconds:
             time.sleep(self.delay_seconds)
         if self.failure is not None:

@@ -4,7 +4,9 @@
 import pickle
 import subprocess
 import sys
+import time
 from array import array
+from concurrent.futures import ThreadPoolExecutor
 
 import cowd
 import pytest
@@ -89,6 +91,40 @@ def test_an_expected_start_time_is_kept_to(fake, client):
         assert caught.value.reason == "START_TIME_DIFFERS"
 
 
+def test_ranges_of_any_length_are_split_into_calls(fake, client):
+    fake.pages = "afs?" * 5
+    fake.maximum_page_count = 8
+    ranges = ((start, count) for start, count in [(START + 4096, 17), (START, 1)])
+    parts = list(client.iter_page_flags(7, ranges))
+    assert fake.asked == [
+        (START + 4096, 8),
+        (START + 9 * 4096, 8),
+        (START + 17 * 4096, 1),
+        (START, 1),
+    ]
+    assert [(part.address, len(part.states)) for part in parts] == fake.asked
+    assert b"".join(part.states for part in parts[:3]) == bytes([2, 4, 7, 3] * 4 + [2])
+
+
+def test_ranges_are_of_the_process_that_answered_first(fake, client):
+    parts = client.iter_page_flags(7, [(START, 1), (START, 1)])
+    next(parts)
+    fake.start_times = [600]
+    with pytest.raises(cowd.FailedPrecondition):
+        next(parts)
+    with pytest.raises(cowd.FailedPrecondition):
+        next(client.iter_page_flags(7, [(START, 1)], expected_start_time_ticks=500))
+
+
+@pytest.mark.parametrize(
+    "ranges",
+    [None, 7, [7], [(START,)], [("x", 1)], [(START, 1.0)], [(START, -1)], [(2**64 - 4096, 9)]],
+)
+def test_ranges_that_are_none_are_invalid(client, ranges):
+    with pytest.raises(cowd.InvalidRequest):
+        list(client.iter_page_flags(7, ranges))
+
+
 def test_the_server_describes_itself(fake, client):
     info = client.get_server_info()
     assert info.version == "9.8.7"
@@ -101,10 +137,55 @@ def test_the_server_describes_itself(fake, client):
     assert not client.is_serving()
 
 
-@pytest.mark.parametrize("arguments", [(2**31, START, 1), (7, -1, 1), (7, 2**64, 1), (7, 0, -1)])
+@pytest.mark.parametrize(
+    "arguments",
+    [(2**31, START, 1), (7, -1, 1), (7, 2**64, 1), (7, 0, -1), ("x", START, 1), (7, None, "x")],
+)
 def test_numbers_that_do_not_fit_the_contract_are_invalid(client, arguments):
     with pytest.raises(cowd.InvalidRequest):
         client.get_page_flags(*arguments)
+
+
+def test_arguments_of_wrong_types_are_invalid(client):
+    with pytest.raises(cowd.InvalidRequest):
+        client.list_mappings("x")
+    for arguments in ({"address": 7}, {"address": b"/x"}, {"timeout_seconds": "x"}):
+        with pytest.raises(cowd.InvalidRequest):
+            cowd.Client(**arguments)
+
+
+@pytest.mark.parametrize("timeout_seconds", [0, -1, float("nan"), float("inf")])
+def test_other_timeouts_are_refused(timeout_seconds):
+    with pytest.raises(cowd.InvalidRequest, match="no number of seconds"):
+        cowd.Client(timeout_seconds=timeout_seconds)
+
+
+def test_a_closed_client_is_unavailable(client):
+    assert client.is_serving()
+    client.close()
+    client.close()
+    for call in (
+        client.get_server_info,
+        client.is_serving,
+        lambda: client.list_mappings(7),
+        lambda: client.get_page_flags(7, START, 1),
+        lambda: next(client.iter_page_flags(7, [(START, 1)])),
+    ):
+        with pytest.raises(cowd.Unavailable, match="client is closed"):
+            call()
+
+
+def test_a_client_closed_during_a_call_is_unavailable(fake, client):
+    client.is_serving()
+    fake.called = False
+    fake.delay_seconds = 0.5
+    with ThreadPoolExecutor(1) as threads:
+        call = threads.submit(client.get_server_info)
+        while not fake.called:
+            time.sleep(0.01)  # Nothing to wait on: the call is in a thread of grpc.
+        client.close()
+        with pytest.raises(cowd.Unavailable):
+            call.result()
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """`cowctl demo`: its judge, its experiment, and what it says of wrong answers."""
 
+import errno
+import io
 import json
 import mmap
 import os
@@ -11,11 +13,11 @@ import click
 import pytest
 from cowd import Mapping, MappingKind, PageAttributes, PageState
 from cowd.cli import experiment
-from cowd.cli.experiment import Answer, judge_answers, map_privately, open_media
+from cowd.cli.demo import Answer
+from cowd.cli.experiment import ACTIONS, Medium, map_privately, open_media
 from cowd.cli.main import main
 from cowd.cli.runs import Run
 
-MAPPING = Mapping(0, 4 * 4096, "rw-p", 0, b"/x", MappingKind.PRIVATE_FILE)
 STATES = {
     ".": PageState.ABSENT,
     "f": PageState.FILE,
@@ -23,31 +25,22 @@ STATES = {
     "s": PageState.ANON_SWAPPED,
     "?": PageState.UNKNOWN,
 }
-SAFE_MASK = 0x14A5808
 
 
-def make_answers(drawn, mapping=MAPPING, word=0x808, mask=SAFE_MASK):
-    return [
-        Answer(
-            page,
-            Run(
-                page * 4096,
-                1,
-                4096,
-                STATES[char],
-                PageAttributes(0),
-                word if STATES[char].is_present else None,
-                mapping,
-            ),
-            mask,
-        )
-        for page, char in enumerate(drawn)
+def find_mistakes(drawn, kind=MappingKind.PRIVATE_FILE):
+    mapping = Mapping(0, 4 * 4096, "rw-p", 0, b"/x", kind)
+    medium = Medium("disk", "ext4", "/x", io.BytesIO())
+    runs = [Run(0, 1, 4096, STATES[char], PageAttributes(0), None, mapping) for char in drawn]
+    answers = [
+        Answer(medium, page, action, run, None)
+        for page, (action, run) in enumerate(zip(ACTIONS, runs, strict=True))
     ]
+    return [answer.mistake for answer in answers if not answer.right]
 
 
 @pytest.mark.parametrize("drawn", ["afaf", "a.af", "s.sf", "a.a.", "afs."])
 def test_right_answers_are_right(drawn):
-    assert judge_answers("disk", make_answers(drawn)) == []
+    assert find_mistakes(drawn) == []
 
 
 @pytest.mark.parametrize(
@@ -60,31 +53,14 @@ def test_right_answers_are_right(drawn):
         ("afas", "disk: page 3 was read: expected not copied, got copied (state anon_swapped)"),
         ("?faf", "disk: page 0 was written: expected copied, got no answer (state unknown)"),
         ("af?f", "disk: page 2 was written: expected copied, got no answer (state unknown)"),
-        ("afa", "disk: expected 4 pages, got 3"),
-        ("", "disk: expected 4 pages, got 0"),
     ],
 )
 def test_each_wrong_answer_is_named(drawn, mistake):
-    assert judge_answers("disk", make_answers(drawn)) == [mistake]
+    assert find_mistakes(drawn) == [mistake]
 
 
 def test_an_answer_about_another_mapping_is_wrong():
-    anonymous = Mapping(0, 4 * 4096, "rw-p", 0, b"", MappingKind.ANONYMOUS)
-    assert len(judge_answers("disk", make_answers("afaf", anonymous))) == 4
-    assert len(judge_answers("disk", make_answers("afaf", None))) == 4
-
-
-@pytest.mark.parametrize(
-    ("drawn", "word", "mask", "expected"),
-    [
-        ("f", 0x4808, SAFE_MASK, True),
-        ("f", 0x808, SAFE_MASK, False),
-        ("f", 0x808, 0x808, None),
-        (".", 0, SAFE_MASK, None),
-    ],
-)
-def test_swapbacked_is_said_where_it_is_known(drawn, word, mask, expected):
-    assert make_answers(drawn, word=word, mask=mask)[0].swapbacked is expected
+    assert len(find_mistakes("afaf", MappingKind.ANONYMOUS)) == 4
 
 
 def test_the_experiment_maps_what_it_says():
@@ -118,6 +94,19 @@ def test_without_a_disk_the_demo_fails_with_what_to_do(monkeypatch):
     monkeypatch.setattr(tempfile, "TemporaryFile", refuse)
     with pytest.raises(click.ClickException, match="set TMPDIR"), open_media():
         pass
+
+
+@pytest.mark.usefixtures("fake")
+def test_an_experiment_that_fails_is_said(monkeypatch, capsys):
+    def fail(_file):
+        raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))
+
+    monkeypatch.setattr("cowd.cli.demo.map_privately", fail)
+    assert main(["demo"]) == 1
+    assert capsys.readouterr() == (
+        "",
+        "cowctl: the experiment cannot be made: [Errno 12] Cannot allocate memory\n",
+    )
 
 
 @pytest.fixture
@@ -165,6 +154,21 @@ def test_a_wrong_answer_exits_with_1_and_says_which(answering, capsys):
     assert "6 of 8 answers are right." in written.out
 
 
+def test_a_missing_answer_exits_with_1(answering, fake, capsys):
+    answering("afa.")
+    fake.missing_page_count = 1
+    assert main(["demo"]) == 1
+    written = capsys.readouterr()
+    assert (written.out, "number of pages" in written.err) == ("", True)
+
+
+def test_an_answer_outside_any_mapping_is_wrong(answering, fake, capsys, mapping):
+    answering("afa.")
+    fake.mappings = [mapping(0x1000, 1)]
+    assert main(["demo"]) == 1
+    assert capsys.readouterr().err.count("got no answer") == 8
+
+
 def test_json_says_the_same(answering, capsys):
     answering("aaa.")
     assert main(["demo", "--json"]) == 1
@@ -192,3 +196,17 @@ def test_swapbacked_is_compared(answering, capsys):
     answering("ffa.")
     main(["demo"])
     assert "would have said otherwise: page 0 not copied." in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("mask", "seen"), [(0x14A5808, [True, False, True, None]), (0x808, [None] * 4)]
+)
+def test_swapbacked_is_said_where_it_is_known(answering, fake, capsys, mask, seen):
+    answering("afa.")
+    fake.shared_flags_mask = mask
+    main(["demo", "--json"])
+    pages = json.loads(capsys.readouterr().out)["pages"]
+    assert [page["swapbacked"] for page in pages[:4]] == seen
+    main(["demo"])
+    hidden = "SWAPBACKED is hidden from you: no comparison with it."
+    assert (hidden in capsys.readouterr().out) is (mask == 0x808)

@@ -34,7 +34,6 @@ EXPECTED = {
     "TOO_MANY_MAPPINGS": cowd.LimitReached,
     "INTERNAL_ERROR": cowd.InternalError,
     "OPENER_LOST": cowd.Unavailable,
-    "SHUTTING_DOWN": cowd.Unavailable,
 }
 DETAILS = {
     "pid": 7,

@@ -8,7 +8,6 @@ import subprocess
 import sys
 import time
 
-import cowd
 import pytest
 from cowd.cli.main import main
 from cowdaemon.errors import CowdError, Reason
@@ -32,7 +31,7 @@ def run(capsys):
         (Reason.NO_SUCH_PROCESS, 1),
         (Reason.INTERNAL_ERROR, 1),
         (Reason.PROCESS_GONE, 1),
-        (Reason.SHUTTING_DOWN, 3),
+        (Reason.OPENER_LOST, 3),
         (Reason.ACCESS_DENIED, 4),
         (Reason.FOREIGN_USER_NAMESPACE, 4),
     ],
@@ -198,11 +197,10 @@ def start(monkeypatch):
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(sys.path))
     started = []
 
-    def start(*arguments):
+    def start(*arguments, **options):
         process = subprocess.Popen(
             [sys.executable, "-m", "cowd.cli.main", *arguments],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
+            **{"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **options},
         )
         started.append(process)
         return process
@@ -223,6 +221,30 @@ def test_a_closed_pipe_is_quiet(fake, start):
     assert process.stderr.read() == b""
 
 
+@pytest.mark.parametrize("arguments", [["explain", "1"], ["explain", hex(2**64 - 1)], ["--help"]])
+def test_output_that_cannot_be_written_is_1(start, arguments):
+    with open("/dev/full", "w") as full:
+        process = start(*arguments, stdout=full)
+    assert process.communicate(timeout=30)[1] == (
+        b"cowctl: cannot write: No space left on device\n"
+    )
+    assert process.returncode == 1
+
+
+def test_closed_standard_output_is_1(start):
+    process = start("explain", "1", stdout=None, preexec_fn=lambda: os.close(1))
+    assert process.communicate(timeout=30)[1] == (
+        b"cowctl: cannot write: standard output is closed\n"
+    )
+    assert process.returncode == 1
+
+
+def test_closed_standard_error_keeps_messages_out_of_the_data(start):
+    process = start("explain", "nonsense", stderr=None, preexec_fn=lambda: os.close(2))
+    assert process.communicate(timeout=30)[0] == b""
+    assert process.returncode == 2
+
+
 def test_interruption_is_130(fake, start):
     fake.delay_seconds = 0.05
     fake.maximum_page_count = 1
@@ -232,7 +254,3 @@ def test_interruption_is_130(fake, start):
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=30)
     assert (process.returncode, out, err) == (130, b"", b"")
-
-
-def test_the_version_is_the_packages(run):
-    assert cowd.__version__ in run("--version")[1]

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import click
 import pytest
-from cowd.cli.output import Column, Output, _Options, select_columns
+from cowd.cli.output import Column, Output, select_columns
 from cowd.cli.text import cut_text, decode_path, escape_text, format_size, measure_text
 
 
@@ -18,11 +18,9 @@ class Row(NamedTuple):
 
 
 COLUMNS = (
-    Column("name", "NAME", "of it", lambda row: row.name, gives_way=True),
+    Column("name", "NAME", "of it", gives_way=True),
     Column("size_bytes", "SIZE", "of it", lambda row: row.size, right=True, is_size=True),
-    Column(
-        "good", "GOOD", "is it", lambda row: row.good, in_table=False, style=lambda _row: "green"
-    ),
+    Column("good", "GOOD", "is it", in_table=False, style=lambda _row: "green"),
 )
 ROWS = [Row("plain", 4096, True), Row("with blank", 1536, None), Row(["a", "b"], 10, False)]
 
@@ -50,12 +48,8 @@ def write(monkeypatch):
             "raw": False,
             "color": "auto",
         }
-        output = Output(_Options(**{**defaults, **options}))
-        columns = output.select(COLUMNS)
-        if output.as_json:
-            output.write_json({"schema": "x/1"}, "rows", rows, columns)
-        else:
-            output.write_table(rows, columns)
+        output = Output(COLUMNS, **{**defaults, **options})
+        output.write_rows({"schema": "x/1"}, "rows", rows)
         return stream.getvalue().splitlines()
 
     return write

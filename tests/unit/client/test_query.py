@@ -133,12 +133,34 @@ def test_mappings_are_chosen_by_text(query):
 
 @pytest.mark.usefixtures("several")
 @pytest.mark.parametrize(
-    "arguments", [("--mapping", "nothing"), ("--mapping", "heap", f"{START:x}")]
+    ("arguments", "what"),
+    [
+        (("--mapping", "nothing"), "whose name has 'nothing' in it"),
+        (("--mapping", "heap", f"{START:x}"), "in this range whose name has 'heap' in it"),
+    ],
 )
-def test_no_such_mapping_is_a_failure(query, arguments):
-    status, lines, messages = query(*arguments)
+def test_no_such_mapping_is_a_failure(query, arguments, what):
+    message = f"cowctl: process 7 has no mapping {what}: see /proc/7/maps"
+    assert query(*arguments) == (1, [], [message])
+
+
+def test_a_process_without_private_mappings_is_a_failure(fake, query, mapping):
+    fake.mappings = [mapping(START, 1, kind="shared")]
+    message = "cowctl: process 7 has no mapping that is private: see /proc/7/maps"
+    assert query() == (1, [], [message])
+
+
+def test_the_vsyscall_page_is_left_out(fake, query, mapping):
+    fake.mappings = [
+        mapping(START, 1, b"/lib/sys.so"),
+        mapping(0xFFFFFFFFFF600000, 1, b"[vsyscall]", kind="special"),
+    ]
+    assert query("--mapping", "sys", "-nro", "mapping") == (0, ["/lib/sys.so"], [])
+    assert fake.asked == [(START, 1)]
+    status, lines, messages = query("--mapping", "vsys")
     assert (status, lines) == (1, [])
-    assert "has no mapping" in messages[0]
+    assert "but [vsyscall], whose pages the kernel does not tell of" in messages[0]
+    assert len(fake.asked) == 1
 
 
 def test_a_hostile_path_steers_nothing(fake, query, mapping):

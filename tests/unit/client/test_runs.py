@@ -93,89 +93,75 @@ def test_nothing_is_copied_outside_a_mapping():
     assert fold("a", mapping=None)[0].copied is None
 
 
-class Recorder:
-    """Answers as the client does, from a drawing."""
-
-    def __init__(self, drawn):
-        self.drawn = drawn
-        self.asked = []
-
-    def get_page_flags(self, pid, address, count, *, expected_start_time_ticks):
-        assert (pid, expected_start_time_ticks) == (7, 5)
-        first = (address - START) // 4096
-        self.asked.append((first, count))
-        return make_pages(self.drawn[first : first + count], address=address)
-
-
 def read(drawn, segments, *, each=False, maximum_page_count=4):
-    recorder = Recorder(drawn)
-    done = []
-    runs = list(
-        iter_runs(
-            recorder,
-            7,
-            segments,
-            page_size_bytes=4096,
-            maximum_page_count=maximum_page_count,
-            start_time_ticks=5,
-            each=each,
-            advance=done.append,
-        )
-    )
-    assert done == [count for _, count in recorder.asked]
-    return runs, recorder.asked
+    """Return the runs, from answers about at most `maximum_page_count` pages."""
+    parts = []
+    for segment in segments:
+        first, count = segment.as_range(4096)
+        first = (first - START) // 4096
+        for start in range(first, first + count, maximum_page_count):
+            part = drawn[start : min(start + maximum_page_count, first + count)]
+            parts.append(make_pages(part, address=START + start * 4096))
+    return list(iter_runs(parts, segments, each=each))
 
 
-def test_long_ranges_take_several_calls_and_runs_go_across_them():
+def test_runs_go_across_answers():
     segment = Segment(START, START + 10 * 4096, MAPPING)
-    runs, asked = read("aaaaaaff..", [segment])
-    assert asked == [(0, 4), (4, 4), (8, 2)]
+    runs = read("aaaaaaff..", [segment])
     assert [(run.state.name, run.page_count) for run in runs] == [
         ("ANON", 6),
         ("FILE", 2),
         ("ABSENT", 2),
     ]
-    assert len(read("aaaaaaff..", [segment], each=True)[0]) == 10
+    assert len(read("aaaaaaff..", [segment], each=True)) == 10
 
 
 def test_runs_end_at_the_border_of_a_mapping():
     cut = START + 2 * 4096
-    runs, asked = read("aaaa", [Segment(START, cut, MAPPING), Segment(cut, cut + 8192, None)])
-    assert asked == [(0, 2), (2, 2)]
+    runs = read("aaaa", [Segment(START, cut, MAPPING), Segment(cut, cut + 8192, None)])
     assert [(run.page_count, run.copied) for run in runs] == [(2, True), (2, None)]
 
 
 def draw(drawn, width, **options):
-    strip = draw_strip(fold(drawn, **options), width)
-    return ["".join(symbol.char for symbol in line) for line in strip.lines], strip
+    return draw_strip(fold(drawn, **options), width + 2, lambda text, _style: text)
 
 
 def test_the_strip_has_a_character_a_page():
-    lines, strip = draw("afs.zG?", 80)
-    assert lines == ["CfS.zG?"]
-    assert strip.pages_per_symbol == 1
-    assert [symbol.char for symbol in strip.legend] == list("CS?Gzf.")
-    assert draw("as", 80, mapping=None)[0] == ["as"]
+    lines = draw("afs.zG?", 80)
+    assert lines[0] == "|CfS.zG?|"
+    assert [meaning[0] for meaning in lines[1].split("  ")] == list("CS?Gzf.")
+    assert len(lines) == 2
+    assert draw("as", 80, mapping=None)[0] == "|as|"
+
+
+def test_the_strip_is_painted():
+    lines = draw_strip(fold("aaf"), 80, lambda text, style: f"<{style}>{text}")
+    assert lines == ["|<bold red>CC<green>f|", "<bold red>C copied  <green>f file"]
 
 
 def test_the_strip_takes_a_few_lines_and_then_buckets():
-    assert draw("f" * 25, 10)[0] == ["f" * 10, "f" * 10, "f" * 5]
-    lines, strip = draw("f" * 40 + "." * 19 + "a", 10)
-    assert strip.pages_per_symbol == 2
-    assert lines == ["f" * 10, "f" * 10, "." * 9 + "C"]
+    assert draw("f" * 25, 10)[:-1] == [f"|{'f' * 10}|", f"|{'f' * 10}|", "|fffff|"]
+    assert draw("f" * 40 + "." * 19 + "a", 10) == [
+        f"|{'f' * 10}|",
+        f"|{'f' * 10}|",
+        f"|{'.' * 9}C|",
+        "C copied  f file  . absent",
+        "one character: the most notable of 2 pages",
+    ]
 
 
 def test_the_most_notable_page_stands_for_its_bucket():
-    lines, strip = draw(("." * 99 + "a" + "f" * 100) * 3, 1)
-    assert strip.pages_per_symbol == 200
-    assert lines == ["C", "C", "C"]
+    lines = draw(("." * 99 + "a" + "f" * 100) * 3, 1)
+    assert lines[:3] == ["|C|"] * 3
+    assert "200 pages" in lines[-1]
+
+
+@pytest.mark.parametrize("width", [-2, 0, 1])
+def test_the_narrowest_terminal_gets_a_strip(width):
+    assert draw("af", width)[:2] == ["|C|", "|f|"]
 
 
 def test_an_astronomic_range_is_drawn_at_once():
     run = fold(".")[0]._replace(page_count=2**52)
-    strip = draw_strip([run], 78)
-    assert [len(line) for line in strip.lines] == [78, 78, 78]
-
-
-def test_nothing_is_drawn_of_nothing():
-    assert draw_strip([], 78).lines == []
+    lines = draw_strip([run], 80, lambda text, _style: text)
+    assert [len(line) for line in lines[:3]] == [80, 80, 80]

@@ -1,0 +1,74 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the commands share on the command line: options, their parsing and the form of the help."""
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any, Final, TypeVar
+
+import click
+
+import cowd
+from cowd.cli.output import Column, Output
+
+__all__ = ["make_command", "make_parser", "socket_option"]
+
+Parsed = TypeVar("Parsed")
+
+_OUTPUT_OPTIONS: Final = (
+    click.Option(["-J", "--json", "as_json"], is_flag=True, help="Write JSON."),
+    click.Option(
+        ["-o", "--output", "columns"],
+        metavar="[+]LIST",
+        help="Columns to show, between commas; with + after the usual ones.",
+    ),
+    click.Option(["-b", "--bytes", "as_bytes"], is_flag=True, help="Sizes in bytes."),
+    click.Option(["-n", "--noheadings"], is_flag=True, help="No line of headings."),
+    click.Option(["-r", "--raw"], is_flag=True, help="One blank between columns."),
+    click.Option(
+        ["--color"],
+        type=click.Choice(["auto", "always", "never"]),
+        default="auto",
+        help="Colours: auto is on a terminal, unless NO_COLOR is set.",
+    ),
+)
+
+socket_option = click.option(
+    "--socket",
+    metavar="PATH",
+    callback=lambda ctx, _, path: path or ctx.obj,
+    help=f"The daemon's socket. Default: COWD_SOCKET, or {cowd.DEFAULT_ADDRESS}.",
+)
+
+
+def make_command(
+    name: str, columns: Sequence[Column[Any]], *examples: str
+) -> Callable[[Callable[..., int]], click.Command]:
+    """Return a decorator for a command that writes `columns` to its argument `output`."""
+
+    def decorate(function: Callable[..., int]) -> click.Command:
+        @functools.wraps(function)
+        def call(**arguments: Any) -> int:  # noqa: ANN401 (whatever click hands over)
+            chosen = {str(each.name): arguments.pop(str(each.name)) for each in _OUTPUT_OPTIONS}
+            return function(output=Output(columns, **chosen), **arguments)
+
+        described = (f"  {column.heading:<11} {column.help}" for column in columns)
+        lines = ["\b", "Columns:", *described, "", "\b", "Examples:"]
+        command = click.command(name, epilog="\n  ".join(["\n".join(lines), *examples]))(call)
+        command.params += _OUTPUT_OPTIONS
+        return command
+
+    return decorate
+
+
+def make_parser(
+    parse: Callable[[str], Parsed],
+) -> Callable[[click.Context, click.Parameter, str | None], Parsed | None]:
+    """Return a callback for an argument that `parse` reads, or refuses with ValueError."""
+
+    def convert(ctx: click.Context, param: click.Parameter, text: str | None) -> Parsed | None:
+        try:
+            return None if text is None else parse(text)
+        except ValueError as error:
+            raise click.BadParameter(str(error), ctx, param) from error
+
+    return convert
