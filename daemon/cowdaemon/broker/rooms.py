@@ -33,6 +33,8 @@ class Rooms:
         try:
             self._remove_stale()
             self._directory.mkdir(mode=0o700)
+            # While it is open, its inode is nobody else's.
+            self._descriptor: Final = os.open(self._directory, os.O_PATH | os.O_CLOEXEC)
         except OSError as error:
             raise RoomsError(f"cannot make {self._directory}: {error.strerror or error}") from error
 
@@ -64,5 +66,11 @@ class Rooms:
             pass
 
     def close(self) -> None:
-        """Remove all rooms; no worker is left."""
-        shutil.rmtree(self._directory, ignore_errors=True)
+        """Remove all rooms, unless another cowd has made its own there meanwhile."""
+        try:
+            is_ours = os.path.samestat(self._directory.lstat(), os.fstat(self._descriptor))
+        except FileNotFoundError:
+            is_ours = False
+        os.close(self._descriptor)
+        if is_ours:
+            shutil.rmtree(self._directory, ignore_errors=True)

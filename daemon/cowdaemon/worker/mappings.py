@@ -15,8 +15,7 @@ __all__ = ["Mapping", "MappingKind", "iter_mappings", "parse_mapping"]
 _READ_BYTES: Final = 1 << 16
 # fs/proc/task_mmu.c, show_vma_header_prefix(): start-end perms offset major:minor inode path
 _LINE: Final = re.compile(
-    rb"([0-9a-f]+)-([0-9a-f]+) ([-rwxsp]{4}) ([0-9a-f]+) [0-9a-f]+:[0-9a-f]+ (\d+) *(.*)",
-    re.DOTALL,
+    rb"([0-9a-f]+)-([0-9a-f]+) ([-rwxsp]{4}) ([0-9a-f]+) [0-9a-f]+:[0-9a-f]+ (\d+) *(.*)"
 )
 _SPECIAL: Final = (b"[vdso]", b"[vvar]", b"[vvar_vclock]", b"[vsyscall]", b"[uprobes]")
 

@@ -140,6 +140,7 @@ class Targets:
                 raise CowdError(Reason.OPEN_TIMED_OUT, pid=pid, seconds=OPENER_SECONDS)
             reply, descriptors = self._ask(wire.OpenRequest(pid))
         if reply.outcome:
+            _close(descriptors)
             raise CowdError(Reason.from_number(reply.outcome), pid=pid)
         pagemap, maps = descriptors
         target = Target(pid, reply.start_time_ticks, pagemap, maps)
@@ -159,10 +160,11 @@ class Targets:
             except OSError:
                 message, descriptors = b"", []
             if message:
-                reply = wire.OpenReply.unpack(message)
-                if reply.pid != request.pid:
-                    raise wire.WireError("the opener answered another request")
-                return reply, descriptors
+                try:
+                    return _verify_reply(request, message), descriptors
+                except wire.WireError:
+                    _close(descriptors)
+                    raise
             with self._opener_changed:
                 if self._opener is opener:
                     self._opener = None
@@ -185,3 +187,15 @@ class Targets:
             if self._opener is None:
                 raise CowdError(Reason.OPENER_LOST)
             return self._opener
+
+
+def _verify_reply(request: wire.OpenRequest, message: bytes) -> wire.OpenReply:
+    reply = wire.OpenReply.unpack(message)
+    if reply.pid != request.pid:
+        raise wire.WireError("the opener answered another request")
+    return reply
+
+
+def _close(descriptors: list[int]) -> None:
+    for descriptor in descriptors:
+        os.close(descriptor)

@@ -1,0 +1,121 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A service about one process, which is files of entries, flags and lines: every word is known."""
+
+import os
+import socket
+from collections.abc import Callable
+from typing import Any
+
+import grpc
+import numpy as np
+import pytest
+from cowdaemon.errors import DOMAIN, Code, Reason
+from cowdaemon.worker.features import KernelFeatures
+from cowdaemon.worker.page_states import EntryLayout, Kpageflags
+from cowdaemon.worker.service import Caller
+from cowdaemon.worker.targets import Target
+from cowproto.v1 import pageflags_pb2 as messages
+from cowproto.v1 import twins_pb2
+
+MakeFile = Callable[[bytes], int]
+"""The fixture make_file."""
+
+SERVICE = "/cowd.v1.PageFlagsService/"
+HEALTH = "/grpc.health.v1.Health/Check"
+METHODS = [f"{SERVICE}{name}" for name in ("GetPageFlags", "ListMappings", "GetServerInfo")]
+DETAILS_KEY = "grpc-status-details-bin"
+SECONDS = 20.0
+
+PAGE = os.sysconf("SC_PAGE_SIZE")
+PID, START_TIME_TICKS = 4711, 987_654
+CALLER = Caller(1000, 100, (4, 24, 27))
+FEATURES = KernelFeatures(EntryLayout(31, has_soft_dirty=True), True, False)
+
+PRESENT, SWAPPED, FILE, EXCLUSIVE, SOFT_DIRTY = 1 << 63, 1 << 62, 1 << 61, 1 << 56, 1 << 55
+ANON_WORD = Kpageflags.ANON | Kpageflags.SWAPBACKED | Kpageflags.DIRTY
+FILE_WORD = Kpageflags.MMAP | Kpageflags.DIRTY | Kpageflags.REFERENCED
+FRAMES = [0, ANON_WORD | 1 << 34, FILE_WORD, Kpageflags.ANON, Kpageflags.ZERO_PAGE]
+"""kpageflags of the machine."""
+ENTRIES = [
+    0,
+    PRESENT | EXCLUSIVE | SOFT_DIRTY | 1,
+    PRESENT | FILE | 2,
+    PRESENT | 3,
+    PRESENT | 4,
+    SWAPPED | 0x123 << 5 | 1,
+    SWAPPED | 4 << 5 | 31,
+]
+"""pagemap of the process, from its page 0."""
+FIRST, SECOND, THIRD = (page * PAGE for page in (1, 3, 5))
+MAPS = b"".join(
+    b"%x-%x rw-p 00000000 08:01 7   /file %d\n" % (start, start + 2 * PAGE, number)
+    for number, start in enumerate((FIRST, SECOND, THIRD), 1)
+)
+
+
+class Process:
+    """The one process that there is, in place of Targets: its files may be changed."""
+
+    def __init__(self, make_file: MakeFile) -> None:
+        self.pagemap = make_file(np.array(ENTRIES, "<u8").tobytes())
+        self.maps = make_file(MAPS)
+        self.refusal: Exception | None = None
+        self.opener: socket.socket | None = None
+
+    def open(self, pid: int) -> Target:
+        if self.refusal:
+            raise self.refusal
+        return Target(pid, START_TIME_TICKS, os.dup(self.pagemap), os.dup(self.maps))
+
+    def exit(self) -> None:
+        """Nothing more is read; as of a process that was opened a moment ago."""
+        os.ftruncate(self.pagemap, 0)
+
+    def adopt_opener(self, opener: socket.socket) -> None:
+        self.opener = opener
+
+
+def call(channel: grpc.Channel, method: str, request: bytes) -> bytes:
+    return channel.unary_unary(method)(request, timeout=SECONDS)
+
+
+def check_health(channel: grpc.Channel, service: str = "") -> Any:
+    request = twins_pb2.HealthCheckRequest(service=service)
+    return twins_pb2.HealthCheckResponse.FromString(
+        call(channel, HEALTH, request.SerializeToString())
+    ).status
+
+
+class Refusal:
+    """A call that failed, as a client reads it: the status, and its details by type."""
+
+    def __init__(self, error: Any) -> None:
+        self.code = error.code()
+        self.message = error.details()
+        trailing = {item.key: item.value for item in error.trailing_metadata()}
+        self.status = twins_pb2.Status.FromString(trailing[DETAILS_KEY])
+        prefix = "type.googleapis.com/google.rpc."
+        self.details = {
+            detail.type_url.removeprefix(prefix): detail.value for detail in self.status.details
+        }
+        self.info = twins_pb2.ErrorInfo.FromString(self.details["ErrorInfo"])
+
+
+def refuse(asking: Callable[[], object]) -> Refusal:
+    """Return how a call failed; all parts of the failure must say the same."""
+    with pytest.raises(grpc.RpcError) as failure:
+        asking()
+    refusal = Refusal(failure.value)
+    reason = Reason[refusal.info.reason]
+    assert refusal.code.value[0] == refusal.status.code == reason.code
+    assert refusal.message == refusal.status.message
+    assert refusal.info.domain == DOMAIN
+    expected = (
+        {"ErrorInfo", "RetryInfo"} if reason.code is Code.RESOURCE_EXHAUSTED else {"ErrorInfo"}
+    )
+    assert set(refusal.details) == expected
+    return refusal
+
+
+def ask_flags(**fields: int) -> messages.GetPageFlagsRequest:
+    return messages.GetPageFlagsRequest(**{"pid": PID, "address": 0, "count": 1, **fields})
