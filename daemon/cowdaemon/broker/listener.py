@@ -62,15 +62,15 @@ class Listener:
                 "look at ListenStream= in cowd.socket"
             )
         listening = socket.socket(fileno=inherited[0])
-        path = os.fsdecode(listening.getsockname())
-        if not path.startswith("/"):
+        name = os.fsdecode(listening.getsockname())
+        if not name.startswith("/"):
             listening.close()
             raise ListenerError(
-                "systemd handed over a socket without a path: set ListenStream= in cowd.socket to one"
+                "systemd handed over a socket without a path: give ListenStream= in cowd.socket one"
             )
         listening.setblocking(False)
         can_be_held_up = not wire.refuse_descriptors(listening)
-        return cls(listening, Path(path), None, can_be_held_up)
+        return cls(listening, Path(name), None, can_be_held_up)
 
     @classmethod
     def _make(cls, path: Path) -> "Listener":
