@@ -7,6 +7,7 @@ Root, in the broker. Accepting is all that is done with it here; nothing is ever
 import os
 import socket
 import stat
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -29,14 +30,16 @@ class ListenerError(Exception):
 class Listener:
     """A listening, non-blocking socket.
 
-    `own_file` is the (device, inode) to remove at the end. `can_be_held_up` tells whether closing a
+    `own_file` is the (device, inode) to remove at the end, and `own_directory` whether we made its
+    directory, too. `can_be_held_up` tells whether closing a
     connection may have to wait for what its client sent along (wire.refuse_descriptors).
     """
 
     listening: socket.socket
     path: Path
-    own_file: tuple[int, int] | None
     can_be_held_up: bool
+    own_file: tuple[int, int] | None = None
+    own_directory: bool = False
 
     @classmethod
     def obtain(cls, path: Path | None) -> "Listener":
@@ -70,7 +73,7 @@ class Listener:
             )
         listening.setblocking(False)
         can_be_held_up = not wire.refuse_descriptors(listening)
-        return cls(listening, Path(name), None, can_be_held_up)
+        return cls(listening, Path(name), can_be_held_up)
 
     @classmethod
     def _make(cls, path: Path) -> "Listener":
@@ -79,7 +82,7 @@ class Listener:
         # directory that others may write to, the name could be a link by then.
         umask = os.umask(0o022)
         try:
-            path.parent.mkdir(exist_ok=True)
+            own_directory = _make_directory(path.parent)
             _verify_directory(path.parent)
             _remove_stale(path)
             os.umask(0o111)
@@ -92,7 +95,7 @@ class Listener:
             raise ListenerError(f"cannot listen on {path}: {error.strerror or error}") from error
         finally:
             os.umask(umask)
-        return cls(listening, path, (made.st_dev, made.st_ino), can_be_held_up)
+        return cls(listening, path, can_be_held_up, (made.st_dev, made.st_ino), own_directory)
 
     def accept(self) -> socket.socket | None:
         """Return the next connection, or None if there is none now."""
@@ -102,19 +105,29 @@ class Listener:
             return None
 
     def remove_file(self) -> None:
-        """Remove the socket's file, if we made it and it is still ours.
+        """Remove the socket's file, if we made it and it is still ours, and our empty directory.
 
         The socket itself is left to the end of the process, which is not held up by what those who
         wait in it have sent along.
         """
         if self.own_file is None:
             return
-        try:
+        with suppress(FileNotFoundError):
             found = self.path.lstat()
             if (found.st_dev, found.st_ino) == self.own_file:
                 self.path.unlink()
-        except FileNotFoundError:
-            pass
+        if self.own_directory:
+            with suppress(OSError):  # it is gone already, or another cowd is at home there
+                self.path.parent.rmdir()
+
+
+def _make_directory(directory: Path) -> bool:
+    """Make it unless it is there; return whether it was made."""
+    try:
+        directory.mkdir()
+    except FileExistsError:
+        return False
+    return True
 
 
 def _verify_directory(directory: Path) -> None:

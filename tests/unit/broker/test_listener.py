@@ -217,6 +217,24 @@ def test_own_socket_is_removed_at_the_end(path: Path, obtain: Obtain) -> None:
     listener.remove_file()  # as the broker does once more
 
 
+def test_own_directory_is_removed_at_the_end_once_it_is_empty(
+    tmp_path: Path, obtain: Obtain
+) -> None:
+    directory = tmp_path / "made"
+    listener = obtain(directory / "cowd.sock")
+    (directory / "rooms").mkdir()
+    listener.remove_file()
+    assert list(directory.iterdir()) == [directory / "rooms"]
+    (directory / "rooms").rmdir()
+    listener.remove_file()
+    assert not directory.exists()
+
+
+def test_directory_that_was_there_before_is_kept(path: Path, obtain: Obtain) -> None:
+    obtain(path).remove_file()
+    assert path.parent.exists()
+
+
 def test_socket_of_the_next_daemon_is_left_alone(path: Path, obtain: Obtain) -> None:
     """It listens while the one before still drains, which then removes its own."""
     before = obtain(path)
