@@ -200,7 +200,7 @@ def test_stale_socket_of_another_user_is_left_alone(
 def test_place_that_cannot_be_is_told(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     for path, why in (
-        (tmp_path / "file" / "cowd.sock", "File exists"),
+        (tmp_path / "file" / "cowd.sock", "Not a directory"),
         (tmp_path / "no" / "such" / "cowd.sock", "No such file"),
         (tmp_path / ("long" * 30), "too long"),
     ):
