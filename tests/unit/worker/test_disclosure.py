@@ -27,21 +27,8 @@ EXCLUSIVE_FILE = FILE | PAGEMAP_EXCLUSIVE
 ANON = mask_flags("anonymous")
 THP = mask_flags("thp")
 
-OF_ANY_PAGE = mask_flags(
-    "mmap", "anonymous", "swapbacked", "huge", "zero_page", "uptodate", "hwpoison"
-)
-OF_A_PRIVATE_PAGE = OF_ANY_PAGE | mask_flags(
-    "swapcache",
-    "ksm",
-    "lru",
-    "active",
-    "referenced",
-    "dirty",
-    "writeback",
-    "locked",
-    "unevictable",
-    "mlocked",
-)
+OF_ANY_PAGE = SHARED_FLAGS_MASK & ~THP
+OF_A_PRIVATE_PAGE = PRIVATE_FLAGS_MASK
 
 
 BITS = [1 << bit for bit in range(64)]
