@@ -50,7 +50,7 @@ check: setup ## Format, lint, types and unit tests in under a minute, without ro
 	$(VENV_PYTHON) -m ruff format --diff
 	$(VENV_PYTHON) -m ruff check
 	$(VENV_PYTHON) -m mypy
-	$(VENV_PYTHON) -m pytest tests/unit
+	tests/publicly $(VENV_PYTHON) -m pytest tests/unit
 
 # The virtual path keeps the generated modules out of the way of the library `cowd`.
 proto: ## Generate proto/cowproto/v1 with Debian 12's own compilers
