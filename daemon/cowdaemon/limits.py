@@ -62,7 +62,7 @@ CALLS_PER_WORKER: Final = 4
 """Threads that read for one credential: more do not help on few cores and take memory."""
 STREAMS_PER_CONNECTION: Final = 2
 """Calls under way on one connection; a client's further calls wait. Replies that nobody reads are
-bounded by this, not by the threads: 64 connections x 2 x 655 kB are 84 MB."""
+bounded by this, not by the threads: 64 connections x 2 x 655 kB are 84 MB, and gRPC's copies."""
 REQUEST_BYTES: Final = 4_096
 """The largest request is under 40 bytes."""
 METADATA_BYTES: Final = 8_192

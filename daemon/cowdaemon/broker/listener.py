@@ -83,7 +83,9 @@ class Listener:
         umask = os.umask(0o022)
         try:
             own_directory = _make_directory(path.parent)
-            _verify_directory(path.parent)
+            path = path.parent.resolve() / path.name
+            for directory in path.parents:
+                _verify_directory(directory)
             _remove_stale(path)
             os.umask(0o111)
             can_be_held_up = not wire.refuse_descriptors(listening)
@@ -134,8 +136,11 @@ def _verify_directory(directory: Path) -> None:
     """Raise unless only root decides what the names in it lead to."""
     found = directory.stat()
     others_may_write = found.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
-    if found.st_uid != os.geteuid() or (others_may_write and not found.st_mode & stat.S_ISVTX):
-        raise PermissionError(0, "others may change its directory: choose one that is root's alone")
+    is_ours = found.st_uid in (0, os.geteuid())
+    if not is_ours or (others_may_write and not found.st_mode & stat.S_ISVTX):
+        raise PermissionError(
+            0, f"others may change its directory, {directory}: choose one that is root's alone"
+        )
 
 
 def _remove_stale(path: Path) -> None:

@@ -33,8 +33,10 @@ class Rooms:
         try:
             self._remove_stale()
             self._directory.mkdir(mode=0o700)
-            # While it is open, its inode is nobody else's.
-            self._descriptor: Final = os.open(self._directory, os.O_PATH | os.O_CLOEXEC)
+            # All that follows goes by this descriptor: by name it could be another directory.
+            self._descriptor: Final = os.open(
+                self._directory, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+            )
         except OSError as error:
             raise RoomsError(f"cannot make {self._directory}: {error.strerror or error}") from error
 
@@ -45,7 +47,10 @@ class Rooms:
             return
         if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid():
             raise FileExistsError(0, "something is there that is not of cowd: remove it")
-        shutil.rmtree(self._directory)
+        # Out of the way first: a hostile worker may have left what cannot be removed.
+        aside = self._directory.with_name(f"{self._directory.name}.{os.getpid()}")
+        self._directory.rename(aside)
+        _remove_tree(aside)
 
     def make(self, worker_id: int) -> int:
         """Return an O_PATH descriptor of a new room in which everybody may make files.
@@ -53,15 +58,16 @@ class Rooms:
         Raises:
             OSError: there is no space or no descriptor.
         """
-        room = self._directory / str(worker_id)
-        room.mkdir()
-        room.chmod(0o777)
-        return os.open(room, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        name = str(worker_id)
+        os.mkdir(name, dir_fd=self._descriptor)
+        os.chmod(name, 0o777, dir_fd=self._descriptor)  # noqa: S103 - only root gets to it by name
+        flags = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+        return os.open(name, flags, dir_fd=self._descriptor)
 
     def remove(self, worker_id: int) -> None:
         """Remove a room; one that its worker left something in, which may be much, at the end."""
         try:
-            (self._directory / str(worker_id)).rmdir()
+            os.rmdir(str(worker_id), dir_fd=self._descriptor)
         except OSError:
             pass
 
@@ -73,4 +79,12 @@ class Rooms:
             is_ours = False
         os.close(self._descriptor)
         if is_ours:
-            shutil.rmtree(self._directory, ignore_errors=True)
+            _remove_tree(self._directory)
+
+
+def _remove_tree(directory: Path) -> None:
+    """Remove what can be removed: a worker may have nested directories too deep, or closed one."""
+    try:
+        shutil.rmtree(directory, ignore_errors=True)
+    except RecursionError:
+        pass

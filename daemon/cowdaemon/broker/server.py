@@ -84,6 +84,7 @@ class Server:
         self._catch_stop_signals()
         self._pairs = Pairs(rooms)
         self._placing_uids: list[int] = []
+        self._held: list[socket.socket] = []
         self._places_by_pidfd = can_place_by_pidfd()
         self._drain_until: float | None = None
         self._accept_at = _NEVER
@@ -174,6 +175,8 @@ class Server:
 
     def _hear_zygote(self, zygote: ZygoteLink) -> None:
         """It says one thing, that it is ready; whatever comes after is its end."""
+        if zygote.control.fileno() < 0:
+            return  # buried in this round
         self._selector.unregister(zygote.control)
         if zygote.receive_ready():
             self._listen(True)
@@ -321,10 +324,13 @@ class Server:
 
     def _discard(self, client: socket.socket) -> None:
         """Close a connection without a word, and without waiting for what was sent along."""
-        if client.fileno() < 0:
-            return  # a worker has it already
+        if self._listener.can_be_held_up and self._drain_until is not None:
+            self._held.append(client)  # to the end of the process, which no close holds up
+            return
         if self._listener.can_be_held_up and self._zygote.is_ready:
             for _ in range(2):  # once more with a fresh worker, if this one is held up itself
+                if client.fileno() < 0:
+                    return
                 pair = self._pairs.find(Reason.TOO_MANY_CONNECTIONS)
                 try:
                     pair = pair or self._start_pair(Reason.TOO_MANY_CONNECTIONS)
@@ -346,8 +352,12 @@ class Server:
 
     def _start_pair(self, key: Credential | Reason) -> Pair:
         pair = self._pairs.start(key, self._zygote)
-        self._watch(pair.control, lambda: self._hear_worker(pair))
-        self._watch_opener(pair)
+        try:
+            self._watch(pair.control, lambda: self._hear_worker(pair))
+            self._watch_opener(pair)
+        except OSError:
+            self._retire(pair)
+            raise
         return pair
 
     def _watch_opener(self, pair: Pair) -> None:
@@ -374,7 +384,8 @@ class Server:
 
     def _remove(self, pair: Pair) -> None:
         if self._pairs.find(pair.key) is pair:
-            self._selector.unregister(pair.control)
+            if pair.control in self._selector.get_map():
+                self._selector.unregister(pair.control)
             self._pairs.remove(pair)
 
 

@@ -138,11 +138,14 @@ def test_directory_that_others_may_change_is_refused(
 
 
 @needs_root
-def test_directory_of_another_user_is_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize("below", ["", "own"], ids=["itself", "above"])
+def test_directory_of_another_user_is_refused(tmp_path: Path, below: str) -> None:
+    directory = tmp_path / below
+    directory.mkdir(exist_ok=True)
     os.chown(tmp_path, NOBODY.uid, NOBODY.gid)
     with pytest.raises(ListenerError, match="others may change its directory"):
-        Listener.obtain(tmp_path / "cowd.sock")
-    assert list(tmp_path.iterdir()) == []
+        Listener.obtain(directory / "cowd.sock")
+    assert not (directory / "cowd.sock").exists()
 
 
 @pytest.mark.parametrize("waiting", [0, 1], ids=["idle", "full backlog"])

@@ -3,6 +3,8 @@
 
 import os
 import stat
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
@@ -126,6 +128,39 @@ def test_rooms_of_a_daemon_that_was_killed_are_removed(socket_path: Path, direct
     os.close(killed._descriptor)
     with closing(Rooms(socket_path)):
         assert list(directory.iterdir()) == []
+
+
+def test_room_that_cannot_be_removed_stops_nobody(socket_path: Path, directory: Path) -> None:
+    """A worker that was taken over nests directories deeper than Python can climb down."""
+    rooms = Rooms(socket_path)
+    place = rooms.make(1)
+    for _ in range(2 * sys.getrecursionlimit()):
+        os.mkdir("d", dir_fd=place)
+        deeper = os.open("d", os.O_PATH, dir_fd=place)
+        os.close(place)
+        place = deeper
+    os.close(place)
+    rooms.close()
+    with closing(Rooms(socket_path)) as after:
+        assert list(directory.iterdir()) == []
+        os.close(after.make(1))
+    subprocess.run(["rm", "-rf", *directory.parent.glob("*.workers*")], check=True)
+
+
+def test_rooms_are_made_in_the_directory_that_was_made_first(
+    socket_path: Path, directory: Path
+) -> None:
+    """Whoever owns a directory above could put another in its place."""
+    rooms = Rooms(socket_path)
+    moved = directory.rename(directory.with_name("moved"))
+    directory.mkdir()
+    (directory / "1").symlink_to(moved)
+    room = rooms.make(1)
+    assert os.path.samestat(os.fstat(room), (moved / "1").stat())
+    os.close(room)
+    rooms.remove(1)
+    assert list(moved.iterdir()) == []
+    rooms.close()
 
 
 def test_rooms_of_the_next_daemon_are_left_alone(socket_path: Path) -> None:
