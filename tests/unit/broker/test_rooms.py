@@ -133,18 +133,20 @@ def test_rooms_of_a_daemon_that_was_killed_are_removed(socket_path: Path, direct
 def test_room_that_cannot_be_removed_stops_nobody(socket_path: Path, directory: Path) -> None:
     """A worker that was taken over nests directories deeper than Python can climb down."""
     rooms = Rooms(socket_path)
-    place = rooms.make(1)
-    for _ in range(2 * sys.getrecursionlimit()):
-        os.mkdir("d", dir_fd=place)
-        deeper = os.open("d", os.O_PATH, dir_fd=place)
+    try:
+        place = rooms.make(1)
+        for _ in range(2 * sys.getrecursionlimit()):
+            os.mkdir("d", dir_fd=place)
+            deeper = os.open("d", os.O_PATH, dir_fd=place)
+            os.close(place)
+            place = deeper
         os.close(place)
-        place = deeper
-    os.close(place)
-    rooms.close()
-    with closing(Rooms(socket_path)) as after:
-        assert list(directory.iterdir()) == []
-        os.close(after.make(1))
-    subprocess.run(["rm", "-rf", *directory.parent.glob("*.workers*")], check=True)
+        rooms.close()
+        with closing(Rooms(socket_path)) as after:
+            assert list(directory.iterdir()) == []
+            os.close(after.make(1))
+    finally:  # pytest could not remove it either
+        subprocess.run(["rm", "-rf", *directory.parent.glob("*.workers*")], check=True)
 
 
 def test_rooms_are_made_in_the_directory_that_was_made_first(
