@@ -1,12 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
-"""cowd's client: which pages of a process have been copied, asked of the daemon.
+"""cowd's client: which pages of a process have been copied.
 
-    with cowd.Client() as client:
-        pages = client.get_page_flags(pid, address, count)
+    words = numpy.memmap("words.dat", mode="c")
+    words[0] = 7
+    print(cowd.copied(words))
 
-Importing this is cheap: grpc is imported with the first `Client`.
+`copied`, `pages` and `Tracker` answer about buffers of this process; `Client`, which asks the
+daemon, and `Local`, which asks the kernel alone, about any process that the caller may inspect.
+
+Importing this is cheap: grpc is imported with the first `Client`, numpy with the first buffer.
 """
 
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from cowd._backend import BACKENDS, Backend, BackendName
 from cowd._client import DEFAULT_ADDRESS, Client
 from cowd._errors import (
     Aborted,
@@ -21,6 +29,7 @@ from cowd._errors import (
     Unavailable,
 )
 from cowd._kpageflags import KernelPageFlags
+from cowd._local import Local
 from cowd._pages import (
     CallerCredential,
     DisclosureMasks,
@@ -34,12 +43,22 @@ from cowd._pages import (
     ServerInfo,
     is_copied,
 )
+from cowd._runs import Run
+
+if TYPE_CHECKING:
+    from cowd._buffer_pages import Pages, Summary, copied, pages
+    from cowd._buffers import Span
+    from cowd._tracker import Change, Tracker
 
 __all__ = [
+    "BACKENDS",
     "DEFAULT_ADDRESS",
     "Aborted",
     "AccessDenied",
+    "Backend",
+    "BackendName",
     "CallerCredential",
+    "Change",
     "Client",
     "DisclosureMasks",
     "Error",
@@ -49,6 +68,7 @@ __all__ = [
     "KernelFeatures",
     "KernelPageFlags",
     "LimitReached",
+    "Local",
     "Mapping",
     "MappingKind",
     "MappingList",
@@ -56,11 +76,36 @@ __all__ = [
     "PageAttributes",
     "PageFlags",
     "PageState",
+    "Pages",
+    "Run",
     "ServerInfo",
+    "Span",
+    "Summary",
     "TimedOut",
+    "Tracker",
     "Unavailable",
     "__version__",
+    "copied",
     "is_copied",
+    "pages",
 ]
 
 __version__ = "0.1.0"
+
+# What needs numpy, by the module that has it.
+_LATE = {
+    "Change": "cowd._tracker",
+    "Pages": "cowd._buffer_pages",
+    "Span": "cowd._buffers",
+    "Summary": "cowd._buffer_pages",
+    "Tracker": "cowd._tracker",
+    "copied": "cowd._buffer_pages",
+    "pages": "cowd._buffer_pages",
+}
+
+
+def __getattr__(name: str) -> Any:  # noqa: ANN401 (PEP 562)
+    if name not in _LATE:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    globals()[name] = value = getattr(import_module(_LATE[name]), name)
+    return value

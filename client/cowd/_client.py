@@ -50,6 +50,10 @@ def resolve_address(address: str | None) -> str:
 class Client:
     """A connection to the daemon, made with the first call and to be closed by `with` or `close`.
 
+    Threads may share it. A connection that breaks is made again by the next call; a daemon that is
+    there but does not take connections is tried until the time is up. In a child of a fork every
+    call raises `Unavailable`: make another client there.
+
     Args:
         address: of the daemon's socket, as in `resolve_address`.
         timeout_seconds: for each call.
@@ -57,6 +61,8 @@ class Client:
     Raises:
         InvalidRequest: the address or the timeout is not one.
     """
+
+    name: Final = "daemon"
 
     def __init__(
         self, address: str | None = None, *, timeout_seconds: float = _DEFAULT_TIMEOUT_SECONDS
@@ -71,6 +77,7 @@ class Client:
             raise InvalidRequest(f"{timeout_seconds!r} is no number of seconds to wait for")
         self.path = resolve_address(address)
         self._transport = Transport(self.path, timeout_seconds)
+        self._limits: ServerInfo | None = None
 
     def __enter__(self) -> Self:
         return self
@@ -128,7 +135,7 @@ class Client:
             wanted = [(operator.index(address), operator.index(count)) for address, count in ranges]
         except (TypeError, ValueError) as error:
             raise InvalidRequest(f"a range is an address and a count: {error}") from error
-        info = self.get_server_info()
+        self._limits = info = self._limits or self.get_server_info()
         step = max(1, info.maximum_page_count)
         for address, count in wanted:
             for done in range(0, max(1, count), step):  # A count below 1 is refused as elsewhere.

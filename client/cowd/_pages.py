@@ -110,9 +110,10 @@ class PageFlags:
     Attributes:
         address: of the first page, in bytes.
         start_time_ticks: when the process started, in clock ticks since boot.
+        masks: the flags that `kpageflags` may hold; None if it is None.
         kpageflags: array of type "Q": words of /proc/kpageflags (see KernelPageFlags) after the
             masks; 0 where no page is present. Supports the buffer protocol: numpy.asarray takes
-            it without a copy.
+            it without a copy. None if the answer came without the daemon: flags are for root.
         states: values of PageState.
         attributes: bits of PageAttributes.
     """
@@ -121,8 +122,8 @@ class PageFlags:
     page_size_bytes: int
     address: int
     start_time_ticks: int
-    masks: DisclosureMasks
-    kpageflags: "array[int]"
+    masks: DisclosureMasks | None
+    kpageflags: "array[int] | None"
     states: bytes
     attributes: bytes
 
@@ -166,7 +167,7 @@ class CallerCredential:
 
 @dataclass(frozen=True, slots=True)
 class KernelFeatures:
-    """What the running kernel can tell, found by trying it."""
+    """What the running kernel can tell the daemon, found by trying it."""
 
     soft_dirty: bool
     guard_regions: bool

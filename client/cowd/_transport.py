@@ -2,12 +2,15 @@
 """The conversation with the daemon. Nothing else in the client sees grpc or protobuf.
 
 Failures: every gRPC error leaves here as a `cowd.Error`, with the daemon's reason where it gave
-one in `grpc-status-details-bin`.
+one in `grpc-status-details-bin`. A call that did not get through to a daemon that is there is made
+once more: the daemon may have restarted, or had a full queue. All calls only read, so that is safe.
 """
 
+import errno
 import os
 import socket
 import sys
+import time
 from array import array
 from collections.abc import Callable, Iterable
 from typing import Final, TypeVar, cast
@@ -46,11 +49,22 @@ _LARGEST_ANSWER_BYTES: Final = 32 << 20
 _CONNECT_SECONDS: Final = 5.0
 """For the daemon to take a connection; socket activation starts it in well under a second."""
 
+_NOBODY_LISTENS: Final = frozenset(
+    {errno.ENOENT, errno.ECONNREFUSED, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EPROTOTYPE}
+)
+"""What connecting again a moment later will not change."""
+
 _Answer = TypeVar("_Answer", bound=Message)
+
+_pids_with_grpc: Final[set[int]] = set()
+"""Processes that made a channel: this one, and those that it was forked from."""
 
 
 class Transport:
     """One gRPC channel to a daemon, and its calls as functions of plain values.
+
+    Threads may share it. A child of a fork may not: its calls would go out on the parent's
+    connection, in the parent's name.
 
     Args:
         path: of the daemon's socket.
@@ -60,6 +74,8 @@ class Transport:
     def __init__(self, path: str, timeout_seconds: float) -> None:
         self._path = path
         self._timeout_seconds = timeout_seconds
+        self._pid = os.getpid()
+        _pids_with_grpc.add(self._pid)
         connect_milliseconds = int(1000 * min(_CONNECT_SECONDS, timeout_seconds / 2))
         self._channel = grpc.insecure_channel(
             f"unix:{quote(os.fsencode(path))}",
@@ -188,18 +204,40 @@ class Transport:
                 request = request_type(**fields)
             except (TypeError, ValueError) as error:  # Not a number, or not one that fits.
                 raise InvalidRequest(f"the request cannot be sent: {error}") from error
+            if os.getpid() != self._pid:
+                raise Unavailable(
+                    "this client was made before a fork and is the parent's: make another one"
+                )
+            deadline = time.monotonic() + self._timeout_seconds
+            pid = fields.get("pid")
+            pid = pid if isinstance(pid, int) else None
             try:
-                return call(request, timeout=self._timeout_seconds)
-            except grpc.RpcError as error:
-                pid = fields.get("pid")
-                # A failed call raises an RpcError that is a Call as well.
-                raise self._convert_error(
-                    cast(grpc.Call, error), pid if isinstance(pid, int) else None
-                ) from error
+                try:
+                    return call(request, timeout=self._timeout_seconds)
+                except grpc.RpcError as error:
+                    # A failed call raises an RpcError that is a Call as well.
+                    first = cast(grpc.Call, error)
+                    if not self._may_get_through(first):
+                        raise self._convert_error(first, pid) from error
+                try:
+                    # grpc connects again and again, with the pauses of the options above.
+                    left = max(0.0, deadline - time.monotonic())
+                    return call(request, timeout=left, wait_for_ready=True)
+                except grpc.RpcError as error:
+                    second = cast(grpc.Call, error)
+                    is_new = second.code() is not grpc.StatusCode.DEADLINE_EXCEEDED
+                    raise self._convert_error(second if is_new else first, pid) from error
             except ValueError as error:  # So says grpc.
                 raise Unavailable("this client is closed: make another one") from error
 
         return invoke
+
+    def _may_get_through(self, failed: grpc.Call) -> bool:
+        """Whether the call did not reach the daemon, and may do so if it is made once more."""
+        if failed.code() is not grpc.StatusCode.UNAVAILABLE or _has_forked_grpc():
+            return False
+        reason, _ = _decode_details(failed.trailing_metadata())
+        return reason is None and _try_to_connect(self._path) not in _NOBODY_LISTENS
 
     def _convert_error(self, call: grpc.Call, pid: int | None) -> Error:
         code = call.code()
@@ -250,11 +288,31 @@ def _decode_details(
 
 def _explain_unreachable(path: str, details: str) -> str:
     """Say why no call got through, by connecting once more: grpc's own words vary by version."""
+    number = _try_to_connect(path)
+    if number:
+        return f"cannot connect to cowd at {path}: {os.strerror(number)}"
+    if _has_forked_grpc():
+        return (
+            f"cannot talk to cowd at {path} in a process that was forked while grpc was in use: "
+            "make the first client after the fork, or set GRPC_ENABLE_FORK_SUPPORT=1 in the "
+            "environment of the parent"
+        )
+    return f"cowd at {path} took the connection but not the call: {details}"
+
+
+def _try_to_connect(path: str) -> int:
+    """Connect to a socket and hang up; return the error's number, 0 if there was none."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
         probe.settimeout(1.0)
         try:
             probe.connect(path)
-        except OSError as error:
-            why = os.strerror(error.errno) if error.errno else str(error)
-            return f"cannot connect to cowd at {path}: {why}"
-    return f"cowd at {path} took the connection but not the call: {details}"
+        except TimeoutError:
+            return errno.ETIMEDOUT
+        except OSError as error:  # A path that is too long has no number.
+            return error.errno or errno.ENAMETOOLONG
+    return 0
+
+
+def _has_forked_grpc() -> bool:
+    """Whether grpc was in use in a process that this one was forked from."""
+    return bool(_pids_with_grpc - {os.getpid()})

@@ -9,11 +9,11 @@ import click
 
 import cowd
 from cowd import KernelPageFlags
+from cowd._runs import Run, iter_runs, iter_segments
+from cowd.cli.columns import KPAGEFLAGS, LETTERS
 from cowd.cli.experiment import ACTIONS, Medium, map_privately, open_media
 from cowd.cli.options import make_command, socket_option
 from cowd.cli.output import Column, Json, Output
-from cowd.cli.ranges import iter_segments
-from cowd.cli.runs import KPAGEFLAGS, LETTERS, Run, iter_runs
 from cowd.cli.strip import draw_strip, style_of
 from cowd.cli.text import print_message
 

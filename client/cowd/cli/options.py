@@ -9,8 +9,9 @@ import click
 
 import cowd
 from cowd.cli.output import Column, Output
+from cowd.cli.text import print_message
 
-__all__ = ["make_command", "make_parser", "socket_option"]
+__all__ = ["backend_option", "make_command", "make_parser", "note_fallback", "socket_option"]
 
 Parsed = TypeVar("Parsed")
 
@@ -38,6 +39,20 @@ socket_option = click.option(
     callback=lambda ctx, _, path: path or ctx.obj,
     help=f"The daemon's socket. Default: COWD_SOCKET, or {cowd.DEFAULT_ADDRESS}.",
 )
+
+backend_option = click.option(
+    "--backend",
+    type=click.Choice(cowd.BACKENDS),
+    default="auto",
+    help="Who is asked: the daemon; the kernel alone (local), which tells no kernel flags; or, by "
+    "default, the first of them that answers.",
+)
+
+
+def note_fallback(error: cowd.Error) -> None:
+    """Tell the user that the daemon did not answer, and that the kernel alone is asked."""
+    print_message(f"note: {error}")
+    print_message("note: asking the kernel alone, which tells no kernel flags")
 
 
 def make_command(

@@ -2,17 +2,27 @@
 """`cowctl query`: what the pages of a process are, and which have been copied."""
 
 from collections.abc import Sequence
-from typing import Final
+from itertools import chain
+from mmap import PAGESIZE
+from typing import Final, NamedTuple
 
 import click
 
 import cowd
 from cowd import MappingKind
-from cowd.cli.options import make_command, make_parser, socket_option
+from cowd._backend import ask
+from cowd._runs import Run, Segment, iter_runs, iter_segments
+from cowd.cli.columns import FLAGS, KPAGEFLAGS, LETTERS
+from cowd.cli.options import (
+    backend_option,
+    make_command,
+    make_parser,
+    note_fallback,
+    socket_option,
+)
 from cowd.cli.output import Column, Json, Output, format_masks, format_word
 from cowd.cli.progress import track_pages
-from cowd.cli.ranges import AddressRange, Segment, align_range, iter_segments, parse_range
-from cowd.cli.runs import FLAGS, KPAGEFLAGS, LETTERS, Run, iter_runs
+from cowd.cli.ranges import AddressRange, align_range, parse_range
 from cowd.cli.strip import draw_strip, style_of
 from cowd.cli.text import decode_path, print_message
 
@@ -75,12 +85,14 @@ _COLUMNS: Final[Sequence[Column[Run]]] = (
     "--mapping", "text", metavar="TEXT", help="Only mappings with TEXT in their path or name."
 )
 @click.option("--each", is_flag=True, help="One row a page; neighbours alike are not folded.")
+@backend_option
 @socket_option
 def command(
     pid: int,
     pages: AddressRange | None,
     text: str | None,
     each: bool,
+    backend: cowd.BackendName,
     socket: str | None,
     output: Output[Run],
 ) -> int:
@@ -90,57 +102,81 @@ def command(
     hexadecimal as in /proc/PID/maps. Without it: every private mapping, or, with --mapping, every
     one that matches.
     """
-    with cowd.Client(socket) as client:
-        info = client.get_server_info()
-        listed = client.list_mappings(pid)
-        segments = _choose_segments(listed, pages, text, info.page_size_bytes)
-        ranges = [piece.as_range(info.page_size_bytes) for piece in segments]
-        parts = client.iter_page_flags(
-            pid, ranges, expected_start_time_ticks=listed.start_time_ticks
-        )
-        tracked = track_pages(parts, f"Reading process {pid}", sum(count for _, count in ranges))
-        runs = list(iter_runs(tracked, segments, each=each))
-        _note_changes(client, listed, segments)
+    wanted = _align(pages) if pages else None
+
+    def question(source: cowd.Backend) -> _Answer:
+        return _read(source, pid, wanted, text, each=each)
+
+    answer = ask(backend, question, address=socket, on_fallback=note_fallback)
     if output.is_for_person:
-        output.write(*draw_strip(runs, output.width, output.paint), "")
+        output.write(*draw_strip(answer.runs, output.width, output.paint), "")
     head: dict[str, Json] = {
         "schema": SCHEMA,
         "pid": pid,
-        "start_time_ticks": listed.start_time_ticks,
-        "page_size_bytes": info.page_size_bytes,
-        "backend": "daemon",
-        "masks": format_masks(info.masks),
+        "start_time_ticks": answer.start_time_ticks,
+        "page_size_bytes": PAGESIZE,
+        "backend": answer.backend,
+        "masks": None if answer.masks is None else format_masks(answer.masks),
     }
-    output.write_rows(head, "runs", runs)
+    output.write_rows(head, "runs", answer.runs)
     return 0
 
 
+class _Answer(NamedTuple):
+    """What one backend said. `masks` is None without the daemon."""
+
+    backend: str
+    start_time_ticks: int
+    masks: cowd.DisclosureMasks | None
+    runs: list[Run]
+
+
+def _align(pages: AddressRange) -> tuple[int, int]:
+    try:
+        start, end, notes = align_range(pages, PAGESIZE)
+    except ValueError as error:
+        raise click.BadParameter(str(error), param_hint="'RANGE'") from error
+    for note in notes:
+        print_message(note)
+    return start, end
+
+
+def _read(
+    source: cowd.Backend, pid: int, wanted: tuple[int, int] | None, text: str | None, *, each: bool
+) -> _Answer:
+    listed = source.list_mappings(pid)
+    segments = _choose_segments(listed, wanted, text)
+    ranges = [piece.as_range(PAGESIZE) for piece in segments]
+    parts = source.iter_page_flags(pid, ranges, expected_start_time_ticks=listed.start_time_ticks)
+    first = next(parts)
+    tracked = track_pages(
+        chain([first], parts), f"Reading process {pid}", sum(count for _, count in ranges)
+    )
+    runs = list(iter_runs(tracked, segments, each=each))
+    _note_changes(source, listed, segments)
+    return _Answer(source.name, listed.start_time_ticks, first.masks, runs)
+
+
 def _choose_segments(
-    listed: cowd.MappingList, pages: AddressRange | None, text: str | None, page_size_bytes: int
+    listed: cowd.MappingList, wanted: tuple[int, int] | None, text: str | None
 ) -> list[Segment]:
     """Return what to read, cut at the borders of mappings.
 
     Raises:
-        click.ClickException: there is none, or the range is wrong.
+        click.ClickException: there is none.
     """
-    if pages is None:
+    if wanted is None:
         whole = [Segment(each.start_address, each.end_address, each) for each in listed.mappings]
     else:
-        try:
-            start, end, notes = align_range(pages, page_size_bytes)
-        except ValueError as error:
-            raise click.BadParameter(str(error), param_hint="'RANGE'") from error
-        for note in notes:
-            print_message(note)
-        whole = list(iter_segments(listed.mappings, start, end))
+        whole = list(iter_segments(listed.mappings, *wanted))
     inside = [(piece, piece.mapping) for piece in whole if piece.mapping]
     if text is not None:
         matching = [(piece, of) for piece, of in inside if text in decode_path(of.path)]
         chosen = [piece for piece, of in matching if of.path != _OUT_OF_PAGEMAP]
-        where = "in this range " if pages else ""
+        where = "in this range " if wanted else ""
         but = " but [vsyscall], whose pages the kernel does not tell of" if matching else ""
         what = f"{where}whose name has {text!r} in it{but}"
-    elif pages is None:
+    elif wanted is None:
         chosen = [piece for piece, of in inside if of.kind in _PRIVATE_KINDS]
         what = "that is private"
     else:
@@ -151,9 +187,9 @@ def _choose_segments(
     return chosen
 
 
-def _note_changes(client: cowd.Client, before: cowd.MappingList, segments: list[Segment]) -> None:
+def _note_changes(source: cowd.Backend, before: cowd.MappingList, segments: list[Segment]) -> None:
     """Say so if a mapping that was read is not the same any more: its pages may not have been."""
-    after = client.list_mappings(
+    after = source.list_mappings(
         before.pid, expected_start_time_ticks=before.start_time_ticks
     ).mappings
     if not {piece.mapping for piece in segments if piece.mapping}.issubset(after):

@@ -1,14 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Ranges of addresses: as people write them, and cut at the borders of mappings. Pure."""
+"""Ranges of addresses as people write them. Pure."""
 
 import re
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from typing import Final, NamedTuple
 
-from cowd import Mapping
-
-__all__ = ["AddressRange", "Segment", "align_range", "iter_segments", "parse_range"]
+__all__ = ["AddressRange", "align_range", "parse_range"]
 
 _ADDRESS_SPACE_BYTES: Final = 1 << 64
 _RANGE: Final = re.compile(
@@ -22,19 +18,6 @@ class AddressRange(NamedTuple):
     start: int
     page_count: int
     end: int | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Segment:
-    """Whole pages inside one mapping, or outside any, from `start` to before `end`."""
-
-    start: int
-    end: int
-    mapping: Mapping | None
-
-    def as_range(self, page_size_bytes: int) -> tuple[int, int]:
-        """Return the address of the first page, and how many there are."""
-        return self.start, (self.end - self.start) // page_size_bytes
 
 
 def parse_range(text: str) -> AddressRange:
@@ -81,19 +64,3 @@ def align_range(written: AddressRange, page_size_bytes: int) -> tuple[int, int, 
     if end > _ADDRESS_SPACE_BYTES:
         raise ValueError("the range ends past 2^64: shorten it")
     return start, end, notes
-
-
-def iter_segments(mappings: Iterable[Mapping], start: int, end: int) -> Iterator[Segment]:
-    """Yield the range from `start` to before `end`, cut at the borders of `mappings`."""
-    for mapping in mappings:
-        if mapping.end_address <= start:
-            continue
-        if mapping.start_address >= end:
-            break
-        if mapping.start_address > start:
-            yield Segment(start, mapping.start_address, None)
-            start = mapping.start_address
-        yield Segment(start, min(mapping.end_address, end), mapping)
-        start = min(mapping.end_address, end)
-    if start < end:
-        yield Segment(start, end, None)

@@ -9,7 +9,7 @@ from itertools import groupby
 from typing import Final, NamedTuple
 
 from cowd import PageState
-from cowd.cli.runs import Run
+from cowd._runs import Run
 
 __all__ = ["draw_strip", "style_of"]
 

@@ -12,11 +12,11 @@ from pathlib import Path
 import click
 import pytest
 from cowd import Mapping, MappingKind, PageAttributes, PageState
+from cowd._runs import Run
 from cowd.cli import experiment
 from cowd.cli.demo import Answer
 from cowd.cli.experiment import ACTIONS, Medium, map_privately, open_media
 from cowd.cli.main import main
-from cowd.cli.runs import Run
 
 STATES = {
     ".": PageState.ABSENT,

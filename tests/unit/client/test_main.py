@@ -38,10 +38,14 @@ def run(capsys):
 )
 def test_exit_status_and_the_daemons_sentence(fake, run, reason, status):
     fake.failure = CowdError(reason, pid=7)
-    assert run("query", "7") == (status, "", f"cowctl: {reason.sentence.format(pid=7)}\n")
+    assert run("query", "7", "--backend=daemon") == (
+        status,
+        "",
+        f"cowctl: {reason.sentence.format(pid=7)}\n",
+    )
 
 
-@pytest.mark.parametrize("command", [["query", "7"], ["status"], ["demo"]])
+@pytest.mark.parametrize("command", [["query", "7", "--backend=daemon"], ["status"], ["demo"]])
 def test_an_unreachable_daemon_is_3_with_a_next_step(run, socket_path, command):
     status, out, err = run(*command, "--socket", socket_path)
     assert (status, out) == (3, "")
@@ -93,7 +97,7 @@ def test_a_range_past_the_end_of_all_addresses_is_wrong_usage(run):
 
 
 def test_messages_cannot_steer_the_terminal(run):
-    status, _, err = run("query", "7", "--socket", "/x\x1b[31m\u202e")
+    status, _, err = run("status", "--socket", "/x\x1b[31m\u202e")
     assert status == 3
     assert err.startswith(r"cowctl: cannot connect to cowd at /x\x1b[31m\u202e:")
 

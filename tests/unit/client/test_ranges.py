@@ -3,7 +3,8 @@
 
 import pytest
 from cowd import Mapping, MappingKind
-from cowd.cli.ranges import AddressRange, Segment, align_range, iter_segments, parse_range
+from cowd._runs import Segment, iter_segments
+from cowd.cli.ranges import AddressRange, align_range, parse_range
 
 
 @pytest.mark.parametrize(

@@ -12,8 +12,7 @@ from cowd import (
     PageFlags,
     PageState,
 )
-from cowd.cli.ranges import Segment
-from cowd.cli.runs import Run, fold_pages, iter_runs
+from cowd._runs import Run, Segment, fold_pages, iter_runs
 from cowd.cli.strip import draw_strip
 
 START = 0x10000

@@ -1,44 +1,42 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Runs of pages that are alike: the rows of `query` and `demo`. Pure."""
+"""Runs of neighbouring pages that are alike, cut at the borders of mappings. Pure."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from itertools import groupby, repeat
-from typing import Any, Final, NamedTuple
+from typing import NamedTuple, TypeAlias
 
-from cowd import KernelPageFlags, Mapping, PageAttributes, PageFlags, PageState, is_copied
-from cowd._kpageflags import format_letters
-from cowd.cli.output import Column, format_word
-from cowd.cli.ranges import Segment
+from cowd._pages import Mapping, PageAttributes, PageFlags, PageState, is_copied
 
-__all__ = ["FLAGS", "KPAGEFLAGS", "LETTERS", "Run", "fold_pages", "iter_runs"]
+__all__ = ["Run", "Segment", "fold_pages", "iter_runs", "iter_segments"]
 
-# Columns of any row that has `kpageflags` as a Run has it.
-LETTERS: Final[Column[Any]] = Column(
-    "letters",
-    "LETTERS",
-    "kernel flags by the letters of page-types",
-    lambda row: None if row.kpageflags is None else format_letters(row.kpageflags),
-    in_json=False,
-)
-KPAGEFLAGS: Final[Column[Any]] = Column(
-    "kpageflags",
-    "KPAGEFLAGS",
-    "kernel flags as a word",
-    lambda row: format_word(row.kpageflags),
-    in_table=False,
-)
-FLAGS: Final[Column[Any]] = Column(
-    "flags",
-    "FLAGS",
-    "kernel flags by name",
-    lambda row: None if row.kpageflags is None else KernelPageFlags(row.kpageflags).names,
-    in_table=False,
-)
+_Entry: TypeAlias = tuple[int, int, int]
+"""State, attributes and flags of one page."""
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """Whole pages inside one mapping, or outside any, from `start` to before `end`."""
+
+    start: int
+    end: int
+    mapping: Mapping | None
+
+    def as_range(self, page_size_bytes: int) -> tuple[int, int]:
+        """Return the address of the first page, and how many there are."""
+        return self.start, (self.end - self.start) // page_size_bytes
 
 
 class Run(NamedTuple):
-    """Neighbouring pages that are alike. `kpageflags` is None where there is no page."""
+    """Neighbouring pages that are alike.
+
+    Attributes:
+        address: of the first page, in bytes.
+        kpageflags: word of the kernel (see KernelPageFlags) after the daemon's masks; None where
+            there is no page, or where there was no daemon.
+        mapping: that all the pages are in; None outside any.
+    """
 
     address: int
     page_count: int
@@ -69,20 +67,22 @@ def fold_pages(pages: PageFlags, mapping: Mapping | None, *, each: bool) -> Iter
     address = pages.address
     page_size_bytes = pages.page_size_bytes
     for entry, count in _count_alike(pages, each=each):
-        state, attributes, kpageflags = _decode_entry(entry)
+        state, attributes = _decode_entry(entry[:2])
+        is_known = pages.kpageflags is not None and state.is_present
+        kpageflags = entry[2] if is_known else None
         yield Run(address, count, page_size_bytes, state, attributes, kpageflags, mapping)
         address += count * page_size_bytes
 
 
 @lru_cache(maxsize=4096)  # A process has few sorts of pages.
-def _decode_entry(entry: tuple[int, int, int]) -> tuple[PageState, PageAttributes, int | None]:
-    state = PageState(entry[0])
-    return state, PageAttributes(entry[1]), entry[2] if state.is_present else None
+def _decode_entry(entry: tuple[int, int]) -> tuple[PageState, PageAttributes]:
+    return PageState(entry[0]), PageAttributes(entry[1])
 
 
-def _count_alike(pages: PageFlags, *, each: bool) -> Iterable[tuple[tuple[int, int, int], int]]:
-    """Return (state, attributes, flags) and how many neighbouring pages have them."""
-    states, attributes, words = pages.states, pages.attributes, pages.kpageflags
+def _count_alike(pages: PageFlags, *, each: bool) -> Iterable[tuple[_Entry, int]]:
+    """Return entries and how many neighbouring pages have them."""
+    states, attributes = pages.states, pages.attributes
+    words: Sequence[int] = bytes(len(states)) if pages.kpageflags is None else pages.kpageflags
     entries = zip(states, attributes, words, strict=True)
     if each:
         return zip(entries, repeat(1))
@@ -120,3 +120,19 @@ def iter_runs(
             address += len(part.states) * part.page_size_bytes
         if last:
             yield last
+
+
+def iter_segments(mappings: Iterable[Mapping], start: int, end: int) -> Iterator[Segment]:
+    """Yield the range from `start` to before `end`, cut at the borders of `mappings`."""
+    for mapping in mappings:
+        if mapping.end_address <= start:
+            continue
+        if mapping.start_address >= end:
+            break
+        if mapping.start_address > start:
+            yield Segment(start, mapping.start_address, None)
+            start = mapping.start_address
+        yield Segment(start, min(mapping.end_address, end), mapping)
+        start = min(mapping.end_address, end)
+    if start < end:
+        yield Segment(start, end, None)

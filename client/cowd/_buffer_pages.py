@@ -1,0 +1,242 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The pages of a buffer of this process: what each is, and which have been copied.
+
+Runs with the caller's own rights. The buffer is neither read nor written, so asking changes none of
+its pages. numpy is imported here, and this with the first question.
+"""
+
+import os
+from array import array
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cowd._backend import Backend, BackendName, ask
+from cowd._buffers import Memory, Span, as_array
+from cowd._errors import Aborted, Error, FailedPrecondition, InvalidRequest
+from cowd._kpageflags import format_letters
+from cowd._local import has_pagemap_scan
+from cowd._pages import Mapping, MappingKind, PageAttributes, PageFlags, PageState
+from cowd._process import open_process
+from cowd._runs import Run, Segment, iter_runs, iter_segments
+
+__all__ = ["Pages", "Summary", "copied", "pages"]
+
+_COPIED_STATES: Final = (PageState.ANON, PageState.ANON_SWAPPED)
+
+
+class Summary(NamedTuple):
+    """How many pages are what.
+
+    Attributes:
+        page_count: all of them.
+        copied_page_count: pages that are private copies.
+        size_bytes, copied_size_bytes: the same in bytes, whole pages.
+        page_count_by_state: for the states that occur.
+    """
+
+    page_count: int
+    copied_page_count: int
+    size_bytes: int
+    copied_size_bytes: int
+    page_count_by_state: dict[PageState, int]
+
+
+@dataclass(frozen=True, eq=False)
+class Pages:
+    """The pages that a buffer lies in, one element a page in each array.
+
+    Attributes:
+        span: where the buffer lies, and which of its bytes each page holds. It may start and end
+            inside a page; such a page counts in full.
+        backend: who answered, "daemon" or "local".
+        fallback_error: why it was not the daemon, if that was asked first; else None.
+        mappings: that the pages are in, in address order.
+        states: values of PageState; shape (pages,), dtype uint8.
+        attributes: bits of PageAttributes; shape (pages,), dtype uint8.
+        kpageflags: words of the kernel (see KernelPageFlags) after the daemon's masks, 0 where no
+            page is present; shape (pages,), dtype uint64. None without the daemon.
+    """
+
+    span: Span
+    backend: str
+    fallback_error: Error | None
+    mappings: Sequence[Mapping]
+    states: NDArray[np.uint8]
+    attributes: NDArray[np.uint8]
+    kpageflags: NDArray[np.uint64] | None
+
+    def __len__(self) -> int:
+        return len(self.states)
+
+    @property
+    def copied(self) -> NDArray[np.bool_]:
+        """Whether each page is a private copy of its file's page; shape (pages,), dtype bool.
+
+        Where the buffer starts or ends inside a page, a store to the page's other bytes has copied
+        it just as well.
+
+        Raises:
+            InvalidRequest: a page is in anonymous memory, where there is no file to copy from.
+            Aborted: what a page is changed with every look.
+            FailedPrecondition: what a page is cannot be told without the daemon.
+        """
+        for segment in self._segments:
+            _verify_has_original(segment)
+        is_private = self._is_in_private_mapping
+        unknown = np.flatnonzero((self.states == PageState.UNKNOWN) & is_private)
+        if len(unknown):
+            first = int(unknown[0])
+            if self.attributes[first] & PageAttributes.UNSTABLE:
+                raise Aborted(f"page {first} changed with every look at it: ask again")
+            raise FailedPrecondition(f"the {self.backend} backend cannot tell what page {first} is")
+        is_copied: NDArray[np.bool_] = np.isin(self.states, _COPIED_STATES) & is_private
+        return is_copied
+
+    def runs(self) -> list[Run]:
+        """Return the pages as runs of neighbours that are alike."""
+        parts = (self._cut(*self._indices(segment)) for segment in self._segments)
+        return list(iter_runs(parts, self._segments, each=False))
+
+    def summary(self) -> Summary:
+        """Return how many pages are what."""
+        states, counts = np.unique(self.states, return_counts=True)
+        is_copy = np.isin(self.states, _COPIED_STATES) & self._is_in_private_mapping
+        copied_page_count = int(np.count_nonzero(is_copy))
+        return Summary(
+            page_count=len(self),
+            copied_page_count=copied_page_count,
+            size_bytes=len(self) * self.span.page_size_bytes,
+            copied_size_bytes=copied_page_count * self.span.page_size_bytes,
+            page_count_by_state={
+                PageState(state): count
+                for state, count in zip(states.tolist(), counts.tolist(), strict=True)
+            },
+        )
+
+    def __str__(self) -> str:
+        """Return a line for each run, and what there is to say of the answer as a whole."""
+        lines = ["PAGES        STATE        COPIED FLAGS"]
+        for run in self.runs():
+            first = (run.address - self.span.address) // self.span.page_size_bytes
+            last = first + run.page_count - 1
+            numbers = str(first) if first == last else f"{first}-{last}"
+            said = {True: "yes", False: "no", None: "-"}[run.copied]
+            letters = "-" if run.kpageflags is None else format_letters(run.kpageflags)
+            lines.append(f"{numbers:<12} {run.state.name.lower():<12} {said:<6} {letters}")
+        if self.span.starts_inside_page:
+            lines.append("The buffer starts inside its first page.")
+        if self.span.ends_inside_page:
+            lines.append("The buffer ends inside its last page.")
+        if self.kpageflags is None:
+            why = f": {self.fallback_error}" if self.fallback_error else ""
+            lines.append(f"No kernel flags without the daemon{why}.")
+        return "\n".join(lines)
+
+    @property
+    def _segments(self) -> list[Segment]:
+        return list(iter_segments(self.mappings, self.span.address, self.span.end))
+
+    @property
+    def _is_in_private_mapping(self) -> NDArray[np.bool_]:
+        is_private = np.zeros(len(self), np.bool_)
+        for segment in self._segments:
+            if segment.mapping and segment.mapping.kind is MappingKind.PRIVATE_FILE:
+                first, last = self._indices(segment)
+                is_private[first:last] = True
+        return is_private
+
+    def _indices(self, segment: Segment) -> tuple[int, int]:
+        """Return the number of its first page, and of the first one after it."""
+        first = (segment.start - self.span.address) // self.span.page_size_bytes
+        last = (segment.end - self.span.address) // self.span.page_size_bytes
+        return first, last
+
+    def _cut(self, first: int, last: int) -> PageFlags:
+        words = self.kpageflags
+        return PageFlags(
+            pid=os.getpid(),
+            page_size_bytes=self.span.page_size_bytes,
+            address=self.span.address + first * self.span.page_size_bytes,
+            start_time_ticks=0,
+            masks=None,
+            kpageflags=None if words is None else array("Q", words[first:last].tobytes()),
+            states=self.states[first:last].tobytes(),
+            attributes=self.attributes[first:last].tobytes(),
+        )
+
+
+def pages(buffer: Memory, *, backend: Backend | BackendName = "auto") -> Pages:
+    """Return what the pages of a buffer are.
+
+    Args:
+        buffer: contiguous memory of this process: mmap, numpy.memmap, memoryview, bytearray, any
+            array. A page that it only starts or ends in counts as well (see `Pages.span`).
+        backend: who is asked. "daemon" knows the kernel's flags; "local" asks the kernel alone;
+            "auto" is the first of the two that answers. With a `cowd.Client` instead of a name,
+            many questions go over one connection.
+
+    Raises:
+        Error: a subclass of it, see `cowd.Error`.
+    """
+    memory = as_array(buffer)  # until the answer is there
+    span = Span(memory.ctypes.data, memory.nbytes)
+    ranges = [(span.address, span.page_count)] if span.page_count else []
+    fallback: list[Error] = []
+
+    def question(source: Backend) -> tuple[str, list[PageFlags]]:
+        return source.name, list(source.iter_page_flags(os.getpid(), ranges))
+
+    name, parts = ask(backend, question, on_fallback=fallback.append)
+    words = [part.kpageflags for part in parts if part.kpageflags is not None]
+    return Pages(
+        span=span,
+        backend=name,
+        fallback_error=fallback[0] if fallback else None,
+        mappings=_list_mappings(span),
+        states=np.frombuffer(b"".join(part.states for part in parts), np.uint8),
+        attributes=np.frombuffer(b"".join(part.attributes for part in parts), np.uint8),
+        kpageflags=None if name == "local" else np.concatenate([np.empty(0, np.uint64), *words]),
+    )
+
+
+def copied(buffer: Memory, *, backend: Backend | BackendName = "auto") -> NDArray[np.bool_]:
+    """Return which pages of a buffer are private copies of their file's pages.
+
+    "Has a private copy" is not "was modified": see `Pages.copied`, which this is, and the words in
+    the README. For this question the kernel alone is enough where it has PAGEMAP_SCAN (Linux 6.7),
+    so "auto" asks the daemon on older ones only.
+
+    Args:
+        buffer: as `pages` takes it, in a mapping of a file.
+        backend: as `pages` takes it.
+
+    Returns:
+        Shape (pages,), dtype bool.
+
+    Raises:
+        Error: a subclass of it, see `cowd.Error` and `Pages.copied`.
+    """
+    if backend == "auto" and has_pagemap_scan():
+        backend = "local"
+    return pages(buffer, backend=backend).copied
+
+
+def _list_mappings(span: Span) -> list[Mapping]:
+    """Return the mappings of this process that have a part in `span`."""
+    if not span.page_count:
+        return []
+    with open_process(os.getpid()) as process:
+        return process.list_mappings(span.address, span.end)
+
+
+def _verify_has_original(segment: Segment) -> None:
+    kind = segment.mapping.kind if segment.mapping else None
+    if kind not in (MappingKind.PRIVATE_FILE, MappingKind.SHARED_FILE):
+        raise InvalidRequest(
+            f"the memory at {segment.start:#x} is anonymous, there is no file that its pages "
+            "could be copied from: cowd.pages() tells what they are"
+        )

@@ -1,0 +1,217 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A process opened in /proc with the caller's own rights: the kernel decides who may.
+
+The one place of the client where the kernel's OSError becomes a `cowd.Error`. Reasons are those
+that the daemon gives for the same.
+"""
+
+import errno
+import os
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Final
+
+from cowd._errors import (
+    Aborted,
+    AccessDenied,
+    Error,
+    FailedPrecondition,
+    InternalError,
+    InvalidRequest,
+    NoSuchProcess,
+)
+from cowd._maps import iter_mappings
+from cowd._pagemap import ENTRY_BYTES
+from cowd._pages import Mapping
+
+__all__ = ["Process", "open_process"]
+
+_PAGE_SIZE_BYTES: Final = os.sysconf("SC_PAGE_SIZE")
+_READ_BYTES: Final = 1 << 20
+_LARGEST_PID: Final = (1 << 31) - 1
+_PF_EXITING: Final = 0x00000004  # include/linux/sched.h
+_PF_KTHREAD: Final = 0x00200000
+
+
+@dataclass(frozen=True, slots=True)
+class Process:
+    """An open process, which stays the same one whatever becomes of its pid.
+
+    Attributes:
+        start_time_ticks: in clock ticks since boot (/proc/PID/stat, field 22).
+        pagemap, maps: descriptors of these files. They stay with the address space that they were
+            opened on: after an exit or exec they read nothing.
+    """
+
+    pid: int
+    start_time_ticks: int
+    pagemap: int
+    maps: int
+
+    def read_entries(self, address: int, count: int) -> bytes:
+        """Return the entries of `count` pages from `address`.
+
+        Raises:
+            Error: the process has gone, or its address space does not reach that far.
+        """
+        offset = address // _PAGE_SIZE_BYTES * ENTRY_BYTES
+        entries = _read_fully(self.pagemap, count * ENTRY_BYTES, offset)
+        if len(entries) == count * ENTRY_BYTES:
+            return entries
+        self.verify_alive()
+        raise InvalidRequest(
+            f"the kernel maps nothing for process {self.pid} from {address:#x} on: "
+            f"keep to the mappings of /proc/{self.pid}/maps",
+            reason="OUT_OF_ADDRESS_SPACE",
+            pid=self.pid,
+        )
+
+    def list_mappings(self, start_address: int = 0, end_address: int = 1 << 64) -> list[Mapping]:
+        """Return the mappings in address order, or those that have a part between two addresses.
+
+        Raises:
+            Aborted: the process has gone.
+        """
+        text = bytearray()
+        while part := _read_maps(self.maps, len(text)):
+            text += part
+        self.verify_alive()
+        return list(iter_mappings(bytes(text), start_address, end_address))
+
+    def verify_alive(self) -> None:
+        """Raise Aborted if the address space has gone: it has no mappings any more."""
+        if not _read_maps(self.maps, 0):
+            raise Aborted(
+                f"process {self.pid} exited or executed another program while it was read: "
+                "ask again",
+                reason="PROCESS_GONE",
+                pid=self.pid,
+            )
+
+
+@contextmanager
+def open_process(pid: int, expected_start_time_ticks: int = 0) -> Iterator[Process]:
+    """Open a process while the context lasts.
+
+    Args:
+        pid: of a process, not of a thread.
+        expected_start_time_ticks: start time that it must have; 0 accepts any.
+
+    Raises:
+        Error: there is no such process, the kernel refuses, or it has no address space.
+    """
+    if not 0 < pid <= _LARGEST_PID:
+        raise InvalidRequest(f"pid is {pid}: it must be 1 or more", reason="INVALID_PID", pid=pid)
+    with ExitStack() as stack:
+        try:
+            process = _open(pid, stack)
+        except OSError as error:
+            raise _translate(error, pid) from error
+        if expected_start_time_ticks not in (0, process.start_time_ticks):
+            raise FailedPrecondition(
+                f"process {pid} started at {process.start_time_ticks} ticks after boot, not at "
+                f"{expected_start_time_ticks}: the pid now belongs to another process",
+                reason="START_TIME_DIFFERS",
+                pid=pid,
+            )
+        yield process
+
+
+def _open(pid: int, stack: ExitStack) -> Process:
+    # For itself even where /proc is that of another pid namespace.
+    name = "self" if pid == os.getpid() else str(pid)
+    directory = os.open(f"/proc/{name}", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    stack.callback(os.close, directory)
+    _verify_process(pid)
+    start_time_ticks, has_memory = _read_stat(directory)
+    if not has_memory:
+        raise _without_memory(pid)
+    descriptors = []
+    try:
+        for file in ("pagemap", "maps"):
+            descriptor = os.open(file, os.O_RDONLY | os.O_CLOEXEC, dir_fd=directory)
+            stack.callback(os.close, descriptor)
+            descriptors.append(descriptor)
+    except (PermissionError, ProcessLookupError):
+        if not _read_stat(directory)[1]:  # it has begun to exit meanwhile
+            raise _without_memory(pid) from None
+        raise
+    process = Process(pid, start_time_ticks, *descriptors)
+    if not _read_maps(process.maps, 0):
+        raise _without_memory(pid)
+    return process
+
+
+def _verify_process(pid: int) -> None:
+    """Raise ENOENT for a thread that does not lead its process: /proc shows it, hidden."""
+    try:
+        os.close(os.pidfd_open(pid))
+    except OSError as error:
+        if error.errno != errno.EINVAL:  # which older kernels say of a thread, newer ones ENOENT
+            raise
+        raise FileNotFoundError(errno.ENOENT, "a thread, not a process") from error
+
+
+def _read_stat(directory: int) -> tuple[int, bool]:
+    """Return the start time in ticks, and whether there is an address space (proc(5))."""
+    stat = os.open("stat", os.O_RDONLY | os.O_CLOEXEC, dir_fd=directory)
+    try:
+        text = os.read(stat, 4096)
+    finally:
+        os.close(stat)
+    fields = text[text.rindex(b")") + 2 :].split()  # the name before may hold anything
+    has_gone = fields[0] in (b"Z", b"X") or int(fields[6]) & (_PF_EXITING | _PF_KTHREAD)
+    return int(fields[19]), not has_gone
+
+
+def _without_memory(pid: int) -> Error:
+    return FailedPrecondition(
+        f"process {pid} has no address space: it is a kernel thread, or its main thread has exited",
+        reason="NO_ADDRESS_SPACE",
+        pid=pid,
+    )
+
+
+def _translate(error: OSError, pid: int) -> Error:
+    if error.errno in (errno.EACCES, errno.EPERM):
+        return AccessDenied(
+            f"the kernel does not let you inspect process {pid}: it must have your uid and gid, no "
+            "more capabilities than you, and be dumpable. If it is yours and changed its uid, set "
+            "prctl(PR_SET_DUMPABLE, 1) there, or exec after the change",
+            reason="ACCESS_DENIED",
+            pid=pid,
+        )
+    if error.errno in (errno.ENOENT, errno.ESRCH):
+        if error.filename == "pagemap":
+            return FailedPrecondition(
+                "this kernel has no /proc/PID/pagemap: it was built without "
+                "CONFIG_PROC_PAGE_MONITOR",
+                pid=pid,
+            )
+        return NoSuchProcess(
+            f"no process {pid}: it has ended, or is hidden from you",
+            reason="NO_SUCH_PROCESS",
+            pid=pid,
+        )
+    return InternalError(f"cannot read /proc/{pid}: {error.strerror}", pid=pid)
+
+
+def _read_fully(file: int, size_bytes: int, offset: int) -> bytes:
+    """Return that much of the file, or less if it ends before."""
+    first = os.pread(file, size_bytes, offset)
+    if len(first) in (0, size_bytes):
+        return first
+    parts = [first]
+    done = len(first)
+    while done < size_bytes and (part := os.pread(file, size_bytes - done, offset + done)):
+        parts.append(part)
+        done += len(part)
+    return b"".join(parts)
+
+
+def _read_maps(maps: int, offset: int) -> bytes:
+    try:
+        return os.pread(maps, _READ_BYTES, offset)
+    except ProcessLookupError:  # ended, and reaped as well (m_start, fs/proc/task_mmu.c)
+        return b""
