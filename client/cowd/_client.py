@@ -51,8 +51,11 @@ class Client:
     """A connection to the daemon, made with the first call and to be closed by `with` or `close`.
 
     Threads may share it. A connection that breaks is made again by the next call; a daemon that is
-    there but does not take connections is tried until the time is up. In a child of a fork every
-    call raises `Unavailable`: make another client there.
+    there but does not take connections is tried until the time is up.
+
+    In the child of a fork every call raises `Unavailable`. The child may have a client of its own
+    if its parent had none before the fork, or with GRPC_ENABLE_FORK_SUPPORT=1 in the environment:
+    grpc is made so.
 
     Args:
         address: of the daemon's socket, as in `resolve_address`.
@@ -60,6 +63,7 @@ class Client:
 
     Raises:
         InvalidRequest: the address or the timeout is not one.
+        Unavailable: this process was forked from one with a client.
     """
 
     name: Final = "daemon"

@@ -49,12 +49,21 @@ _LARGEST_ANSWER_BYTES: Final = 32 << 20
 _CONNECT_SECONDS: Final = 5.0
 """For the daemon to take a connection; socket activation starts it in well under a second."""
 
+_QUICK_SECONDS: Final = 1.0
+"""A call that fails within this is worth another; a daemon that hangs is not waited for twice."""
 _NOBODY_LISTENS: Final = frozenset(
     {errno.ENOENT, errno.ECONNREFUSED, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EPROTOTYPE}
 )
 """What connecting again a moment later will not change."""
 
 _Answer = TypeVar("_Answer", bound=Message)
+
+_SURVIVES_FORK: Final = os.environ.get("GRPC_ENABLE_FORK_SUPPORT", "").lower() in {
+    "1",
+    "true",
+    "yes",
+}
+"""Whether grpc was told to prepare for forks (its doc/fork_support.md); it looks when imported."""
 
 _pids_with_grpc: Final[set[int]] = set()
 """Processes that made a channel: this one, and those that it was forked from."""
@@ -69,12 +78,21 @@ class Transport:
     Args:
         path: of the daemon's socket.
         timeout_seconds: for each call.
+
+    Raises:
+        Unavailable: this process is the child of a fork, and grpc was in use in its parent.
     """
 
     def __init__(self, path: str, timeout_seconds: float) -> None:
         self._path = path
         self._timeout_seconds = timeout_seconds
         self._pid = os.getpid()
+        if _pids_with_grpc - {self._pid} and not _SURVIVES_FORK:
+            # Even the parent's calls would fail then: they share what grpc waits with.
+            raise Unavailable(
+                "cannot talk to cowd in a process that was forked after its parent did: make the "
+                "first client after the fork, or set GRPC_ENABLE_FORK_SUPPORT=1 in the environment"
+            )
         _pids_with_grpc.add(self._pid)
         connect_milliseconds = int(1000 * min(_CONNECT_SECONDS, timeout_seconds / 2))
         self._channel = grpc.insecure_channel(
@@ -88,7 +106,7 @@ class Transport:
                 ("grpc.min_reconnect_backoff_ms", max(1, connect_milliseconds)),
                 # The pauses between attempts: short, as there is no network to spare.
                 ("grpc.initial_reconnect_backoff_ms", 100),
-                ("grpc.max_reconnect_backoff_ms", 1000),
+                ("grpc.max_reconnect_backoff_ms", 250),
             ],
         )
         self._get_page_flags = self._method(
@@ -114,7 +132,8 @@ class Transport:
 
     def close(self) -> None:
         """Close the connection. Calls under way fail."""
-        self._channel.close()
+        if os.getpid() == self._pid:  # not in a child: the connection is the parent's
+            self._channel.close()
 
     def get_page_flags(
         self, pid: int, address: int, count: int, expected_start_time_ticks: int
@@ -208,7 +227,7 @@ class Transport:
                 raise Unavailable(
                     "this client was made before a fork and is the parent's: make another one"
                 )
-            deadline = time.monotonic() + self._timeout_seconds
+            started = time.monotonic()
             pid = fields.get("pid")
             pid = pid if isinstance(pid, int) else None
             try:
@@ -217,11 +236,12 @@ class Transport:
                 except grpc.RpcError as error:
                     # A failed call raises an RpcError that is a Call as well.
                     first = cast(grpc.Call, error)
-                    if not self._may_get_through(first):
+                    is_quick = time.monotonic() - started < _QUICK_SECONDS
+                    if not (is_quick and self._may_get_through(first)):
                         raise self._convert_error(first, pid) from error
                 try:
                     # grpc connects again and again, with the pauses of the options above.
-                    left = max(0.0, deadline - time.monotonic())
+                    left = max(0.0, started + self._timeout_seconds - time.monotonic())
                     return call(request, timeout=left, wait_for_ready=True)
                 except grpc.RpcError as error:
                     second = cast(grpc.Call, error)
@@ -234,7 +254,7 @@ class Transport:
 
     def _may_get_through(self, failed: grpc.Call) -> bool:
         """Whether the call did not reach the daemon, and may do so if it is made once more."""
-        if failed.code() is not grpc.StatusCode.UNAVAILABLE or _has_forked_grpc():
+        if failed.code() is not grpc.StatusCode.UNAVAILABLE:
             return False
         reason, _ = _decode_details(failed.trailing_metadata())
         return reason is None and _try_to_connect(self._path) not in _NOBODY_LISTENS
@@ -291,12 +311,6 @@ def _explain_unreachable(path: str, details: str) -> str:
     number = _try_to_connect(path)
     if number:
         return f"cannot connect to cowd at {path}: {os.strerror(number)}"
-    if _has_forked_grpc():
-        return (
-            f"cannot talk to cowd at {path} in a process that was forked while grpc was in use: "
-            "make the first client after the fork, or set GRPC_ENABLE_FORK_SUPPORT=1 in the "
-            "environment of the parent"
-        )
     return f"cowd at {path} took the connection but not the call: {details}"
 
 
@@ -311,8 +325,3 @@ def _try_to_connect(path: str) -> int:
         except OSError as error:  # A path that is too long has no number.
             return error.errno or errno.ENAMETOOLONG
     return 0
-
-
-def _has_forked_grpc() -> bool:
-    """Whether grpc was in use in a process that this one was forked from."""
-    return bool(_pids_with_grpc - {os.getpid()})

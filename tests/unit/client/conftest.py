@@ -177,31 +177,43 @@ def socket_path(tmp_path) -> str:
 
 
 @pytest.fixture
-def start_fake() -> Iterator[Callable[[str], FakeDaemon]]:
-    """Return a function that starts a FakeDaemon on a path."""
+def fakes() -> Iterator[ExitStack]:
+    """Return what stops the fake daemons of the test."""
     with ExitStack() as stack:
+        yield stack
 
-        def start(path: str) -> FakeDaemon:
-            fake = FakeDaemon(path)
-            server = grpc.server(
-                stack.enter_context(futures.ThreadPoolExecutor(2)),
-                options=[("grpc.so_reuseport", 0)],
-            )
-            pageflags_pb2_grpc.add_PageFlagsServiceServicer_to_server(fake, server)
-            check = grpc.unary_unary_rpc_method_handler(
-                fake.check_health,
-                request_deserializer=twins_pb2.HealthCheckRequest.FromString,
-                response_serializer=twins_pb2.HealthCheckResponse.SerializeToString,
-            )
-            server.add_generic_rpc_handlers(
-                [grpc.method_handlers_generic_handler("grpc.health.v1.Health", {"Check": check})]
-            )
-            assert server.add_insecure_port(f"unix:{path}")
-            server.start()
-            stack.callback(lambda: server.stop(None).wait())
-            return fake
 
-        yield start
+@pytest.fixture
+def stop_fakes(fakes) -> Callable[[], None]:
+    """Return a function that stops every fake daemon so far."""
+    return fakes.close
+
+
+@pytest.fixture
+def start_fake(fakes) -> Callable[[str], FakeDaemon]:
+    """Return a function that starts a FakeDaemon on a path."""
+
+    def start(path: str) -> FakeDaemon:
+        fake = FakeDaemon(path)
+        server = grpc.server(
+            fakes.enter_context(futures.ThreadPoolExecutor(2)),
+            options=[("grpc.so_reuseport", 0)],
+        )
+        pageflags_pb2_grpc.add_PageFlagsServiceServicer_to_server(fake, server)
+        check = grpc.unary_unary_rpc_method_handler(
+            fake.check_health,
+            request_deserializer=twins_pb2.HealthCheckRequest.FromString,
+            response_serializer=twins_pb2.HealthCheckResponse.SerializeToString,
+        )
+        server.add_generic_rpc_handlers(
+            [grpc.method_handlers_generic_handler("grpc.health.v1.Health", {"Check": check})]
+        )
+        assert server.add_insecure_port(f"unix:{path}")
+        server.start()
+        fakes.callback(lambda: server.stop(None).wait())
+        return fake
+
+    return start
 
 
 @pytest.fixture

@@ -1,0 +1,255 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The backend without a daemon, on pages of this process and its children."""
+
+import mmap
+import os
+import signal
+import subprocess
+import sys
+import threading
+
+import cowd
+import pytest
+from cowd import Local, MappingKind, PageAttributes, PageState, _local
+from cowd._buffers import Span, as_array
+
+PAGE = mmap.PAGESIZE
+WRITABLE = mmap.PROT_READ | mmap.PROT_WRITE
+
+
+def map_anonymously(page_count):
+    return mmap.mmap(-1, page_count * PAGE, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS, WRITABLE)
+
+
+def address_of(memory):
+    return as_array(memory).ctypes.data
+
+
+def read_states(memory, **options):
+    span = Span(address_of(memory), len(memory))
+    flags = Local().get_page_flags(os.getpid(), span.address, span.page_count, **options)
+    return [PageState(state).name for state in flags.states]
+
+
+@pytest.fixture
+def file(tmp_path):
+    path = tmp_path / "file"
+    path.write_bytes(b"original".ljust(PAGE) * 4)
+    with path.open("r+b") as opened:
+        yield opened
+
+
+@pytest.fixture(params=["with PAGEMAP_SCAN", "without it"])
+def kernel(request, monkeypatch):
+    """Return whether the kernel tells the page of zeros, of both sorts of kernel."""
+    if request.param == "with PAGEMAP_SCAN":
+        if not _local.has_pagemap_scan():
+            pytest.skip("this kernel has no PAGEMAP_SCAN")
+        return True
+    monkeypatch.setattr(_local, "has_pagemap_scan", lambda: False)
+    return False
+
+
+@pytest.mark.usefixtures("kernel")
+def test_copies_of_a_file(file):
+    with mmap.mmap(file.fileno(), 0, mmap.MAP_PRIVATE, WRITABLE) as memory:
+        memory[0] = memory[2 * PAGE] = 1
+        first, second, third, fourth = read_states(memory)
+    assert (first, third) == ("ANON", "ANON")
+    assert {second, fourth} <= {"FILE", "ABSENT"}
+
+
+@pytest.mark.usefixtures("kernel")
+def test_a_shared_mapping_has_the_pages_of_the_file(file):
+    with mmap.mmap(file.fileno(), 0, mmap.MAP_SHARED, WRITABLE) as memory:
+        memory[0] = 1
+        assert read_states(memory)[0] == "FILE"
+
+
+def test_the_page_of_zeros_is_told_or_said_to_be_unknown(kernel):
+    with map_anonymously(4) as memory:
+        memory[0] = 1
+        memory[PAGE], memory[3 * PAGE]
+        zero = "ZERO" if kernel else "UNKNOWN"
+        assert read_states(memory) == ["ANON", zero, "ABSENT", zero]
+
+
+def test_the_answer_says_that_it_has_no_flags():
+    with map_anonymously(1) as memory:
+        flags = Local().get_page_flags(os.getpid(), address_of(memory), 1)
+    assert (flags.kpageflags, flags.masks) == (None, None)
+    assert (flags.pid, flags.page_size_bytes) == (os.getpid(), PAGE)
+
+
+def test_exclusive_is_told():
+    with map_anonymously(1) as memory:
+        memory[0] = 1
+        flags = Local().get_page_flags(os.getpid(), address_of(memory), 1)
+    assert flags.attributes == bytes([PageAttributes.EXCLUSIVE])
+
+
+def test_long_ranges_come_in_parts(monkeypatch):
+    monkeypatch.setattr(_local, "_PAGES_PER_PART", 4)
+    with map_anonymously(10) as memory:
+        memory[9 * PAGE] = 1
+        parts = list(Local().iter_page_flags(os.getpid(), [(address_of(memory), 10)]))
+        assert [part.address - address_of(memory) for part in parts] == [0, 4 * PAGE, 8 * PAGE]
+    assert [len(part.states) for part in parts] == [4, 4, 2]
+    assert b"".join(part.states for part in parts)[-1] == PageState.ANON
+
+
+def test_many_stretches_of_zeros_take_several_scans(monkeypatch):
+    monkeypatch.setattr(_local, "_REGIONS", 3)
+    if not _local.has_pagemap_scan():
+        pytest.skip("this kernel has no PAGEMAP_SCAN")
+    with map_anonymously(40) as memory:
+        for page in range(0, 40, 2):
+            memory[page * PAGE]
+        assert read_states(memory) == ["ZERO", "ABSENT"] * 20
+
+
+def test_pages_that_change_between_two_looks_are_looked_at_again(monkeypatch):
+    looks = []
+    read_entries = _local.Process.read_entries
+
+    def read(process, address, count):
+        looks.append(count)
+        entries = read_entries(process, address, count)
+        if len(looks) == 1:
+            memory[PAGE] = 1
+        return entries
+
+    monkeypatch.setattr(_local.Process, "read_entries", read)
+    monkeypatch.setattr(_local, "has_pagemap_scan", lambda: True)
+    with map_anonymously(3) as memory:
+        for page in range(3):
+            memory[page * PAGE]
+        assert read_states(memory) == ["ZERO", "ANON", "ZERO"]
+    assert looks == [3, 3, 1]
+
+
+def test_pages_that_never_settle_are_unknown_and_unstable(monkeypatch):
+    high = [0]
+
+    def read(process, address, count):  # noqa: ARG001
+        high[0] ^= 0x04
+        return bytes([0, 0, 0, 0, 0, 0, 0, 0x80 | high[0]]) * count
+
+    monkeypatch.setattr(_local.Process, "read_entries", read)
+    with map_anonymously(2) as memory:
+        flags = Local().get_page_flags(os.getpid(), address_of(memory), 2)
+    assert flags.states == bytes([PageState.UNKNOWN] * 2)
+    assert flags.attributes == bytes([PageAttributes.UNSTABLE] * 2)
+
+
+def test_mappings_of_this_process(file):
+    with mmap.mmap(file.fileno(), 0, mmap.MAP_PRIVATE, WRITABLE) as memory:
+        listed = Local().list_mappings(os.getpid())
+        [mapping] = [each for each in listed.mappings if each.path == os.fsencode(file.name)]
+        assert mapping.start_address == address_of(memory)
+        assert mapping.kind is MappingKind.PRIVATE_FILE
+    assert listed.mappings == sorted(listed.mappings, key=lambda each: each.start_address)
+
+
+@pytest.fixture
+def child():
+    """Return a child of this process that waits."""
+    process = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    yield process
+    process.kill()
+    process.wait()
+    process.stdin.close()
+
+
+def test_another_process_of_ones_own(child):
+    listed = Local().list_mappings(child.pid)
+    [stack] = [each for each in listed.mappings if each.path == b"[stack]"]
+    count = (stack.end_address - stack.start_address) // PAGE
+    flags = Local().get_page_flags(
+        child.pid,
+        stack.start_address,
+        count,
+        expected_start_time_ticks=listed.start_time_ticks,
+    )
+    assert PageState.ANON in flags.states
+    assert flags.start_time_ticks == listed.start_time_ticks > 0
+
+
+def failure(kind, reason, ask, *arguments, **options):
+    with pytest.raises(kind) as caught:
+        ask(*arguments, **options)
+    assert caught.value.reason == reason
+    return str(caught.value)
+
+
+def test_another_start_time_is_another_process(child):
+    text = failure(
+        cowd.FailedPrecondition,
+        "START_TIME_DIFFERS",
+        Local().list_mappings,
+        child.pid,
+        expected_start_time_ticks=1,
+    )
+    assert "another process" in text
+
+
+def test_no_such_process(child):
+    child.kill()
+    child.wait()
+    failure(cowd.NoSuchProcess, "NO_SUCH_PROCESS", Local().list_mappings, child.pid)
+
+
+def test_a_thread_is_no_process():
+    thread_ids, leave = [], threading.Event()
+    started = threading.Event()
+
+    def run():
+        thread_ids.append(threading.get_native_id())
+        started.set()
+        leave.wait()
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    started.wait()
+    try:
+        failure(cowd.NoSuchProcess, "NO_SUCH_PROCESS", Local().list_mappings, thread_ids[0])
+    finally:
+        leave.set()
+        thread.join()
+
+
+def test_a_zombie_has_no_address_space(child):
+    child.send_signal(signal.SIGKILL)
+    os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
+    failure(cowd.FailedPrecondition, "NO_ADDRESS_SPACE", Local().list_mappings, child.pid)
+
+
+def test_a_process_that_ends_while_it_is_read(child):
+    parts = Local().iter_page_flags(child.pid, [(0x1000, 1), (0x2000, 1)])
+    next(parts)
+    child.kill()
+    child.wait()
+    failure(cowd.Aborted, "PROCESS_GONE", next, parts)
+
+
+@pytest.mark.parametrize(
+    ("kind", "reason", "arguments"),
+    [
+        (cowd.InvalidRequest, "INVALID_PID", (0, 0, 1)),
+        (cowd.InvalidRequest, "INVALID_PID", (-5, 0, 1)),
+        (cowd.InvalidRequest, "INVALID_PID", (1 << 31, 0, 1)),
+        (cowd.InvalidRequest, "UNALIGNED_ADDRESS", (os.getpid(), 5, 1)),
+        (cowd.InvalidRequest, "INVALID_COUNT", (os.getpid(), 0, 0)),
+        (cowd.InvalidRequest, "INVALID_COUNT", (os.getpid(), 0, -1)),
+        (cowd.InvalidRequest, "RANGE_OVERFLOW", (os.getpid(), (1 << 64) - PAGE, 2)),
+        (cowd.InvalidRequest, "RANGE_OVERFLOW", (os.getpid(), -PAGE, 1)),
+        (cowd.InvalidRequest, "OUT_OF_ADDRESS_SPACE", (os.getpid(), 0xFFFFFFFFFF600000, 1)),
+    ],
+)
+def test_what_cannot_be_asked(kind, reason, arguments):
+    failure(kind, reason, Local().get_page_flags, *arguments)
+
+
+def test_ranges_must_be_pairs_of_numbers():
+    with pytest.raises(cowd.InvalidRequest, match="a range is an address and a count"):
+        list(Local().iter_page_flags(os.getpid(), [("0x1000", 1)]))
