@@ -159,6 +159,8 @@ class Page(NamedTuple):
     flags_clear: frozenset[str]
     attributes_set: frozenset[str]
     attributes_clear: frozenset[str]
+    marker: bool
+    """Whether something stands in the page table that is neither a page nor a swapped one."""
 
 
 class Subject(Program):
@@ -210,6 +212,7 @@ def parse_pages(description: dict[str, Any]) -> list[Page]:
             frozenset(page.get("flags_clear", ())),
             frozenset(page.get("attributes_set", ())),
             frozenset(page.get("attributes_clear", ())),
+            page.get("marker", False),
         )
         for page in description["pages"]
     ]

@@ -24,11 +24,15 @@ class ReferencePage(NamedTuple):
 
 
 class Reference:
-    """The reader; its descriptor of kpageflags stays open as long as the tests run."""
+    """The reader; it holds a descriptor of kpageflags."""
 
     def __init__(self) -> None:
         self._kpageflags = open("/proc/kpageflags", "rb", buffering=0)  # noqa: SIM115
         self._marker_type = learn_marker_type()
+
+    def close(self) -> None:
+        """Close kpageflags."""
+        self._kpageflags.close()
 
     def read_pages(self, pid: int, address: int, count: int) -> list[ReferencePage]:
         """Return what each of `count` pages from `address` of process `pid` is."""

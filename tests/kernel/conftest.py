@@ -2,7 +2,7 @@
 """Fixtures of the tests that make real pages: what the machine has to offer, and every kind."""
 
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -96,9 +96,10 @@ def available(switch: AbstractContextManager[Any]) -> Iterator[Any]:
 
 
 @pytest.fixture(scope="session")
-def reference() -> Reference:
+def reference() -> Iterator[Reference]:
     """Return the slow reader that every state is compared with."""
-    return Reference()
+    with closing(Reference()) as reader:
+        yield reader
 
 
 @pytest.fixture(scope="session")

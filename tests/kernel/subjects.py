@@ -16,7 +16,8 @@ A PAGE is {"address", "state", "copied", "mapping"} and, where known, "flags_set
 (names as in the kernel's page-types), "attributes_set", "attributes_clear", and "pid" if not the
 first. `state` is a name of PageState without its prefix, or several with "|" where the kernel is
 free to choose; `mapping` is a name of MappingKind. `copied` is null where it has no meaning:
-outside private mappings of files.
+outside private mappings of files. "marker" is true where something stands in the page table that
+is neither a page nor a swapped one.
 
 Usage: subjects.py KIND [ARGUMENT...]
 """

@@ -32,6 +32,13 @@ from kinds.memory import (
 
 MADV_MERGEABLE = 12
 PAGEMAP_EXCLUSIVE = 1 << 56
+FREED: Described = {
+    "state": "ANON",
+    "flags_set": ["mmap", "anonymous"],
+    "flags_clear": [*COPY["flags_clear"], "swapbacked"],
+    "attributes_set": ["EXCLUSIVE", "LAZYFREE"],
+    "attributes_clear": ["UNSTABLE", "UFFD_WP"],
+}
 
 
 def make_anonymous() -> Described:
@@ -61,19 +68,27 @@ def make_guard() -> Described:
     return {"pages": describe(address, COPY, GUARD, GUARD, COPY)}
 
 
-def make_lazyfree() -> Described:
-    """Give written pages up with MADV_FREE: still ANON, no longer SWAPBACKED."""
+def map_freed(pages: int, freed: int) -> int:
+    """Map and write pages, and give the first of them up with MADV_FREE; return where."""
     os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})  # the batches below are one cpu's
-    address = map_pages(4)
-    for page in range(4):
+    address = map_pages(pages)
+    for page in range(pages):
         write_page(address, page)
     for _ in range(2):  # the first call queues the pages, the second works the queue off
-        advise(address, 3, MADV_FREE)
-    freed = {**COPY, "flags_set": ["mmap", "anonymous"]}
-    freed["flags_clear"] = [*COPY["flags_clear"], "swapbacked"]
-    freed["attributes_set"] = ["EXCLUSIVE", "LAZYFREE"]
-    freed["attributes_clear"] = ["UNSTABLE", "UFFD_WP"]
-    return {"pages": describe(address, freed, freed, freed, COPY)}
+        advise(address, freed, MADV_FREE)
+    return address
+
+
+def make_lazyfree() -> Described:
+    """Give written pages up with MADV_FREE: still ANON, no longer SWAPBACKED."""
+    return {"pages": describe(map_freed(4, 3), FREED, FREED, FREED, COPY)}
+
+
+def make_taken_back() -> Described:
+    """Give a written page up with MADV_FREE, and write to it again."""
+    address = map_freed(1, 1)
+    write_page(address, 0)
+    return {"pages": describe(address, FREED)}
 
 
 def map_merged(descriptor: int | None = None) -> int:

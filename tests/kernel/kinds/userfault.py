@@ -56,6 +56,10 @@ def protected(page: Described) -> Described:
     }
 
 
+MARKER: Described = {**protected(ABSENT), "marker": True}
+POISON: Described = {**ABSENT, "marker": True}
+
+
 class Userfault:
     """A userfaultfd that stays open as long as the process lives."""
 
@@ -104,7 +108,7 @@ def make_uffd() -> Described:
     userfault.register(address, 4)
     userfault.write_protect(address, 3)
     return {
-        "pages": describe(address, protected(COPY), protected(ZERO), protected(ABSENT), COPY),
+        "pages": describe(address, protected(COPY), protected(ZERO), MARKER, COPY),
     }
 
 
@@ -137,13 +141,13 @@ def make_uffd_file() -> Described:
                 private,
                 {**protected(COPY), "copied": True},
                 {**protected(FILE), "copied": False},
-                {**protected(ABSENT), "copied": False},
+                {**MARKER, "copied": False},
                 {**ABSENT, "copied": False},
             ),
             *describe(
                 shared + PAGE_BYTES,
                 protected(FILE),
-                protected(ABSENT),
+                MARKER,
                 ABSENT,
                 mapping="SHARED_FILE",
             ),
@@ -184,10 +188,10 @@ def make_uffd_poisoned() -> Described:
         write_page(address, 0)
         userfault.register(address, 3, REGISTER_MISSING)
         userfault.poison(address + PAGE_BYTES, 1)
-    copy, gone = {**COPY, "copied": True}, {**ABSENT, "copied": False}
+    copy, poison = {**COPY, "copied": True}, {**POISON, "copied": False}
     return {
         "pages": [
-            *describe(anonymous, COPY, ABSENT, ABSENT),
-            *describe(private, copy, gone, gone),
+            *describe(anonymous, COPY, POISON, ABSENT),
+            *describe(private, copy, poison, {**ABSENT, "copied": False}),
         ]
     }
