@@ -5,7 +5,6 @@
 skipped for anybody but root.
 """
 
-import ctypes
 import os
 import shutil
 import subprocess
@@ -32,7 +31,6 @@ DISK = "/var/tmp"
 """Where /tmp may be a tmpfs, this is not (file-hierarchy(7))."""
 MakeDirectory = Callable[[], Path]
 NEED_ROOT = ("integration", "kernel", "security")
-SWAP_BYTES = 32 << 20
 REQUIRE_ALL = os.environ.get("COWD_REQUIRE_ALL") == "1"
 
 
@@ -197,26 +195,6 @@ def author(make_directory: MakeDirectory) -> AuthorsMethod:
         pytest.skip("no gcc: it compiles the second source")
 
 
-@pytest.fixture(scope="session")
-def swap_file(make_directory: MakeDirectory) -> Iterator[Path]:
-    """Return a file on disk that the kernel swaps to until the tests end."""
-    path = make_directory() / "swap"
-    with path.open("wb") as file:
-        os.fchmod(file.fileno(), 0o600)
-        os.posix_fallocate(file.fileno(), 0, SWAP_BYTES)
-    subprocess.run(["/sbin/mkswap", path], check=True, capture_output=True)
-    libc = ctypes.CDLL(None, use_errno=True)
-    if libc.swapon(os.fsencode(path), 0):
-        path.unlink()
-        pytest.skip(f"cannot swap to a file here: {os.strerror(ctypes.get_errno())}")
-    try:
-        yield path
-    finally:
-        off = libc.swapoff(os.fsencode(path))
-        path.unlink()
-    assert off == 0, "the swap file is still in use"
-
-
 @pytest.fixture
 def tmpfs_directory() -> Iterator[Path]:
     """Return a directory on tmpfs where every user may make files."""
@@ -224,12 +202,3 @@ def tmpfs_directory() -> Iterator[Path]:
         path = Path(directory)
         path.chmod(0o1777)
         yield path
-
-
-@pytest.fixture
-def swapped_directory(
-    swap_file: Path,  # noqa: ARG001
-    public_directory: Path,
-) -> Path:
-    """Return a public directory, on a machine that has swap space."""
-    return public_directory

@@ -18,6 +18,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import pytest
 from cowdaemon.errors import Code
 from cowproto.v1 import pageflags_pb2, twins_pb2
 from google.protobuf.message import Message
@@ -153,10 +154,13 @@ class Page(NamedTuple):
     address: int
     states: tuple[str, ...]
     copied: bool | None
+    mapping: str
     flags_set: frozenset[str]
     flags_clear: frozenset[str]
     attributes_set: frozenset[str]
     attributes_clear: frozenset[str]
+    marker: bool
+    """Whether something stands in the page table that is neither a page nor a swapped one."""
 
 
 class Subject(Program):
@@ -176,6 +180,24 @@ class Subject(Program):
         reason: str | None = self.description.get("unavailable")
         return reason
 
+    @contextlib.contextmanager
+    def stopped(self) -> Iterator[None]:
+        """Have it hold still."""
+        os.kill(self.pid, signal.SIGSTOP)
+        os.waitid(os.P_PID, self.pid, os.WSTOPPED)
+        try:
+            yield
+        finally:
+            os.kill(self.pid, signal.SIGCONT)
+
+    def scan(self, address: int, count: int) -> list[int]:
+        """Return what PAGEMAP_SCAN tells the process of its own pages; see page_scan.py."""
+        self.write({"scan": [address, count]})
+        answer = self.read()
+        if "unavailable" in answer:
+            pytest.skip(answer["unavailable"])
+        return list(answer["scan"])
+
 
 def parse_pages(description: dict[str, Any]) -> list[Page]:
     """Return the pages of a subject's description, in its order."""
@@ -185,21 +207,25 @@ def parse_pages(description: dict[str, Any]) -> list[Page]:
             page["address"],
             tuple(page["state"].split("|")),
             page["copied"],
+            page["mapping"],
             frozenset(page.get("flags_set", ())),
             frozenset(page.get("flags_clear", ())),
             frozenset(page.get("attributes_set", ())),
             frozenset(page.get("attributes_clear", ())),
+            page.get("marker", False),
         )
         for page in description["pages"]
     ]
 
 
 def iter_stretches(pages: Sequence[Page]) -> Iterator[list[Page]]:
-    """Yield runs of pages of one process that follow each other: what one call can ask for."""
-    numbered = enumerate(pages)
-    for _, run in groupby(
-        numbered, lambda item: (item[1].pid, item[1].address - item[0] * PAGE_BYTES)
-    ):
+    """Yield runs of pages of one process and mapping that follow each other: one call's pages."""
+
+    def place(item: tuple[int, Page]) -> tuple[int, str, int]:
+        number, page = item
+        return page.pid, page.mapping, page.address - number * PAGE_BYTES
+
+    for _, run in groupby(enumerate(pages), place):
         yield [page for _, page in run]
 
 

@@ -7,10 +7,17 @@ itself (`create`). As a program, prints one line of JSON and lives until its sta
     {"pid": N, "pages": [PAGE, ...]}      and for some kinds more
     {"unavailable": TEXT}                 this machine cannot have such pages, and why
 
-A PAGE is {"address", "state", "copied"} and, where known, "flags_set", "flags_clear" (names as in
-the kernel's page-types), "attributes_set", "attributes_clear", and "pid" if not the first. `state`
-is a name of PageState without its prefix, or several with "|" where the kernel is free to choose.
-`copied` is null where it has no meaning: outside private mappings of files.
+and answers lines of JSON:
+
+    {"execute": true}           with nothing: it executes cat, which repeats what follows
+    {"scan": [ADDRESS, COUNT]}  with {"scan": [CATEGORIES, ...]}, one a page; see page_scan.py
+
+A PAGE is {"address", "state", "copied", "mapping"} and, where known, "flags_set", "flags_clear"
+(names as in the kernel's page-types), "attributes_set", "attributes_clear", and "pid" if not the
+first. `state` is a name of PageState without its prefix, or several with "|" where the kernel is
+free to choose; `mapping` is a name of MappingKind. `copied` is null where it has no meaning:
+outside private mappings of files. "marker" is true where something stands in the page table that
+is neither a page nor a swapped one.
 
 Usage: subjects.py KIND [ARGUMENT...]
 """
@@ -24,8 +31,9 @@ import sys
 import threading
 from collections.abc import Callable, Sequence
 
-import page_kinds
-from page_kinds import (
+from kinds import anonymous, files, forked, huge, hugetlb, special, swapped, userfault
+from kinds.anonymous import make_anonymous
+from kinds.memory import (
     ABSENT,
     PAGE_BYTES,
     PROT_NONE,
@@ -33,9 +41,10 @@ from page_kinds import (
     UnavailableError,
     describe,
     libc,
-    make_anonymous,
     map_pages,
+    protect,
 )
+from page_scan import scan_pages
 
 LARGE_PAGES = 65_536
 """limits.PAGES_PER_CALL."""
@@ -54,8 +63,7 @@ def make_many_mappings(count: str) -> Described:
     pages = int(count)
     address = map_pages(pages)
     for page in range(0, pages, 2):
-        if libc.mprotect(address + page * PAGE_BYTES, PAGE_BYTES, PROT_NONE):
-            raise OSError(ctypes.get_errno(), "mprotect")
+        protect(address + page * PAGE_BYTES, 1, PROT_NONE)
     return {"pages": describe(address, ABSENT)}
 
 
@@ -117,9 +125,11 @@ def make_hanging_exec(path: str) -> Described:
     os.execv("/bin/cat", ["cat"])
 
 
+_PLACES = (anonymous, files, forked, huge, hugetlb, special, swapped, userfault)
 KINDS: dict[str, Callable[..., Described]] = {
     name.removeprefix("make_").replace("_", "-"): make
-    for name, make in {**vars(page_kinds), **globals()}.items()
+    for names in (*map(vars, _PLACES), globals())
+    for name, make in names.items()
     if name.startswith("make_")
 }
 
@@ -133,12 +143,15 @@ def create(kind: str, arguments: Sequence[str]) -> Described:
 
 
 def main() -> None:
-    """Print the description, and stay until standard input ends or says "execute"."""
+    """Print the description, and stay until standard input ends, answering lines."""
     print(json.dumps(create(sys.argv[1], sys.argv[2:])), flush=True)
     # Not a byte more than the line: what follows "execute" is for the next program.
     for line in open(0, "rb", buffering=0):  # noqa: SIM115
-        if json.loads(line) == {"execute": True}:
-            os.execv("/bin/cat", ["cat"])
+        match json.loads(line):
+            case {"execute": True}:
+                os.execv("/bin/cat", ["cat"])
+            case {"scan": [int(address), int(count)]}:
+                print(json.dumps(scan_pages(address, count)), flush=True)
 
 
 if __name__ == "__main__":

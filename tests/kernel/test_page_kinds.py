@@ -28,31 +28,6 @@ from harness.programs import (
 )
 
 COPIED_STATES = {"ANON", "ANON_SWAPPED"}
-KINDS = {
-    "file": "public_directory",
-    "tmpfs": "tmpfs_directory",
-    "memfd": None,
-    "shared-file": "public_directory",
-    "dropped": "public_directory",
-    "anonymous": None,
-    "zero": None,
-    "thp": None,
-    "huge-zero": None,
-    "fork": None,
-    "fork-file": "public_directory",
-    "swapped": "swapped_directory",
-    "guard": None,
-    "lazyfree": None,
-    "special": None,
-}
-"""The kinds of subjects.py that are kinds of page, with the fixture that is their argument."""
-
-
-@pytest.fixture(params=KINDS)
-def kind(request: pytest.FixtureRequest) -> tuple[str, ...]:
-    """Return the arguments that make subjects.py create one kind of page."""
-    fixture = KINDS[request.param]
-    return (request.param, *([str(request.getfixturevalue(fixture))] if fixture else []))
 
 
 def test_another_process_of_the_same_user(
@@ -86,21 +61,23 @@ def verify_pages(caller: Caller, pages: list[Page], author: AuthorsMethod) -> No
         assert response.masks.shared_flags_mask == SHARED_FLAGS_MASK
         lengths = (len(response.kpageflags), len(response.state), len(response.attributes))
         assert lengths == (len(stretch),) * 3
-        verify_construction(stretch, response, is_private_file(caller, pid, address))
+        verify_mapping(stretch, caller.list_mappings(pid))
+        verify_construction(stretch, response)
         verify_author(stretch, response, author)
 
 
-def is_private_file(caller: Caller, pid: int, address: int) -> bool:
-    """Return whether the daemon lists `address` in a private mapping of a file."""
-    for mapping in caller.list_mappings(pid):
-        if mapping.start_address <= address < mapping.end_address:
-            return mapping.kind == pageflags_pb2.MAPPING_KIND_PRIVATE_FILE
-    raise AssertionError(f"no mapping at {address:#x}")
+def verify_mapping(pages: list[Page], mappings: list[pageflags_pb2.Mapping]) -> None:
+    """Assert that all of `pages` are in mappings of the kind that they were made in."""
+    reached, end = pages[0].address, pages[-1].address + PAGE_BYTES
+    for mapping in mappings:
+        if mapping.start_address <= reached < min(end, mapping.end_address):
+            name = pageflags_pb2.MappingKind.Name(mapping.kind).removeprefix("MAPPING_KIND_")
+            assert name == pages[0].mapping, mapping
+            reached = mapping.end_address
+    assert reached >= end, f"no mapping at {reached:#x}"
 
 
-def verify_construction(
-    pages: list[Page], response: pageflags_pb2.GetPageFlagsResponse, private_file: bool
-) -> None:
+def verify_construction(pages: list[Page], response: pageflags_pb2.GetPageFlagsResponse) -> None:
     """Assert that each page is what it was made to be."""
     for number, page in enumerate(pages):
         state = pageflags_pb2.PageState.Name(response.state[number]).removeprefix("PAGE_STATE_")
@@ -108,6 +85,7 @@ def verify_construction(
         attributes = name_attributes(response.attributes[number])
         seen = f"page {number}: {state} {sorted(flags)} {sorted(attributes)}"
         assert state in page.states, seen
+        private_file = page.mapping == "PRIVATE_FILE"
         assert (state in COPIED_STATES if private_file else None) is page.copied, seen
         assert attributes >= page.attributes_set, seen
         assert not attributes & page.attributes_clear, seen

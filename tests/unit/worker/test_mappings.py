@@ -23,6 +23,10 @@ KINDS = [
     (b"rw-s", b"08:01 7", b"/tmp/shared", MappingKind.SHARED_FILE),
     (b"rw-s", b"00:01 1027", b"/dev/zero (deleted)", MappingKind.SHARED_FILE),
     (b"rw-s", b"00:01 32769", b"/SYSV00000000 (deleted)", MappingKind.SHARED_FILE),
+    (b"rw-s", b"00:0f 9", b"/anon_hugepage (deleted)", MappingKind.SHARED_FILE),
+    (b"rw-p", b"00:0f 9", b"/anon_hugepage (deleted)", MappingKind.ANONYMOUS),
+    (b"rw-p", b"00:0f 9", b"/mnt/anon_hugepage (deleted)", MappingKind.PRIVATE_FILE),
+    (b"rw-p", b"00:05 4", b"/dev/zero", MappingKind.PRIVATE_FILE),
     (b"---p", b"00:00 0", b"", MappingKind.ANONYMOUS),
     (b"rw-p", b"00:00 0", b"[heap]", MappingKind.ANONYMOUS),
     (b"rw-p", b"00:00 0", b"[stack]", MappingKind.ANONYMOUS),
@@ -100,6 +104,25 @@ def test_lines_split_over_reads_are_put_together(
     found = list(iter_mappings(make_file(MAPS)))
     assert found == [parse_mapping(line) for line in MAPS.splitlines()]
     assert len(found) == 32
+
+
+@pytest.mark.parametrize(
+    ("rest", "offset"),
+    [
+        (b"r--p 0000a000 08:01 7    /file", 0xC000),
+        (b"rw-p 0000a000 00:0f 9    /anon_hugepage (deleted)", 0xC000),
+        (b"rw-p 00000000 00:00 0 ", 0),
+    ],
+)
+def test_mapping_that_was_joined_between_two_reads_goes_on_where_the_one_before_ended(
+    make_file: MakeFile, rest: bytes, offset: int
+) -> None:
+    maps = make_file(b"1000-3000 %b\n1000-5000 %b\n" % (rest, rest))
+    first, second = iter_mappings(maps)
+    assert (first.start_address, first.end_address) == (0x1000, 0x3000)
+    assert (second.start_address, second.end_address) == (0x3000, 0x5000)
+    assert second.file_offset_bytes == offset
+    assert second.kind == first.kind
 
 
 def test_position_of_the_descriptor_does_not_matter(make_file: MakeFile) -> None:

@@ -1,0 +1,174 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Fixtures of the tests that make real pages: what the machine has to offer, and every kind."""
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, ExitStack, closing, contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import MakeDirectory
+from harness import switches
+from harness.reference import Reference
+
+HUGETLB_PAGES = 8
+"""More than any kind of kinds/hugetlb.py has at once."""
+CASES = {
+    "file": "public_directory",
+    "tmpfs": "tmpfs_directory",
+    "memfd": None,
+    "shared-file": "public_directory",
+    "shared-memfd": None,
+    "shared-anonymous": None,
+    "dropped": "public_directory",
+    "same-byte": "public_directory",
+    "populated": "public_directory",
+    "locked": "public_directory",
+    "injected": "public_directory",
+    "forbidden": "public_directory",
+    "truncated": "public_directory",
+    "truncated on tmpfs": "tmpfs_directory",
+    "punched": "public_directory",
+    "punched on tmpfs": "tmpfs_directory",
+    "fault-around": "public_directory",
+    "fresh": "public_directory",
+    "guard-file": "public_directory",
+    "device-zero": None,
+    "anonymous": None,
+    "zero": None,
+    "guard": None,
+    "lazyfree": None,
+    "merged": "merging_directory",
+    "merged-alone": "merging",
+    "thp": None,
+    "thp-dropped": None,
+    "thp-protected": None,
+    "thp-unmapped": None,
+    "thp-forked": None,
+    "thp-forked-parent": None,
+    "huge-zero": None,
+    "large-folio": "public_directory",
+    "large-folio on tmpfs": "huge_tmpfs_directory",
+    "hugetlb": "hugetlb",
+    "hugetlb-file": "hugetlb",
+    "hugetlb-shared": "hugetlb",
+    "hugetlb-fork": "hugetlb",
+    "fork": None,
+    "fork-parent": None,
+    "fork-file": "public_directory",
+    "fork-alive": "public_directory",
+    "fork-exited": "public_directory",
+    "swapped": "swapped_directory",
+    "swapped to zram": "zram_directory",
+    "swapped-back": "swapped_directory",
+    "swapped-shared": "swap_space",
+    "uffd": None,
+    "uffd-populated": None,
+    "uffd-file": None,
+    "uffd-poisoned": None,
+    "uffd-swapped": "swapped_directory",
+    "special": None,
+    "vdso": None,
+}
+"""The kinds of subjects.py that are kinds of page, with the fixture that they need.
+
+The name of a kind is the first word. If the fixture is a path, it is the kind's argument.
+"""
+
+
+@pytest.fixture(params=CASES)
+def kind(request: pytest.FixtureRequest) -> tuple[str, ...]:
+    """Return the arguments that make subjects.py create one kind of page."""
+    fixture = CASES[request.param]
+    value = request.getfixturevalue(fixture) if fixture else None
+    return (request.param.split()[0], *([str(value)] if isinstance(value, Path) else []))
+
+
+@contextmanager
+def available(switch: AbstractContextManager[Any]) -> Iterator[Any]:
+    """Switch something on, or skip where the machine does not have it."""
+    with ExitStack() as stack:
+        try:
+            value = stack.enter_context(switch)
+        except switches.UnavailableError as reason:
+            pytest.skip(str(reason))
+        yield value
+
+
+@pytest.fixture(scope="session")
+def reference() -> Iterator[Reference]:
+    """Return the slow reader that every state is compared with."""
+    with closing(Reference()) as reader:
+        yield reader
+
+
+@pytest.fixture(scope="session")
+def swap_file(make_directory: MakeDirectory) -> Iterator[Path]:
+    """Return a file on disk that the kernel swaps to until the tests end."""
+    path = make_directory() / "swap"
+    with available(switches.swapping_to_file(path)):
+        yield path
+
+
+@pytest.fixture
+def swap_space(
+    swap_file: Path,  # noqa: ARG001
+) -> Iterator[None]:
+    """Have swap space that nobody takes away during the test."""
+    with switches.locked(switches.SWAPS, exclusive=False):
+        yield
+
+
+@pytest.fixture
+def swapped_directory(
+    swap_space: None,  # noqa: ARG001
+    public_directory: Path,
+) -> Path:
+    """Return a public directory, on a machine that has swap space."""
+    return public_directory
+
+
+@pytest.fixture
+def zram() -> Iterator[Path]:
+    """Return a device of compressed memory, where everything that is paged out goes."""
+    with available(switches.swapping_to_memory()) as device:
+        yield device
+
+
+@pytest.fixture
+def zram_directory(
+    zram: Path,  # noqa: ARG001
+    public_directory: Path,
+) -> Path:
+    """Return a public directory, on a machine that swaps to compressed memory."""
+    return public_directory
+
+
+@pytest.fixture
+def merging() -> Iterator[None]:
+    """Have the kernel merge equal pages during the test."""
+    with available(switches.ksm_running()):
+        yield
+
+
+@pytest.fixture
+def merging_directory(
+    merging: None,  # noqa: ARG001
+    public_directory: Path,
+) -> Path:
+    """Return a public directory, on a machine that merges pages."""
+    return public_directory
+
+
+@pytest.fixture(scope="session")
+def hugetlb() -> Iterator[None]:
+    """Have huge pages set aside until the tests end."""
+    with available(switches.hugetlb_pages(HUGETLB_PAGES)):
+        yield
+
+
+@pytest.fixture
+def huge_tmpfs_directory(make_directory: MakeDirectory) -> Iterator[Path]:
+    """Return a public directory whose files are kept in huge pages."""
+    with available(switches.huge_tmpfs(make_directory())) as directory:
+        yield directory
