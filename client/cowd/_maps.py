@@ -15,7 +15,9 @@ _LINE: Final = re.compile(
     rb"[0-9a-f]+-[0-9a-f]+ ([-rwxsp]{4}) ([0-9a-f]+) [0-9a-f]+:[0-9a-f]+ (\d+) *(.*)"
 )
 _SPECIAL: Final = (b"[vdso]", b"[vvar]", b"[vvar_vclock]", b"[vsyscall]", b"[uprobes]")
-# Files by name, anonymous memory by nature: nothing in them could be copied from a file.
+# Private memory that has a file by name, but no page of one that could be copied: the device of
+# zeros (mmap_zero, drivers/char/mem.c) and MAP_ANONYMOUS|MAP_HUGETLB (HUGETLB_ANON_FILE,
+# include/linux/hugetlb.h).
 _ANONYMOUS: Final = (b"/dev/zero", b"/anon_hugepage (deleted)")
 
 
@@ -45,7 +47,7 @@ def iter_mappings(
         told_until = end
         permissions, offset, inode, path = match.groups()
         kind = _choose_kind(permissions, inode, path)
-        has_offset = kind is not MappingKind.ANONYMOUS
+        has_offset = inode != b"0"
         yield Mapping(
             start_address=start + skipped_bytes,
             end_address=end,

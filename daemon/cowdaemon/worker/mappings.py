@@ -17,9 +17,10 @@ _READ_BYTES: Final = 1 << 16
 _LINE: Final = re.compile(
     rb"([0-9a-f]+)-([0-9a-f]+) ([-rwxsp]{4}) ([0-9a-f]+) [0-9a-f]+:[0-9a-f]+ (\d+) *(.*)"
 )
-# Private memory of MAP_ANONYMOUS|MAP_HUGETLB has a file all the same, which nobody else can map
-# (HUGETLB_ANON_FILE, include/linux/hugetlb.h): no original that a page could be a copy of.
-_ANONYMOUS_HUGETLB: Final = b"/anon_hugepage (deleted)"
+# Private memory that has a file by name, but no page of one that could be copied: the device of
+# zeros (mmap_zero, drivers/char/mem.c) and MAP_ANONYMOUS|MAP_HUGETLB (HUGETLB_ANON_FILE,
+# include/linux/hugetlb.h).
+_ANONYMOUS: Final = (b"/dev/zero", b"/anon_hugepage (deleted)")
 _SPECIAL: Final = (b"[vdso]", b"[vvar]", b"[vvar_vclock]", b"[vsyscall]", b"[uprobes]")
 
 
@@ -65,7 +66,7 @@ def _without_start(mapping: Mapping, told_until: int) -> Mapping:
     skipped_bytes = max(0, told_until - mapping.start_address)
     if not skipped_bytes:
         return mapping
-    has_file = mapping.kind is not MappingKind.ANONYMOUS or mapping.path == _ANONYMOUS_HUGETLB
+    has_file = mapping.kind is not MappingKind.ANONYMOUS or mapping.path in _ANONYMOUS
     return mapping._replace(
         start_address=told_until,
         file_offset_bytes=mapping.file_offset_bytes + has_file * skipped_bytes,
@@ -85,7 +86,7 @@ def parse_mapping(line: bytes) -> Mapping:
     if match is None:
         raise ValueError(f"not a line of /proc/PID/maps: {line!r}")
     start, end, permissions, offset, inode, path = match.groups()
-    has_file = inode != b"0" and path != _ANONYMOUS_HUGETLB
+    has_file = inode != b"0" and path not in _ANONYMOUS
     if path in _SPECIAL:
         kind = MappingKind.SPECIAL
     elif permissions.endswith(b"s"):

@@ -241,17 +241,10 @@ def make_guard_file(directory: str) -> Described:
 
 
 def make_device_zero() -> Described:
-    """Map /dev/zero, private: a file by name, whose pages the kernel treats as anonymous memory."""
+    """Map /dev/zero, private: a file by name, anonymous memory to the kernel, and so to cowd."""
     descriptor = os.open("/dev/zero", os.O_RDWR)
     address = map_pages(3, mmap.MAP_PRIVATE, descriptor)
     advise(address, 3, MADV_NOHUGEPAGE)
     write_page(address, 0)
     read_page(address, 1)
-    return {
-        "pages": describe(
-            address,
-            {**COPY, "copied": True},
-            {**ZERO, "copied": False},
-            {**ABSENT, "copied": False},
-        )
-    }
+    return {"pages": describe(address, COPY, ZERO, ABSENT, mapping="ANONYMOUS")}

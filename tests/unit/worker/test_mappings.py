@@ -26,7 +26,7 @@ KINDS = [
     (b"rw-s", b"00:0f 9", b"/anon_hugepage (deleted)", MappingKind.SHARED_FILE),
     (b"rw-p", b"00:0f 9", b"/anon_hugepage (deleted)", MappingKind.ANONYMOUS),
     (b"rw-p", b"00:0f 9", b"/mnt/anon_hugepage (deleted)", MappingKind.PRIVATE_FILE),
-    (b"rw-p", b"00:05 4", b"/dev/zero", MappingKind.PRIVATE_FILE),
+    (b"rw-p", b"00:05 4", b"/dev/zero", MappingKind.ANONYMOUS),
     (b"---p", b"00:00 0", b"", MappingKind.ANONYMOUS),
     (b"rw-p", b"00:00 0", b"[heap]", MappingKind.ANONYMOUS),
     (b"rw-p", b"00:00 0", b"[stack]", MappingKind.ANONYMOUS),
@@ -111,6 +111,7 @@ def test_lines_split_over_reads_are_put_together(
     [
         (b"r--p 0000a000 08:01 7    /file", 0xC000),
         (b"rw-p 0000a000 00:0f 9    /anon_hugepage (deleted)", 0xC000),
+        (b"rw-p 0000a000 00:05 4    /dev/zero", 0xC000),
         (b"rw-p 00000000 00:00 0 ", 0),
     ],
 )
