@@ -219,6 +219,15 @@ def count_by_smaps(pid: int) -> dict[int, tuple[int, int]]:
     return counts
 
 
+def test_node_client_counts_swapped_copies(
+    daemon: Daemon, node_program: Path, swapped_directory: Path, start_subject: StartSubject
+) -> None:
+    subject = start_subject("swapped", swapped_directory)
+    _, *table = ask(daemon, "node", node_program, subject.pid, "/subject-")
+    pages = parse_pages(table)
+    assert [(page.state, page.copied) for page in pages] == [("PAGE_STATE_ANON_SWAPPED", "yes")] * 2
+
+
 def test_node_client_asks_about_itself(daemon: Daemon, node_program: Path) -> None:
     """The dynamic linker writes to every program's data before the program starts."""
     lines = ask(daemon, "node", node_program)
@@ -228,10 +237,9 @@ def test_node_client_asks_about_itself(daemon: Daemon, node_program: Path) -> No
     assert copied > 0
 
 
-def test_cpp_client_of_an_unreachable_daemon(
-    cpp_program: Path, four_pages: Path, public_directory: Path
-) -> None:
-    verify_unreachable([cpp_program, four_pages], public_directory / "nobody-listens-here")
+def test_cpp_client_of_an_unreachable_daemon(cpp_program: Path, public_directory: Path) -> None:
+    command = [cpp_program, cpp_program]  # any file will do
+    verify_unreachable(command, public_directory / "nobody-listens-here")
 
 
 def test_node_client_of_an_unreachable_daemon(node_program: Path, public_directory: Path) -> None:
@@ -247,12 +255,10 @@ def verify_unreachable(command: Sequence[object], socket_path: Path) -> None:
     assert last == "Is the daemon running? Another socket is named by COWD_SOCKET."
 
 
-def test_cpp_client_tells_the_reason_of_a_refusal(
-    daemon: Daemon, cpp_program: Path, four_pages: Path
-) -> None:
+def test_cpp_client_tells_the_reason_of_a_refusal(daemon: Daemon, cpp_program: Path) -> None:
     """It asks about itself alone, so what is refused is the caller as a whole."""
     done = run(
-        [cpp_program, four_pages],
+        [cpp_program, cpp_program],
         {"COWD_SOCKET": daemon.socket_path},
         prefix=["unshare", "--pid", "--fork"],
     )

@@ -99,7 +99,7 @@ std::string Explain(const grpc::Status& status, const std::string& target) {
 cowd::v1::GetPageFlagsResponse GetPageFlags(const volatile char* memory) {
   const std::string target = ReadTarget();
   grpc::ChannelArguments arguments;
-  // Otherwise gRPC makes the HTTP/2 header :authority of the path, which is no host name.
+  // Releases newer than Debian 12's would send the socket's path, which is no host name.
   arguments.SetString(GRPC_ARG_DEFAULT_AUTHORITY, "localhost");
   const auto stub = PageFlagsService::NewStub(
       grpc::CreateCustomChannel(target, grpc::InsecureChannelCredentials(), arguments));
