@@ -18,21 +18,32 @@ PROTO_PACKAGES := protobuf-compiler protobuf-compiler-grpc
 # systemd-python has no wheels: it is compiled against libsystemd.
 SETUP_PACKAGES := $(RUNTIME_PACKAGES) $(PROTO_PACKAGES) python3-hypothesis python3-pytest \
 	python3-venv python3-dev gcc libc6-dev libsystemd-dev pkg-config
+# For the examples in other languages, which only `make test` builds.
+EXAMPLE_PACKAGES := g++ libgrpc++-dev libprotobuf-dev nodejs npm
 
-.PHONY: help setup setup-packages demo test check proto clean
+.PHONY: help setup setup-packages example-packages demo test check proto clean
 
 help: ## Show this help
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
 
-setup: .venv/ready ## Install what is missing: Debian packages, and .venv with the newest releases
+setup: .venv/ready .node/ready ## Install what is missing: Debian packages, and .venv with the newest releases
 
 .venv/ready: pyproject.toml | setup-packages
 	umask 022 && $(PYTHON) -m venv --clear .venv && \
 		$(VENV_PYTHON) -m pip install --quiet --use-pep517 --editable '.[daemon,dev]'
 	touch $@
 
+# The Node example's packages as its lock file says, for the tests. None of them needs its scripts.
+.node/ready: client/examples/node/package-lock.json | example-packages
+	umask 022 && mkdir -p .node && cp client/examples/node/package*.json .node && \
+		npm ci --prefix .node --ignore-scripts --no-audit --no-fund --no-update-notifier
+	touch $@
+
 setup-packages:
 	@packaging/prerequisites $(SETUP_PACKAGES)
+
+example-packages: setup-packages
+	@packaging/prerequisites $(EXAMPLE_PACKAGES)
 
 demo: ## Ask a private daemon which pages have been copied, as an unprivileged user
 	@packaging/prerequisites $(RUNTIME_PACKAGES)
@@ -44,9 +55,9 @@ test: setup ## Run all tests that this machine can: on the newest releases, then
 	$(DEBIAN_PYTHON) -c 'import grpc, numpy, google.protobuf as protobuf; \
 		print(grpc.__file__, numpy.__file__, protobuf.__file__)' \
 		| xargs dpkg-query --search | cut --delimiter=: --fields=1 | xargs dpkg-query --show
-	tests/publicly $(DEBIAN_PYTHON) -m pytest -m 'not pypi'
+	tests/publicly $(DEBIAN_PYTHON) -m pytest -m 'not pypi and not once'
 
-check: setup ## Format, lint, types and unit tests in under a minute, without root
+check: .venv/ready ## Format, lint, types and unit tests in under a minute, without root
 	$(VENV_PYTHON) -m ruff format --diff
 	$(VENV_PYTHON) -m ruff check
 	$(VENV_PYTHON) -m mypy
@@ -62,5 +73,5 @@ proto: ## Generate proto/cowproto/v1 with Debian 12's own compilers
 		cowproto/v1/twins.proto
 
 clean: ## Remove .venv and all that was built
-	rm -rf .venv build dist .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -rf .venv .node client/examples/cpp/build build dist .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -2,6 +2,7 @@
 """The walls between the folders, read from the imports, and the form of every file."""
 
 import ast
+import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +16,8 @@ MOST_LINES = 400
 MEANINGLESS_NAMES = {"common", "helper", "helpers", "misc", "util", "utils"}
 SPDX_LINE = "SPDX-License-Identifier: Apache-2.0"
 WITHOUT_COMMENTS = {".json", ".typed"}
+BUILT = {".git", "__pycache__", "build", "node_modules"}
+"""Where programs write. In a worktree .git is a file."""
 
 STANDARD = set(sys.stdlib_module_names) - {"importlib", "runpy"}  # which import by computed names
 SHARED = {"cowdaemon", "cowdaemon.errors", "cowdaemon.limits", "cowdaemon.wire"}
@@ -35,8 +38,9 @@ WALLS = {
 
 
 def is_generated(path: Path) -> bool:
-    """Whether protoc or Python wrote the file."""
-    return path.match("cowproto/v1/*_pb2*") or "__pycache__" in path.parts
+    """Whether a program wrote the file: protoc, Python, git, or what builds the examples."""
+    parts = path.relative_to(ROOT).parts
+    return path.match("cowproto/v1/*_pb2*") or not BUILT.isdisjoint(parts)
 
 
 def iter_files() -> Iterator[Path]:
@@ -122,3 +126,12 @@ def test_module_is_named_for_what_it_holds(name: str) -> None:
 def test_file_says_its_license(name: str) -> None:
     if FILES[name].suffix not in WITHOUT_COMMENTS:
         assert any(SPDX_LINE in line for line in FILES[name].read_text().splitlines()[:3])
+
+
+def test_lock_file_names_no_place_to_download_from() -> None:
+    lock = json.loads(FILES["client/examples/node/package-lock.json"].read_bytes())
+    packages = [package for name, package in lock["packages"].items() if name]
+    assert packages
+    for package in packages:
+        assert "integrity" in package
+        assert "resolved" not in package
