@@ -21,39 +21,21 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
-#define PAGES 4
-
 int main(int argc, char *argv[])
 {
-	if (argc != 2)
-		errx(2, "usage: copied FILE");
-
-	long page_bytes = sysconf(_SC_PAGESIZE);
-	int file = open(argv[1], O_RDONLY);
+	uint64_t entries[4];
+	size_t size = (size_t)sysconf(_SC_PAGESIZE);
+	int file = argc == 2 ? open(argv[1], O_RDONLY) : -1;
 	int pagemap = open("/proc/self/pagemap", O_RDONLY);
-	if (file < 0 || pagemap < 0)
-		err(1, "cannot open %s", file < 0 ? argv[1] : "/proc/self/pagemap");
-	if (lseek(file, 0, SEEK_END) <= (PAGES - 1) * page_bytes)
-		errx(1, "%s is shorter than %d pages: name a longer file", argv[1], PAGES);
-
-	volatile char *memory = mmap(NULL, (size_t)(PAGES * page_bytes), PROT_READ | PROT_WRITE,
-				     MAP_PRIVATE, file, 0);
-	if (memory == MAP_FAILED)
-		err(1, "cannot map %s", argv[1]);
-	memory[0] = 'w';
-	memory[2 * page_bytes] = 'w';
-	(void)memory[3 * page_bytes];
-
-	uint64_t entries[PAGES];
-	off_t offset = (off_t)((uintptr_t)memory / (uintptr_t)page_bytes * sizeof(entries[0]));
-	if (pread(pagemap, entries, sizeof(entries), offset) != (ssize_t)sizeof(entries))
+	volatile char *memory = mmap(NULL, 4 * size, PROT_READ | PROT_WRITE, MAP_PRIVATE, file, 0);
+	if (memory == MAP_FAILED || lseek(file, 0, SEEK_END) <= (off_t)(3 * size))
+		errx(1, "usage: copied FILE, one of at least four pages that you may read");
+	memory[0] = memory[2 * size] = 'w';
+	(void)memory[3 * size];
+	if (pread(pagemap, entries, sizeof(entries), (off_t)((uintptr_t)memory / size * 8)) != 32)
 		err(1, "cannot read /proc/self/pagemap");
 	puts("PAGE COPIED");
-	for (int page = 0; page < PAGES; page++) {
-		int is_here = (entries[page] >> 62) != 0; /* present or swapped */
-		int is_the_files = entries[page] >> 61 & 1;
-
-		printf("%4d %s\n", page, is_here && !is_the_files ? "yes" : "no");
-	}
+	for (int page = 0; page < 4; page++) /* present or swapped, and not the file's own */
+		printf("%4d %s\n", page, entries[page] >> 62 && !(entries[page] >> 61 & 1) ? "yes" : "no");
 	return 0;
 }
