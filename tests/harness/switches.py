@@ -82,16 +82,14 @@ def _add_hugetlb_pages(count: int) -> int:
 
 
 @contextmanager
-def swapping_to_file(path: Path) -> Iterator[None]:
+def swapping_to_file(path: Path) -> Iterator[Path]:
     """Have the kernel swap to a new file, at the priority that it gives by itself."""
-    with path.open("wb") as file:
-        os.fchmod(file.fileno(), 0o600)
-        os.posix_fallocate(file.fileno(), 0, SWAP_BYTES)
+    make_swap_file(path)
     try:
         with locked(SWAPS):
             swap_on(path, 0)
         try:
-            yield
+            yield path
         finally:
             with locked(SWAPS):
                 swap_off(path)
@@ -100,26 +98,51 @@ def swapping_to_file(path: Path) -> Iterator[None]:
 
 
 @contextmanager
-def swapping_to_memory() -> Iterator[Path]:
-    """Have the kernel swap to compressed memory (zram) before anything else; return the device.
+def swapping_first_to_file(path: Path) -> Iterator[Path]:
+    """Have the kernel swap to a new file before anything else, while others wait."""
+    make_swap_file(path)
+    try:
+        with swapping_first_to(path):
+            yield path
+    finally:
+        path.unlink()
 
-    Others who swap wait meanwhile: their pages would come here, and back when it ends.
-    """
+
+@contextmanager
+def swapping_first_to_memory() -> Iterator[Path]:
+    """Have the kernel swap to compressed memory (zram) before anything else, while others wait."""
     if not ZRAM_ADD.exists():
         raise UnavailableError("no zram: modprobe zram")
     number = int(ZRAM_ADD.read_text())
     device, block = Path(f"/dev/zram{number}"), Path(f"/sys/block/zram{number}")
     try:
         (block / "disksize").write_text(str(SWAP_BYTES))
-        with locked(SWAPS):
-            swap_on(device, SWAP_FLAG_PREFER | HIGHEST_PRIORITY)
-            try:
-                yield device
-            finally:
-                if str(device) in SWAPS.read_text():  # the test may have ended it
-                    swap_off(device)
+        with swapping_first_to(device):
+            yield device
     finally:
-        _remove_zram(number, block)
+        remove_zram(number, block)
+
+
+@contextmanager
+def swapping_first_to(device: Path) -> Iterator[None]:
+    """Have the kernel swap there before anything else.
+
+    Others who swap wait meanwhile: their pages would come here, and back when it ends.
+    """
+    with locked(SWAPS):
+        swap_on(device, SWAP_FLAG_PREFER | HIGHEST_PRIORITY)
+        try:
+            yield
+        finally:
+            if str(device) in SWAPS.read_text():  # the test may have ended it
+                swap_off(device)
+
+
+def make_swap_file(path: Path) -> None:
+    """Make a file that the kernel may swap to."""
+    with path.open("wb") as file:
+        os.fchmod(file.fileno(), 0o600)
+        os.posix_fallocate(file.fileno(), 0, SWAP_BYTES)
 
 
 def swap_on(device: Path, flags: int) -> None:
@@ -135,7 +158,7 @@ def swap_off(device: Path) -> None:
         raise OSError(ctypes.get_errno(), f"swapoff {device}")
 
 
-def _remove_zram(number: int, block: Path) -> None:
+def remove_zram(number: int, block: Path) -> None:
     """Take the device away; whoever looks at new devices may have it open for a moment."""
     deadline = time.monotonic() + BUSY_SECONDS
     while True:

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from conftest import MakeDirectory
 from harness import switches
+from harness.puppets import Puppet
 from harness.reference import Reference
 
 HUGETLB_PAGES = 8
@@ -102,6 +103,16 @@ def reference() -> Iterator[Reference]:
         yield reader
 
 
+@pytest.fixture
+def puppet(
+    reachable: None,  # noqa: ARG001
+) -> Iterator[Puppet]:
+    """Return a process that does what it is told."""
+    started = Puppet()
+    yield started
+    started.close()
+
+
 @pytest.fixture(scope="session")
 def swap_file(make_directory: MakeDirectory) -> Iterator[Path]:
     """Return a file on disk that the kernel swaps to until the tests end."""
@@ -131,8 +142,15 @@ def swapped_directory(
 @pytest.fixture
 def zram() -> Iterator[Path]:
     """Return a device of compressed memory, where everything that is paged out goes."""
-    with available(switches.swapping_to_memory()) as device:
+    with available(switches.swapping_first_to_memory()) as device:
         yield device
+
+
+@pytest.fixture
+def first_swap_file(make_directory: MakeDirectory) -> Iterator[Path]:
+    """Return a file where everything that is paged out goes."""
+    with available(switches.swapping_first_to_file(make_directory() / "swap")) as path:
+        yield path
 
 
 @pytest.fixture
