@@ -132,8 +132,9 @@ class Pages:
         if self.span.ends_inside_page:
             lines.append("The buffer ends inside its last page.")
         if self.kpageflags is None:
-            why = f": {self.fallback_error}" if self.fallback_error else ""
-            lines.append(f"No kernel flags without the daemon{why}.")
+            lines.append("No kernel flags without the daemon.")
+        if self.fallback_error:
+            lines.append(f"The daemon was asked first: {self.fallback_error}.")
         return "\n".join(lines)
 
     @property
@@ -207,8 +208,9 @@ def copied(buffer: Memory, *, backend: Backend | BackendName = "auto") -> NDArra
     """Return which pages of a buffer are private copies of their file's pages.
 
     "Has a private copy" is not "was modified": see `Pages.copied`, which this is, and the words in
-    the README. For this question the kernel alone is enough where it has PAGEMAP_SCAN (Linux 6.7),
-    so "auto" asks the daemon on older ones only.
+    the README. For this question the kernel alone is mostly enough where it has PAGEMAP_SCAN (Linux
+    6.7), so there "auto" asks the daemon last: no connection, and nothing of grpc in a process that
+    may fork.
 
     Args:
         buffer: as `pages` takes it, in a mapping of a file.
@@ -221,7 +223,9 @@ def copied(buffer: Memory, *, backend: Backend | BackendName = "auto") -> NDArra
         Error: a subclass of it, see `cowd.Error` and `Pages.copied`.
     """
     if backend == "auto" and has_pagemap_scan():
-        backend = "local"
+        found = pages(buffer, backend="local")
+        if not np.any(found.states == PageState.UNKNOWN):
+            return found.copied
     return pages(buffer, backend=backend).copied
 
 
