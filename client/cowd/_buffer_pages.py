@@ -6,6 +6,7 @@ its pages. numpy is imported here, and this with the first question.
 """
 
 import os
+import textwrap
 from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -25,6 +26,7 @@ from cowd._runs import Run, Segment, iter_runs, iter_segments
 
 __all__ = ["Pages", "Summary", "copied", "pages"]
 
+_LINE_WIDTH: Final = 80
 _COPIED_STATES: Final = (PageState.ANON, PageState.ANON_SWAPPED)
 
 
@@ -119,23 +121,35 @@ class Pages:
 
     def __str__(self) -> str:
         """Return a line for each run, and what there is to say of the answer as a whole."""
-        lines = ["PAGES        STATE        COPIED FLAGS"]
-        for run in self.runs():
-            first = (run.address - self.span.address) // self.span.page_size_bytes
-            last = first + run.page_count - 1
-            numbers = str(first) if first == last else f"{first}-{last}"
-            said = {True: "yes", False: "no", None: "-"}[run.copied]
-            letters = "-" if run.kpageflags is None else format_letters(run.kpageflags)
-            lines.append(f"{numbers:<12} {run.state.name.lower():<12} {said:<6} {letters}")
+        rows = [("PAGES", "STATE", "COPIED", "FLAGS"), *map(self._describe_run, self.runs())]
+        widths = [max(map(len, cells)) for cells in zip(*rows, strict=True)]
+        lines = [
+            " ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+            for row in rows
+        ]
         if self.span.starts_inside_page:
             lines.append("The buffer starts inside its first page.")
         if self.span.ends_inside_page:
             lines.append("The buffer ends inside its last page.")
         if self.kpageflags is None:
-            lines.append("No kernel flags without the daemon.")
-        if self.fallback_error:
-            lines.append(f"The daemon was asked first: {self.fallback_error}.")
+            why = str(self.fallback_error or "only the daemon can tell them")
+            lines += textwrap.wrap(
+                f"No kernel flags: {why}",
+                _LINE_WIDTH,
+                break_long_words=False,  # A path stays in one piece.
+                break_on_hyphens=False,
+            )
         return "\n".join(lines)
+
+    def _describe_run(self, run: Run) -> tuple[str, str, str, str]:
+        first = (run.address - self.span.address) // self.span.page_size_bytes
+        last = first + run.page_count - 1
+        return (
+            str(first) if first == last else f"{first}-{last}",
+            run.state.name.lower(),
+            {True: "yes", False: "no", None: "-"}[run.copied],
+            "-" if run.kpageflags is None else format_letters(run.kpageflags),
+        )
 
     @property
     def _segments(self) -> list[Segment]:
