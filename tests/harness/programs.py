@@ -18,7 +18,6 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import pytest
 from cowdaemon.errors import Code
 from cowproto.v1 import pageflags_pb2, twins_pb2
 from google.protobuf.message import Message
@@ -189,14 +188,6 @@ class Subject(Program):
             yield
         finally:
             os.kill(self.pid, signal.SIGCONT)
-
-    def scan(self, address: int, count: int) -> list[int]:
-        """Return what PAGEMAP_SCAN tells the process of its own pages; see page_scan.py."""
-        self.write({"scan": [address, count]})
-        answer = self.read()
-        if "unavailable" in answer:
-            pytest.skip(answer["unavailable"])
-        return list(answer["scan"])
 
 
 def parse_pages(description: dict[str, Any]) -> list[Page]:

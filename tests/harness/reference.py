@@ -44,12 +44,12 @@ class Reference:
 
     def _read_page(self, pagemap: int, page: int) -> ReferencePage:
         entry = read_word(pagemap, page)
+        assert entry is not None, "the address space ends here, or is gone"
         flags = read_word(self._kpageflags.fileno(), entry & 2**55 - 1) if entry >> 63 else None
         assert read_word(pagemap, page) == entry, "a page did not hold still"
         return ReferencePage(self._decide(entry, flags), self._find_attributes(entry, flags))
 
-    def _decide(self, entry: int | None, flags: int | None) -> str:
-        assert entry is not None, "the address space ends here, or is gone"
+    def _decide(self, entry: int, flags: int | None) -> str:
         present, swapped, file, guard = (entry >> bit & 1 for bit in (63, 62, 61, 58))
         if present:
             if not flags or flags >> 20 & 1:  # NOPAGE

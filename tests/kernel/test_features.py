@@ -11,12 +11,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 from cowdaemon.worker.features import probe_features
-from cowdaemon.worker.page_states import EntryLayout, PageState, Words, classify
+from cowdaemon.worker.page_states import Attribute, EntryLayout, PageState, Words, classify
 from harness.author import AuthorsMethod
 from harness.programs import NOBODY, Caller, Page, StartSubject, Subject, parse_pages
 from harness.puppets import Puppet
 
 SOFT_DIRTY = 1 << 55
+UFFD_WP = np.uint64(1 << 57)
 GUARD = np.uint64(1 << 58)
 
 
@@ -89,3 +90,17 @@ def test_guard_where_markers_are_not_known(guards: Words) -> None:
         pytest.skip("the kernel has no bit for guard regions (it is in 6.15)")
     layout = replace(probe_features().layout, marker_type=None)
     assert name_states(guards, layout) == {"GUARD"}
+
+
+def test_marker_of_userfaultfd_without_its_own_bit(
+    start_subject: StartSubject, author: AuthorsMethod
+) -> None:
+    """The marker itself says that it stands for write-protection; poison does not."""
+    layout = probe_features().layout
+    for kind, is_protected in (("uffd-file", True), ("uffd-poisoned", False)):
+        pages = parse_pages(start_subject(kind).description)
+        for marker in filter(lambda page: page.marker, pages):
+            entries = read_live_entries(author, [marker]) & ~UFFD_WP
+            states, attributes = classify(entries, np.zeros(1, np.uint64), layout)
+            assert states.tolist() == [PageState.ABSENT]
+            assert attributes.tolist() == [Attribute.UFFD_WP if is_protected else 0]

@@ -26,6 +26,7 @@ from harness.programs import (
     iter_stretches,
     parse_pages,
 )
+from harness.states import name_attributes
 
 COPIED_STATES = {"ANON", "ANON_SWAPPED"}
 
@@ -94,16 +95,6 @@ def verify_construction(pages: list[Page], response: pageflags_pb2.GetPageFlagsR
             assert not flags & page.flags_clear, seen
         else:
             assert state in {"ABSENT", "ANON_SWAPPED", "GUARD"}, seen
-
-
-def name_attributes(bits: int) -> set[str]:
-    """Return the names of the attributes in `bits`, all of which must be documented."""
-    named = {
-        name.removeprefix("PAGE_ATTRIBUTE_"): number
-        for name, number in pageflags_pb2.PageAttribute.items()
-    }
-    assert bits & ~sum(named.values()) == 0, f"undocumented attributes: {bits:#x}"
-    return {name for name, number in named.items() if bits & number}
 
 
 def verify_author(

@@ -68,7 +68,10 @@ def test_pagemap_scan(kind: tuple[str, ...], nobody: Caller, start_subject: Star
         if stretch[0].pid == subject.pid
     ]
     for stretch in stretches:
-        scanned = subject.scan(stretch[0].address, len(stretch))
+        subject.write({"scan": [stretch[0].address, len(stretch)]})
+        scanned = subject.read()
+        if "unavailable" in scanned:
+            pytest.skip(scanned["unavailable"])
         told = ask(nobody, subject.pid, stretch[0].address, len(stretch))
         due = [
             # The ioctl calls all swapped that is neither present nor empty, and so what stands in
@@ -76,7 +79,7 @@ def test_pagemap_scan(kind: tuple[str, ...], nobody: Caller, start_subject: Star
             SCANNED[page.state] | made.marker * SWAPPED
             for page, made in zip(told, stretch, strict=True)
         ]
-        assert scanned == due
+        assert scanned["scan"] == due
 
 
 class Sums(NamedTuple):
