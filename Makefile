@@ -21,7 +21,7 @@ SETUP_PACKAGES := $(RUNTIME_PACKAGES) $(PROTO_PACKAGES) python3-hypothesis pytho
 # For the examples in other languages, which only `make test` builds.
 EXAMPLE_PACKAGES := g++ libgrpc++-dev libprotobuf-dev nodejs npm
 
-.PHONY: help setup setup-packages example-packages demo test check proto clean
+.PHONY: help setup setup-packages example-packages demo test check bench proto clean
 
 help: ## Show this help
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
@@ -62,6 +62,9 @@ check: .venv/ready ## Format, lint, types and unit tests in under a minute, with
 	$(VENV_PYTHON) -m ruff check
 	$(VENV_PYTHON) -m mypy
 	tests/publicly $(VENV_PYTHON) -m pytest tests/unit
+
+bench: .venv/ready ## Measure: what the ways to ask about pages cost
+	PYTHONPATH=proto:daemon:client $(VENV_PYTHON) tests/bench/backends.py
 
 # The virtual path keeps the generated modules out of the way of the library `cowd`.
 proto: ## Generate proto/cowproto/v1 with Debian 12's own compilers

@@ -27,7 +27,6 @@ from cowd._runs import Run, Segment, iter_runs, iter_segments
 __all__ = ["Pages", "Summary", "copied", "pages"]
 
 _LINE_WIDTH: Final = 80
-_COPIED_STATES: Final = (PageState.ANON, PageState.ANON_SWAPPED)
 
 
 class Summary(NamedTuple):
@@ -95,7 +94,7 @@ class Pages:
             if self.attributes[first] & PageAttributes.UNSTABLE:
                 raise Aborted(f"page {first} changed with every look at it: ask again")
             raise FailedPrecondition(f"the {self.backend} backend cannot tell what page {first} is")
-        is_copied: NDArray[np.bool_] = np.isin(self.states, _COPIED_STATES) & is_private
+        is_copied: NDArray[np.bool_] = self._is_anonymous & is_private
         return is_copied
 
     def runs(self) -> list[Run]:
@@ -106,8 +105,8 @@ class Pages:
     def summary(self) -> Summary:
         """Return how many pages are what."""
         states, counts = np.unique(self.states, return_counts=True)
-        is_copy = np.isin(self.states, _COPIED_STATES) & self._is_in_private_mapping
-        copied_page_count = int(np.count_nonzero(is_copy))
+        is_copied = self._is_anonymous & self._is_in_private_mapping
+        copied_page_count = int(np.count_nonzero(is_copied))
         return Summary(
             page_count=len(self),
             copied_page_count=copied_page_count,
@@ -154,6 +153,14 @@ class Pages:
     @property
     def _segments(self) -> list[Segment]:
         return list(iter_segments(self.mappings, self.span.address, self.span.end))
+
+    @property
+    def _is_anonymous(self) -> NDArray[np.bool_]:
+        """Where a page is one of no file, present or swapped out."""
+        is_anonymous: NDArray[np.bool_] = (self.states == PageState.ANON) | (
+            self.states == PageState.ANON_SWAPPED
+        )
+        return is_anonymous
 
     @property
     def _is_in_private_mapping(self) -> NDArray[np.bool_]:

@@ -2,14 +2,15 @@
 """The library in a process of an ordinary user, with a daemon and without one."""
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from harness.daemon import Daemon
-from harness.programs import NOBODY, environment
+from harness.daemon import ROOT, Daemon
+from harness.programs import NOBODY, PAGE_BYTES, environment
 
 MAP = """
 import json, mmap, os, sys
@@ -118,6 +119,38 @@ print(json.dumps([before, child, describe(cowd.pages(words))]))
     assert (child["backend"], child["copied"]) == ("local", [True, True, True, False])
     assert "forked" in child["fallback"]
     assert (after["backend"], after["copied"]) == ("daemon", COPIED)
+
+
+def test_example_checkpoint_saves_what_differs(public_directory: Path) -> None:
+    size = 9 * PAGE_BYTES + 3
+    original = os.urandom(size)
+    file, checkpoint = public_directory / "original", public_directory / "checkpoint"
+    file.write_bytes(original)
+    file.chmod(0o444)
+    program = ROOT / "client" / "examples" / "checkpoint.py"
+    done = subprocess.run(
+        NOBODY.command([sys.executable, "-W", "error", str(program), str(file), str(checkpoint)]),
+        env=environment(),
+        cwd="/",
+        stdout=subprocess.PIPE,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    assert done.stdout.splitlines() == [
+        "first look: 1 page copied",
+        "second look: 6 pages copied",
+        "in all: 7 of 10 pages copied",
+    ]
+    changed = bytearray(original)
+    changed[0] = 1
+    for place in range(size // 2, size):
+        changed[place] = (changed[place] + 1) % 256
+    saved = checkpoint.read_bytes()
+    start = size // 2 // PAGE_BYTES * PAGE_BYTES
+    assert (saved[:PAGE_BYTES], saved[start:]) == (changed[:PAGE_BYTES], changed[start:])
+    assert not any(saved[PAGE_BYTES:start])
+    assert file.read_bytes() == original
 
 
 def test_what_only_the_daemon_can_tell_is_asked_of_it(
