@@ -13,8 +13,7 @@ import os
 import struct
 from array import array
 from collections.abc import Iterable, Iterator
-from types import TracebackType
-from typing import Final, Self
+from typing import Final
 
 from cowd import _pagemap
 from cowd._errors import InvalidRequest
@@ -34,24 +33,10 @@ _SETTLE_ROUNDS: Final = 4
 class Local:
     """Answers as `cowd.Client` does, without the daemon and so without kernel flags.
 
-    Holds nothing between calls, so it needs no closing, and threads may share it.
+    Holds nothing between calls: it needs no closing, and threads may share it.
     """
 
     name: Final = "local"
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        exception_type: type[BaseException] | None,
-        exception: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """Do nothing."""
 
     def get_page_flags(
         self, pid: int, address: int, count: int, *, expected_start_time_ticks: int = 0

@@ -124,9 +124,7 @@ def _open(pid: int, stack: ExitStack) -> Process:
     directory = os.open(f"/proc/{name}", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     stack.callback(os.close, directory)
     _verify_process(pid)
-    start_time_ticks, has_memory = _read_stat(directory)
-    if not has_memory:
-        raise _without_memory(pid)
+    start_time_ticks, _ = _read_stat(directory)
     descriptors = []
     try:
         for file in ("pagemap", "maps"):
@@ -134,7 +132,8 @@ def _open(pid: int, stack: ExitStack) -> Process:
             stack.callback(os.close, descriptor)
             descriptors.append(descriptor)
     except (PermissionError, ProcessLookupError):
-        if not _read_stat(directory)[1]:  # it has begun to exit meanwhile
+        # For what has no memory the kernel says this, or nothing at all, by release and caller.
+        if not _read_stat(directory)[1]:
             raise _without_memory(pid) from None
         raise
     process = Process(pid, start_time_ticks, *descriptors)
