@@ -87,15 +87,14 @@ class Pages:
         """
         for segment in self._segments:
             _verify_has_original(segment)
-        is_private = self._is_in_private_mapping
-        unknown = np.flatnonzero((self.states == PageState.UNKNOWN) & is_private)
+        is_unknown = (self.states == PageState.UNKNOWN) & self._is_in_private_mapping
+        unknown = np.flatnonzero(is_unknown)
         if len(unknown):
             first = int(unknown[0])
             if self.attributes[first] & PageAttributes.UNSTABLE:
                 raise Aborted(f"page {first} changed with every look at it: ask again")
             raise FailedPrecondition(f"the {self.backend} backend cannot tell what page {first} is")
-        is_copied: NDArray[np.bool_] = self._is_anonymous & is_private
-        return is_copied
+        return self._is_anonymous  # no page of a shared mapping is
 
     def runs(self) -> list[Run]:
         """Return the pages as runs of neighbours that are alike."""

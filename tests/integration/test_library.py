@@ -91,6 +91,22 @@ def test_a_daemon_that_refuses_is_done_without(daemon: Daemon, public_directory:
     assert "another pid namespace" in told["fallback"]
 
 
+def test_the_kernel_refuses_what_it_refuses(public_directory: Path) -> None:
+    """Without the daemon, too: the first process is root's."""
+    code = """
+outcomes = []
+for ask in (cowd.Local().list_mappings, lambda pid: cowd.Local().get_page_flags(pid, 0, 1)):
+    try:
+        ask(1)
+    except cowd.AccessDenied as error:
+        outcomes.append([error.reason, error.pid, str(error)[:44]])
+print(json.dumps(outcomes))
+"""
+    sentence = "the kernel does not let you inspect process "
+    told = run(code, public_directory, public_directory / "cowd.sock")
+    assert told == [["ACCESS_DENIED", 1, sentence]] * 2
+
+
 def test_the_bare_question_starts_nothing(daemon: Daemon, public_directory: Path) -> None:
     """No grpc, so that a process may fork afterwards as if nothing had been asked."""
     code = """

@@ -95,6 +95,13 @@ def test_runs_and_summary(words):
     assert sum(summary.page_count_by_state.values()) == 5
 
 
+def test_no_page_of_anonymous_memory_counts_as_copied():
+    buffer = bytearray(b"x" * 10 * PAGE)
+    summary = cowd.pages(buffer, backend="local").summary()
+    assert summary.copied_page_count == summary.copied_size_bytes == 0
+    assert summary.page_count_by_state[PageState.ANON] >= 10
+
+
 def test_printed_for_a_person(words):
     lines = str(cowd.pages(words, backend="local")).splitlines()
     assert [line.split() for line in lines[:2]] == [

@@ -98,15 +98,20 @@ def test_a_socket_without_a_listener_is_unavailable(socket_path):
         client.get_server_info()
 
 
-def test_a_listener_that_never_answers_is_unavailable(socket_path):
+def test_a_listener_that_never_answers_is_unavailable_and_not_waited_for_twice(socket_path):
     with socket.socket(socket.AF_UNIX) as silent:
         silent.bind(socket_path)
         silent.listen()
         with (
-            cowd.Client(socket_path, timeout_seconds=1.0) as client,
+            cowd.Client(socket_path, timeout_seconds=2.4) as client,
             pytest.raises(cowd.Unavailable, match="took the connection but not the call"),
         ):
             client.get_server_info()
+        silent.setblocking(False)
+        for _ in ("the call", "what looks for the cause"):
+            silent.accept()[0].close()
+        with pytest.raises(BlockingIOError):
+            silent.accept()
 
 
 def test_a_slow_answer_is_timed_out(fake):
