@@ -3,10 +3,18 @@
 
 import sys
 from functools import lru_cache
-from typing import Final
+from typing import Final, Literal
 from unicodedata import combining, east_asian_width
 
-__all__ = ["cut_text", "decode_path", "escape_text", "format_size", "measure_text", "print_message"]
+__all__ = [
+    "cut_text",
+    "decode_path",
+    "escape_text",
+    "format_size",
+    "measure_text",
+    "print_message",
+    "wrap_text",
+]
 
 _UNITS: Final = "BKMGTPE"
 
@@ -44,13 +52,30 @@ def measure_text(text: str) -> int:
     )
 
 
-def cut_text(text: str, width: int) -> str:
-    """Return `text` in at most `width` columns. The end stays: it tells paths apart."""
+def cut_text(text: str, width: int, *, keep: Literal["start", "end"] = "end") -> str:
+    """Return `text` in at most `width` columns. By default the end stays: it tells paths apart."""
     if measure_text(text) <= width:
         return text
     while text and measure_text(text) > width - 1:
-        text = text[1:]
-    return f"…{text}"
+        text = text[1:] if keep == "end" else text[:-1]
+    return f"…{text}" if keep == "end" else f"{text}…"
+
+
+def wrap_text(text: str, width: int) -> list[str]:
+    """Return printable `text` as lines of at most `width` columns, broken at blanks if possible."""
+    lines = [""]
+    for word in text.split(" "):
+        joined = f"{lines[-1]} {word}" if lines[-1] else word
+        if measure_text(joined) <= width:
+            lines[-1] = joined
+            continue
+        if lines[-1]:
+            lines.append("")
+        for char in word:
+            if lines[-1] and measure_text(lines[-1] + char) > width:
+                lines.append("")
+            lines[-1] += char
+    return lines
 
 
 def format_size(size_bytes: int) -> str:
