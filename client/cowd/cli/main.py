@@ -19,7 +19,7 @@ from cowd.cli.text import print_message
 
 __all__ = ["main"]
 
-_COMMANDS: Final = ("query", "status", "explain", "demo")
+_COMMANDS: Final = ("query", "status", "doctor", "explain", "demo")
 
 _EXIT_FAILED: Final = 1
 _EXIT_UNREACHABLE: Final = 3

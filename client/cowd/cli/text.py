@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Text from elsewhere made fit for a terminal, and messages to the user on standard error."""
 
+import re
 import sys
 from functools import lru_cache
 from typing import Final, Literal
@@ -17,6 +18,7 @@ __all__ = [
 ]
 
 _UNITS: Final = "BKMGTPE"
+_WORD: Final = re.compile(r"(?:`[^`]*`|[^ ])+")
 
 
 def decode_path(path: bytes) -> str:
@@ -62,9 +64,12 @@ def cut_text(text: str, width: int, *, keep: Literal["start", "end"] = "end") ->
 
 
 def wrap_text(text: str, width: int) -> list[str]:
-    """Return printable `text` as lines of at most `width` columns, broken at blanks if possible."""
+    """Return printable `text` as lines of at most `width` columns.
+
+    They are broken at blanks if possible, and inside a command, between backquotes, only if not.
+    """
     lines = [""]
-    for word in text.split(" "):
+    for word in _WORD.findall(text):
         joined = f"{lines[-1]} {word}" if lines[-1] else word
         if measure_text(joined) <= width:
             lines[-1] = joined
