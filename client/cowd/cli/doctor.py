@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """`cowctl doctor`: what keeps cowd from answering here, and what to do about it."""
 
-import os
 from collections.abc import Sequence
 from typing import Final
 
@@ -49,9 +48,10 @@ def command(socket: str | None, output: Output[Check]) -> int:
     place = examine_socket(socket)
     service = ask_service(place.path) if place.is_connectable else None
     by_daemon, by_kernel = _ask_about_own_page(place.path, service)
-    checks = list(iter_checks(place, service, read_machine(), by_daemon, by_kernel))
+    machine = read_machine()
+    checks = list(iter_checks(place, service, machine, by_daemon, by_kernel))
     counts = {result: sum(check.result == result for check in checks) for result in _STYLES}
-    head: dict[str, Json] = {"schema": SCHEMA, "socket": place.path or None, "uid": os.geteuid()}
+    head: dict[str, Json] = {"schema": SCHEMA, "socket": place.path or None, "uid": machine.uid}
     head |= {f"{result}_count": count for result, count in counts.items()}
     output.write_rows(head, "checks", checks)
     if output.is_for_person:

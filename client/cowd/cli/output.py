@@ -15,7 +15,14 @@ from typing import Final, Generic, TypeAlias, TypeVar
 import click
 
 import cowd
-from cowd.cli.text import cut_text, escape_text, format_size, measure_text, wrap_text
+from cowd.cli.text import (
+    cut_text,
+    escape_text,
+    format_size,
+    measure_text,
+    print_message,
+    wrap_text,
+)
 
 __all__ = ["Column", "Json", "Output", "format_masks", "format_word", "select_columns"]
 
@@ -24,6 +31,8 @@ Row = TypeVar("Row")
 
 _LEAST_WIDTH: Final = 16
 """A column that gives way on a narrow terminal keeps this much."""
+_LEAST_SHOWN: Final = 6
+"""A column that the edge of a terminal cuts is left out if it would keep less."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,7 +169,8 @@ class Output(Generic[Row]):
         columns = beside or self._columns
         table = [[self._format_cell(row, column) for column in columns] for row in rows]
         styles = [[column.style(row) if column.style else "" for column in columns] for row in rows]
-        notes = [self._list_notes(row) if beside else [] for row in rows]
+        are_notes_below = len(columns) < len(self._columns)
+        notes = [self._list_notes(row) if are_notes_below else [] for row in rows]
         if not self._noheadings:
             table.insert(0, [column.heading for column in columns])
             styles.insert(0, ["bold"] * len(columns))
@@ -172,9 +182,10 @@ class Output(Generic[Row]):
         indent = sum(widths[:-1]) + len(widths) - 1  # of the last column
         room = max(_LEAST_WIDTH, self.width - indent)
         for cells, styles_of_row, below in zip(table, styles, notes, strict=True):
-            *first, last = cells
-            for line in wrap_text(last, widths[-1]) if columns[-1].wraps else [last]:
-                parts = zip([*first, line], styles_of_row, columns, widths, strict=True)
+            *first, last = cells[: len(widths)]
+            is_wrapped = columns[len(widths) - 1].wraps
+            for line in wrap_text(last, widths[-1]) if is_wrapped else [last]:
+                parts = zip([*first, line], styles_of_row, columns, widths, strict=False)
                 self.write(" ".join(self._align_cell(*part) for part in parts))
                 first = [""] * len(first)
             self.write(*(" " * indent + line for note in below for line in wrap_text(note, room)))
@@ -222,18 +233,35 @@ class Output(Generic[Row]):
         ]
 
     def _fit_widths(self, table: list[list[str]], columns: Sequence[Column[Row]]) -> list[int]:
-        """Return the width of each column; only what a person looks at is ever cut or broken."""
+        """Return the width of each column; only what a person looks at is ever cut or broken.
+
+        There may be fewer widths than columns: those at the right that there is no room for.
+        """
         widths = [max(map(measure_text, cells)) for cells in zip(*table, strict=True)]
         excess = sum(widths) + len(widths) - 1 - self.width
-        if self.is_for_person and excess > 0:
-            for index, column in enumerate(columns):
-                if column.gives_way or column.wraps:
-                    width = widths[index]
-                    widths[index] = max(min(width, _LEAST_WIDTH), width - excess)
-        return widths
+        if not self.is_for_person or excess <= 0:
+            return widths
+        for index, column in enumerate(columns):
+            if column.gives_way or column.wraps:
+                width = widths[index]
+                widths[index] = max(min(width, _LEAST_WIDTH), width - excess)
+        fitted: list[int] = []
+        lost = []
+        for column, width in zip(columns, widths, strict=True):
+            room = self.width - sum(fitted) - len(fitted)
+            if width > room:
+                lost.append(column.heading)
+            if not fitted or room >= min(width, _LEAST_SHOWN):
+                fitted.append(max(1, min(width, room)))
+        if lost:
+            print_message(
+                f"note: the terminal is too narrow for {', '.join(lost)}: "
+                "widen it, or choose columns with -o"
+            )
+        return fitted
 
     def _align_cell(self, cell: str, style: str, column: Column[Row], width: int) -> str:
-        text = cut_text(cell, width)
+        text = cut_text(cell, width, keep="end" if column.gives_way else "start")
         padding = " " * (width - measure_text(text))
         painted = self.paint(text, style)
         return padding + painted if column.right else painted + padding

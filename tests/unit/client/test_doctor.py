@@ -257,7 +257,7 @@ def test_json_is_the_documented_schema(fake, run):
     assert {key: told[key] for key in list(told)[:-1]} == {
         "schema": "cowd.doctor/1",
         "socket": fake.path,
-        "uid": os.geteuid(),
+        "uid": 1000,
         "ok_count": 14,
         "warning_count": 1,
         "failed_count": 0,
