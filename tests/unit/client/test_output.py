@@ -121,7 +121,7 @@ def test_a_terminal_gets_lines_that_fit_and_a_pipe_all_of_it(write):
 def test_the_narrowest_terminal_still_shows_something(write, capsys):
     assert write(LONG, terminal=True, width=21, color="never")[1] == "…" + "x" * 15 + "   4K"
     assert capsys.readouterr().err == ""
-    assert write(LONG, terminal=True, width=3, color="never") == ["NA…", "…xx"]
+    assert write(LONG, terminal=True, width=3, color="never") == ["…ME", "…xx"]
     assert capsys.readouterr().err == (
         "cowctl: note: the terminal is too narrow for NAME, SIZE: "
         "widen it, or choose columns with -o\n"
