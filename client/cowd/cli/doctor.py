@@ -40,10 +40,11 @@ _COLUMNS: Final[Sequence[Column[Check]]] = (
 )
 @socket_option
 def command(socket: str | None, output: Output[Check]) -> int:
-    """Check the socket, the service, the kernel and the container, each with its next step.
+    """Find what keeps cowd from answering, and say what to do.
 
-    Works without a daemon, and takes a few seconds at most. Exits with 1 if a check failed;
-    warnings are of what works but not in every case. What there is no ground to check is left out.
+    Checks the socket, the service, the kernel and the container, and whether daemon and kernel are
+    right about a page of cowctl's own. Takes a few seconds at most, also without a daemon. Exits
+    with 1 if a check failed; what there is no ground to check is left out.
     """
     place = examine_socket(socket)
     service = ask_service(place.path) if place.is_connectable else None

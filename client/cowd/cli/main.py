@@ -52,7 +52,9 @@ class _Commands(click.Group):
     epilog="""\b
 Examples:
   cowctl query 4711 --mapping libfoo.so
+  cowctl query -C redis-server
   cowctl explain 0x5828
+  cowctl doctor
   cowctl demo
 
 \b
