@@ -7,6 +7,7 @@ import subprocess
 
 import click
 import pytest
+from cowd._backend import ask
 from cowd.cli import processes
 from cowd.cli.main import main
 from cowd.cli.processes import NamedProcess, find_process, verify_unchanged
@@ -176,3 +177,21 @@ def test_a_terminal_is_told_which_process_it_is(fake, add, capsys):
     add(7, b"x")
     assert main(["query", "-C", "x", "--color=always"]) == 0
     assert capsys.readouterr().err == "cowctl: note: x is process 7\n"
+
+
+def test_an_answer_about_another_process_than_the_named_one_is_thrown_away(
+    fake, add, capsys, monkeypatch
+):
+    del fake
+    add(7, b"x")
+
+    def ask_meanwhile(*arguments, **options):
+        answer = ask(*arguments, **options)
+        add(7, b"x", start=501)
+        return answer
+
+    monkeypatch.setattr("cowd.cli.query.ask", ask_meanwhile)
+    assert main(["query", "-C", "x"]) == 1
+    written = capsys.readouterr()
+    assert written.out == ""
+    assert "process 7, found by its name, ended" in written.err
