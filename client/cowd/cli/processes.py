@@ -14,7 +14,7 @@ from typing import Final, NamedTuple
 
 import click
 
-from cowd.cli.text import cut_text, escape_text, measure_text
+from cowd.cli.text import MESSAGE_PREFIX, cut_text, escape_text, measure_text
 
 __all__ = ["NamedProcess", "find_process", "verify_unchanged"]
 
@@ -23,7 +23,6 @@ _LONGEST_COMM_BYTES: Final = 15  # TASK_COMM_LEN - 1, include/linux/sched.h
 _ENDED: Final = (b"Z", b"X")
 _MOST_LISTED: Final = 20
 """Of several matches: a person looks for one, and a page is what they can look at."""
-_MESSAGE_PREFIX: Final = "cowctl: "
 
 
 class NamedProcess(NamedTuple):
@@ -106,7 +105,7 @@ def _describe_several(name: str, found: list[NamedProcess]) -> str:
     pid_width = max(len(pid) for pid, _, _ in table)
     user_width = max(measure_text(user) for _, user, _ in table)
     width = shutil.get_terminal_size().columns if sys.stderr.isatty() else 80
-    width -= len(_MESSAGE_PREFIX) + pid_width + user_width + 2
+    width -= len(MESSAGE_PREFIX) + pid_width + user_width + 2
     lines = [f"{len(found)} processes have the command name {name!r}:"]
     for pid, user, command in table:
         padding = " " * (user_width - measure_text(user))

@@ -120,7 +120,17 @@ def command(
     def question(source: cowd.Backend) -> _Answer:
         return _read(source, pid, wanted, text, each=each)
 
-    answer = ask(backend, question, address=socket, on_fallback=note_fallback)
+    refusals: list[cowd.Error] = []
+
+    def note(error: cowd.Error) -> None:
+        if error.reason == "ACCESS_DENIED":  # The kernel may say the same in a moment.
+            refusals.append(error)
+        else:
+            note_fallback(error)
+
+    answer = ask(backend, question, address=socket, on_fallback=note)
+    for refusal in refusals:
+        note_fallback(refusal)
     if named:
         verify_unchanged(named)
     if output.is_for_person:

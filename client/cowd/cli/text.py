@@ -2,12 +2,14 @@
 """Text from elsewhere made fit for a terminal, and messages to the user on standard error."""
 
 import re
+import shutil
 import sys
 from functools import lru_cache
 from typing import Final, Literal
 from unicodedata import combining, east_asian_width
 
 __all__ = [
+    "MESSAGE_PREFIX",
     "cut_text",
     "decode_path",
     "escape_text",
@@ -17,6 +19,8 @@ __all__ = [
     "wrap_text",
 ]
 
+MESSAGE_PREFIX: Final = "cowctl: "
+"""Of every message on standard error."""
 _UNITS: Final = "BKMGTPE"
 _WORD: Final = re.compile(r"(?:`[^`]*`|[^ ])+")
 
@@ -91,6 +95,14 @@ def format_size(size_bytes: int) -> str:
 
 
 def print_message(message: str) -> None:
-    """Write lines to standard error, each with the name of the program."""
-    for line in message.splitlines():
-        print(f"cowctl: {escape_text(line)}", file=sys.stderr)
+    """Write lines to standard error, each with the name of the program.
+
+    On a terminal, what is too long for a line goes on in the next, broken at a blank.
+    """
+    width = shutil.get_terminal_size().columns if sys.stderr.isatty() else sys.maxsize
+    width -= len(MESSAGE_PREFIX)
+    for line in map(escape_text, message.splitlines()):
+        first, *rest = [line] if measure_text(line) <= width else wrap_text(line, max(1, width))
+        print(MESSAGE_PREFIX + first, file=sys.stderr)
+        for part in rest:
+            print(" " * len(MESSAGE_PREFIX) + part, file=sys.stderr)

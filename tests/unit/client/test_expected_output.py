@@ -216,7 +216,7 @@ def test_output_is_what_is_expected(run, words, monkeypatch, name):
         words.page_elsewhere = "."
     columns, arguments = CASES[name]
     status, out, err = run(columns, arguments)
-    for line in out.splitlines():
+    for line in (out + err).splitlines():
         assert columns is None or measure(line) <= columns
     text = (
         f"# SPDX-License-Identifier: Apache-2.0\n$ cowctl {' '.join(arguments)}\n"
