@@ -28,7 +28,7 @@ _EXIT_INTERRUPTED: Final = 130
 
 _START_HINT: Final = (
     "start it with `systemctl start cowd.socket`, or as root with `cowd --socket PATH`, "
-    "and set COWD_SOCKET=PATH"
+    "and set COWD_SOCKET=PATH; `cowctl doctor` tells more"
 )
 
 
