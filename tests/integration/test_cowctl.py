@@ -6,14 +6,14 @@ import os
 import signal
 import socket
 import subprocess
-import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
 from itertools import groupby, pairwise
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
+from harness.cowctl import SAY_MODULES, SECONDS, Ended, RunCowctl, StartCowctl, run_code
 from harness.daemon import Daemon
 from harness.programs import (
     GAMES,
@@ -22,13 +22,9 @@ from harness.programs import (
     Page,
     StartSubject,
     Subject,
-    User,
-    environment,
     parse_pages,
 )
 
-SECONDS = 60.0
-"""For a command to end: generous, other tests share the machine."""
 QUICK_SECONDS = 5.0
 """For Ctrl-C to end one: far below its timeout of 30 s for a call."""
 BACKENDS = pytest.mark.parametrize("backend", ["daemon", "local"])
@@ -37,52 +33,6 @@ PIPE_BYTES = 65_536
 """What a pipe holds before its writer must wait (pipe(7))."""
 LONG_RANGE = "10000-7ffffffff000"
 """All that a process may map on a machine of 64 bits: minutes of reading by either backend."""
-
-RunCowctl = Callable[..., "Ended"]
-StartCowctl = Callable[..., "subprocess.Popen[bytes]"]
-
-
-class Ended(NamedTuple):
-    """How a command ended, and what it wrote."""
-
-    status: int
-    out: str
-    err: str
-
-
-@pytest.fixture
-def start_cowctl(daemon: Daemon) -> Iterator[StartCowctl]:
-    """Return a function that starts cowctl with pipes for its output."""
-    with ExitStack() as stack:
-
-        def start(
-            *arguments: str, user: User = NOBODY, socket_path: Path | None = None
-        ) -> "subprocess.Popen[bytes]":
-            process = subprocess.Popen(
-                user.command([sys.executable, "-m", "cowd.cli.main", *arguments]),
-                env={**environment(), "COWD_SOCKET": str(socket_path or daemon.socket_path)},
-                cwd="/",
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-            )
-            stack.callback(process.communicate)
-            stack.callback(process.kill)
-            return process
-
-        yield start
-
-
-@pytest.fixture
-def run_cowctl(start_cowctl: StartCowctl) -> RunCowctl:
-    """Return a function that runs cowctl to its end."""
-
-    def run(*arguments: str, **options: Any) -> Ended:
-        process = start_cowctl(*arguments, **options)
-        out, err = process.communicate(timeout=SECONDS)
-        return Ended(process.returncode, out.decode(), err.decode())
-
-    return run
 
 
 @pytest.fixture
@@ -272,17 +222,6 @@ def test_a_process_is_found_by_name(
 # Ending early
 
 
-@pytest.fixture
-def silent_socket(public_directory: Path) -> Iterator[socket.socket]:
-    """Return the listening socket of a daemon that takes connections and never says a word."""
-    with socket.socket(socket.AF_UNIX) as listener:
-        listener.bind(str(public_directory / "silent.sock"))
-        (public_directory / "silent.sock").chmod(0o666)
-        listener.listen()
-        listener.settimeout(SECONDS)
-        yield listener
-
-
 def interrupt(process: "subprocess.Popen[bytes]") -> Ended:
     """Send what Ctrl-C sends, and return how the process ended."""
     process.send_signal(signal.SIGINT)
@@ -311,20 +250,31 @@ def test_ctrl_c_in_a_long_range_is_130_and_quiet(
     start_cowctl: StartCowctl, neighbours: Subject, backend: str
 ) -> None:
     process = start_cowctl("query", str(neighbours.pid), LONG_RANGE, "--backend", backend)
-    # It holds the process's pagemap, or a connection to the daemon, from its first question on.
-    await_descriptor(process, "/pagemap" if backend == "local" else "socket:")
+    # It has the process's pagemap open, or a connection to the daemon, from its first question on.
+    if backend == "daemon":
+        await_text(process, read_libraries, "cygrpc")  # setpriv may have a socket before, for names
+    await_text(process, read_descriptors, "/pagemap" if backend == "local" else "socket:")
     assert interrupt(process) == Ended(130, "", "")
 
 
-def await_descriptor(process: "subprocess.Popen[bytes]", part: str) -> None:
-    """Return when the process has a file open with `part` in its name."""
-    directory = Path(f"/proc/{process.pid}/fd")
-    while process.poll() is None:  # nothing to wait on: the kernel tells nobody of opens
-        for entry in directory.iterdir():
-            with suppress(FileNotFoundError):
-                if part in os.readlink(entry):
-                    return
-    raise AssertionError(f"{process.args!r} ended: {process.communicate()}")
+def await_text(process: "subprocess.Popen[bytes]", read: Callable[[int], str], wanted: str) -> None:
+    """Return when `read` of the process has a text in it: nothing tells of that, so look again."""
+    while wanted not in read(process.pid):
+        assert process.poll() is None, f"{process.args!r} ended: {process.communicate()}"
+
+
+def read_libraries(pid: int) -> str:
+    """Return the files that a process has mapped."""
+    return Path(f"/proc/{pid}/maps").read_text(errors="backslashreplace")
+
+
+def read_descriptors(pid: int) -> str:
+    """Return what the descriptors of a process are of."""
+    names = []
+    for entry in Path(f"/proc/{pid}/fd").iterdir():
+        with suppress(FileNotFoundError):  # closed meanwhile
+            names.append(os.readlink(entry))
+    return " ".join(names)
 
 
 @BACKENDS
@@ -347,88 +297,7 @@ def test_a_closed_pipe_is_quiet(
     assert process.stderr.read() == b""
 
 
-# Doctor
-
-
-def test_doctor_with_a_daemon(run_cowctl: RunCowctl, daemon: Daemon) -> None:
-    ended = run_cowctl("doctor", "-J")
-    told = json.loads(ended.out)
-    assert (ended.status, ended.err, told["failed_count"]) == (0, "", 0), ended
-    found = {check["check"]: check for check in told["checks"]}
-    assert told["socket"] == str(daemon.socket_path)
-    for name in ("socket", "service", "version", "caller", "page-daemon", "page-local"):
-        assert found[name]["result"] == "ok"
-    assert "as cowd says" in found["page-local"]["found"]
-
-
-def test_doctor_without_a_daemon(run_cowctl: RunCowctl, public_directory: Path) -> None:
-    ended = run_cowctl("doctor", "-J", socket_path=public_directory / "x")
-    told = json.loads(ended.out)
-    results = {check["check"]: check["result"] for check in told["checks"]}
-    assert (ended.status, ended.err) == (1, "")
-    assert (results["socket"], results["service"]) == ("failed", "failed")
-    assert (results["pagemap"], results["page-local"]) == ("ok", "ok")
-
-
-def test_doctor_where_the_socket_is_closed_to_the_caller(
-    run_cowctl: RunCowctl, public_directory: Path
-) -> None:
-    path = public_directory / "closed.sock"
-    with socket.socket(socket.AF_UNIX) as listener:
-        listener.bind(str(path))
-        path.chmod(0o600)
-        listener.listen()
-        [check] = find_failed(run_cowctl("doctor", "-J", socket_path=path), "connection")
-        assert "root:root 0600" in check["found"]
-        assert run_cowctl("doctor", socket_path=path, user=GAMES).status == 1
-    closed = public_directory / "closed"
-    closed.mkdir(mode=0o700)
-    [check] = find_failed(run_cowctl("doctor", "-J", socket_path=closed / "x"), "socket")
-    assert "closed to you" in check["found"]
-
-
-def find_failed(ended: Ended, name: str) -> list[dict[str, Any]]:
-    """Return the check of that name, if it failed."""
-    assert ended.status == 1, ended
-    checks = json.loads(ended.out)["checks"]
-    return [each for each in checks if (each["check"], each["result"]) == (name, "failed")]
-
-
-def test_doctor_of_a_caller_that_the_daemon_refuses(daemon: Daemon) -> None:
-    command = ["unshare", "--user", sys.executable, "-m", "cowd.cli.main", "doctor", "-J"]
-    tried = subprocess.run(
-        NOBODY.command(command),
-        env={**environment(), "COWD_SOCKET": str(daemon.socket_path)},
-        cwd="/",
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=SECONDS,
-    )
-    ended = Ended(tried.returncode, tried.stdout, tried.stderr)
-    [check] = find_failed(ended, "caller")
-    assert "another user namespace" in check["found"]
-    results = {each["check"]: each["result"] for each in json.loads(ended.out)["checks"]}
-    assert (results["service"], results["user-namespace"]) == ("ok", "warning")
-
-
-def test_doctor_does_not_wait_for_a_daemon_that_never_answers(
-    run_cowctl: RunCowctl, silent_socket: socket.socket
-) -> None:
-    path = Path(silent_socket.getsockname())
-    [check] = find_failed(run_cowctl("doctor", "-J", socket_path=path), "service")
-    assert "journalctl -u cowd" in check["next_step"]
-
-
 # What a command loads
-
-SAY_MODULES = """
-import sys
-from cowd.cli.main import main
-status = main()
-print(*sys.modules, file=sys.stderr)
-sys.exit(status)
-"""
 
 
 @BACKENDS
@@ -437,16 +306,9 @@ def test_a_query_of_four_pages_loads_neither_numpy_nor_rich(
 ) -> None:
     start = neighbours.description["pages"][0]["address"]
     query = ["query", str(neighbours.pid), f"{start:x}+4", "--backend", backend]
-    tried = subprocess.run(
-        NOBODY.command([sys.executable, "-c", SAY_MODULES, *query]),
-        env={**environment(), "COWD_SOCKET": str(daemon.socket_path)},
-        cwd="/",
-        capture_output=True,
-        text=True,
-        check=True,
-        timeout=SECONDS,
-    )
-    loaded = {name.partition(".")[0] for name in tried.stderr.split()}
+    ended = run_code(daemon, SAY_MODULES, *query)
+    assert ended.status == 0
+    loaded = {name.partition(".")[0] for name in ended.err.split()}
     assert "click" in loaded
     assert ("grpc" in loaded) == (backend == "daemon")
     assert not loaded & {"numpy", "rich"}

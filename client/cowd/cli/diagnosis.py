@@ -66,8 +66,8 @@ def iter_checks(
         yield Check("service", FAILED, "cannot be asked: nobody takes the connection")
     else:
         yield from _check_service(service, machine.uid)
-    yield from _check_kernel(machine)
     info = service.info if service else None
+    yield from _check_kernel(machine, is_accepted=info is not None)
     if info is not None:
         yield _check_features(info.kernel_features)
     yield from _check_container(machine, is_accepted=info is not None)
@@ -193,7 +193,7 @@ def _check_caller(caller: cowd.CallerCredential, uid: int) -> Check:
     )
 
 
-def _check_kernel(machine: Machine) -> Iterator[Check]:
+def _check_kernel(machine: Machine, *, is_accepted: bool) -> Iterator[Check]:
     if not machine.has_proc:
         yield Check("proc", FAILED, "/proc is not mounted", "as root `mount -t proc proc /proc`")
         return
@@ -219,6 +219,8 @@ def _check_kernel(machine: Machine) -> Iterator[Check]:
         yield Check("pagemap", FAILED, *_without_page_monitor("/proc/self/pagemap"))
     if machine.has_kpageflags:
         yield Check("kpageflags", OK, "there, for root alone: cowd reads it for you")
+    elif is_accepted:
+        yield Check("kpageflags", OK, "not shown by this mount of /proc, but cowd has it")
     elif has_pagemap:
         yield Check(
             "kpageflags",
@@ -230,6 +232,8 @@ def _check_kernel(machine: Machine) -> Iterator[Check]:
         yield Check("kpageflags", FAILED, *_without_page_monitor("/proc/kpageflags"))
     if machine.has_pagemap_scan:
         yield Check("pagemap-scan", OK, "the kernel tells anybody which pages are of zeros")
+    elif machine.has_pagemap_scan is None:
+        yield Check("pagemap-scan", WARNING, "cannot tell: there is no pagemap to try it on")
     else:
         yield Check(
             "pagemap-scan",

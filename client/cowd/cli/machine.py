@@ -37,7 +37,7 @@ class Machine:
         pagemap_errno: of opening /proc/self/pagemap; 0 if that went well.
         is_dumpable: this process may be inspected by its own user.
         has_kpageflags: /proc/kpageflags is there, whoever may read it.
-        has_pagemap_scan: the ioctl works for us.
+        has_pagemap_scan: the ioctl works for us; None if there is no pagemap to try it on.
         is_user_namespace_first, is_pid_namespace_first: we are in the one that the machine started
             with; None where that cannot be told.
         container_marks: what says that this is a container, each with where it says so.
@@ -50,7 +50,7 @@ class Machine:
     pagemap_errno: int
     is_dumpable: bool
     has_kpageflags: bool
-    has_pagemap_scan: bool
+    has_pagemap_scan: bool | None
     is_user_namespace_first: bool | None
     is_pid_namespace_first: bool | None
     container_marks: tuple[str, ...]
@@ -59,15 +59,16 @@ class Machine:
 def read_machine() -> Machine:
     """Look at everything once."""
     has_proc = os.path.exists("/proc/self/stat")
+    pagemap_errno = _try_to_open("/proc/self/pagemap")
     return Machine(
         uid=os.geteuid(),
         has_proc=has_proc,
         is_proc_own=has_proc and os.readlink("/proc/self") == str(os.getpid()),
         proc_options=_read_proc_options(),
-        pagemap_errno=_try_to_open("/proc/self/pagemap"),
+        pagemap_errno=pagemap_errno,
         is_dumpable=_is_dumpable(),
         has_kpageflags=os.path.exists("/proc/kpageflags"),
-        has_pagemap_scan=has_pagemap_scan(),
+        has_pagemap_scan=None if pagemap_errno else has_pagemap_scan(),
         is_user_namespace_first=_is_namespace_first("user"),
         is_pid_namespace_first=_is_namespace_first("pid"),
         container_marks=find_container_marks(Path("/"), os.environ),

@@ -155,10 +155,20 @@ def test_what_is_wrong_with_the_service(service, check, result, found):
     ],
 )
 def test_what_is_wrong_with_the_kernel(change, check, result, found):
-    told = judge(machine=replace(MACHINE, **change))[check]
+    told = judge(service=None, machine=replace(MACHINE, **change))[check]
     assert told.result == result
     assert found in told.found
     assert told.next_step
+
+
+def test_what_only_this_mount_of_proc_hides_is_well_if_cowd_answers():
+    machine = replace(MACHINE, has_kpageflags=False)
+    assert judge(machine=machine)["kpageflags"].result == OK
+
+
+def test_what_cannot_be_tried_is_not_told():
+    machine = replace(MACHINE, pagemap_errno=errno.EACCES, has_pagemap_scan=None)
+    assert judge(machine=machine)["pagemap-scan"].found.startswith("cannot tell")
 
 
 def test_hidden_processes_are_mentioned():
