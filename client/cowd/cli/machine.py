@@ -89,7 +89,7 @@ def find_container_marks(root: Path, environment: Mapping[str, str]) -> tuple[st
     except OSError:
         pass
     for place, maker in (("/.dockerenv", "docker"), ("/run/.containerenv", "podman")):
-        if (root / place[1:]).exists():
+        if os.path.exists(root / place[1:]):
             marks.append(f"{maker} ({place})")
     return tuple(marks)
 

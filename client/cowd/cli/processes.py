@@ -62,8 +62,17 @@ def verify_unchanged(process: NamedProcess) -> None:
 
 
 def _iter_processes(name: bytes) -> Iterator[NamedProcess]:
-    """Yield the processes of that name by their numbers."""
-    pids = sorted(int(entry.name) for entry in _PROC.iterdir() if entry.name.isdecimal())
+    """Yield the processes of that name by their numbers.
+
+    Raises:
+        click.ClickException: processes cannot be listed.
+    """
+    try:
+        pids = sorted(int(entry) for entry in os.listdir(_PROC) if entry.isdecimal())
+    except OSError as error:
+        raise click.ClickException(
+            f"cannot list processes in {_PROC}: {error.strerror}: give a PID instead of -C"
+        ) from error
     for pid in pids:
         process = _read_process(pid) if pid != os.getpid() and _has_name(pid, name) else None
         if process is not None:

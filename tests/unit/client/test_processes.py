@@ -91,6 +91,15 @@ def test_several_are_listed_with_a_next_step(add):
     assert max(map(len, lines)) + len("cowctl: ") == 80
 
 
+def test_processes_that_cannot_be_listed_are_a_failure(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(processes, "_PROC", tmp_path / "x")
+    assert main(["query", "-C", "x"]) == 1
+    assert capsys.readouterr().err == (
+        f"cowctl: cannot list processes in {tmp_path / 'x'}: No such file or directory: "
+        "give a PID instead of -C\n"
+    )
+
+
 def test_a_crowd_is_listed_in_part(add):
     for pid in range(1, 31):
         add(pid, b"x", b"x\0")
