@@ -49,6 +49,7 @@ from page_scan import scan_pages
 LARGE_PAGES = 65_536
 """limits.PAGES_PER_CALL."""
 PR_SET_DUMPABLE = 4
+MAP_FIXED = 0x10
 
 
 def make_large() -> Described:
@@ -91,6 +92,27 @@ def make_odd_path(directory: str) -> Described:
     address = map_pages(1, mmap.MAP_PRIVATE, descriptor)
     os.unlink(path)
     return {"pages": describe(address, {"state": "ABSENT"}, copied=False)}
+
+
+def make_neighbours(directory: str) -> Described:
+    """Map side by side: a file privately, memory, nothing, and the file again."""
+    descriptor = page_kinds.open_scratch(directory)
+    os.ftruncate(descriptor, 6 * PAGE_BYTES)
+    address = map_pages(12)
+    map_pages(4, mmap.MAP_PRIVATE | MAP_FIXED, descriptor, address)
+    map_pages(2, mmap.MAP_PRIVATE | MAP_FIXED, descriptor, address + 10 * PAGE_BYTES)
+    if libc.munmap(ctypes.c_void_p(address + 8 * PAGE_BYTES), 2 * PAGE_BYTES):
+        raise OSError(ctypes.get_errno(), "munmap")
+    for page in (0, 1, 4, 5, 10):
+        page_kinds.write_page(address, page)
+    for page in (2, 3, 11):
+        page_kinds.read_page(address, page)
+    file, memory, nothing = {"copied": False}, {"copied": None}, {"copied": None}
+    copy = {"state": "ANON", "copied": True}
+    pages = [copy, copy, *[{"state": "FILE", **file}] * 2]
+    pages += [*[{"state": "ANON", **memory}] * 2, *[{"state": "ABSENT", **memory}] * 2]
+    pages += [*[{"state": "ABSENT", **nothing}] * 2, copy, {"state": "FILE", **file}]
+    return {"pages": describe(address, *pages)}
 
 
 def make_undumpable() -> Described:

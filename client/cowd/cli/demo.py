@@ -88,10 +88,11 @@ _COLUMNS: Final[Sequence[Column[Answer]]] = (
 @make_command("demo", _COLUMNS, "cowctl demo", "cowctl demo --socket /tmp/cowd.sock --json")
 @socket_option
 def command(socket: str | None, output: Output[Answer]) -> int:
-    """Try it: map four pages of a file privately, and ask the daemon which have been copied.
+    """Try it: ask the daemon which of four pages have been copied.
 
-    Pages 0 and 2 are written, page 3 is read, page 1 is left alone; on a disk and on tmpfs. Only
-    what is written is copied. Exits with 1 if any answer is wrong.
+    They are of a file that is mapped privately, on a disk and on tmpfs: pages 0 and 2 are written,
+    page 3 is read, page 1 is left alone. Only what is written is copied. Exits with 1 if any answer
+    is wrong.
     """
     try:
         with cowd.Client(socket) as client, open_media() as media:

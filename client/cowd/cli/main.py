@@ -19,7 +19,7 @@ from cowd.cli.text import print_message
 
 __all__ = ["main"]
 
-_COMMANDS: Final = ("query", "status", "explain", "demo")
+_COMMANDS: Final = ("query", "status", "doctor", "explain", "demo")
 
 _EXIT_FAILED: Final = 1
 _EXIT_UNREACHABLE: Final = 3
@@ -28,7 +28,7 @@ _EXIT_INTERRUPTED: Final = 130
 
 _START_HINT: Final = (
     "start it with `systemctl start cowd.socket`, or as root with `cowd --socket PATH`, "
-    "and set COWD_SOCKET=PATH"
+    "and set COWD_SOCKET=PATH; `cowctl doctor` tells more"
 )
 
 
@@ -52,7 +52,9 @@ class _Commands(click.Group):
     epilog="""\b
 Examples:
   cowctl query 4711 --mapping libfoo.so
+  cowctl query -C redis-server
   cowctl explain 0x5828
+  cowctl doctor
   cowctl demo
 
 \b

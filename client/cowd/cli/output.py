@@ -15,7 +15,14 @@ from typing import Final, Generic, TypeAlias, TypeVar
 import click
 
 import cowd
-from cowd.cli.text import cut_text, escape_text, format_size, measure_text
+from cowd.cli.text import (
+    cut_text,
+    escape_text,
+    format_size,
+    measure_text,
+    print_message,
+    wrap_text,
+)
 
 __all__ = ["Column", "Json", "Output", "format_masks", "format_word", "select_columns"]
 
@@ -24,6 +31,8 @@ Row = TypeVar("Row")
 
 _LEAST_WIDTH: Final = 16
 """A column that gives way on a narrow terminal keeps this much."""
+_LEAST_SHOWN: Final = 6
+"""A column that the edge of a terminal cuts is left out if it would keep less."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +47,8 @@ class Column(Generic[Row]):
         right: aligned to the right.
         is_size: bytes, shown with a unit unless `--bytes`.
         gives_way: is cut where a terminal is too narrow; for one column of a table.
+        wraps: goes on in the next line where a terminal is too narrow; for the last column.
+        below: is in lines of its own below the row on a terminal, where there is a value.
         in_table, in_json: shown without `--output`.
         style: of a cell in colour, in the words of rich.
     """
@@ -49,6 +60,8 @@ class Column(Generic[Row]):
     right: bool = False
     is_size: bool = False
     gives_way: bool = False
+    wraps: bool = False
+    below: bool = False
     in_table: bool = True
     in_json: bool = True
     style: Callable[[Row], str] | None = None
@@ -152,20 +165,30 @@ class Output(Generic[Row]):
     def write_table(self, rows: Iterable[Row]) -> None:
         """Write a table with a line for each row."""
         rows = list(rows)
-        table = [[self._format_cell(row, column) for column in self._columns] for row in rows]
-        styles = [
-            [column.style(row) if column.style else "" for column in self._columns] for row in rows
-        ]
+        beside = [column for column in self._columns if not (self.is_for_person and column.below)]
+        columns = beside or self._columns
+        table = [[self._format_cell(row, column) for column in columns] for row in rows]
+        styles = [[column.style(row) if column.style else "" for column in columns] for row in rows]
+        are_notes_below = len(columns) < len(self._columns)
+        notes = [self._list_notes(row) if are_notes_below else [] for row in rows]
         if not self._noheadings:
-            table.insert(0, [column.heading for column in self._columns])
-            styles.insert(0, ["bold"] * len(self._columns))
+            table.insert(0, [column.heading for column in columns])
+            styles.insert(0, ["bold"] * len(columns))
+            notes.insert(0, [])
         if self._raw:
             self.write(*map(" ".join, table))
             return
-        widths = self._fit_widths(table)
-        for line in zip(table, styles, strict=True):
-            cells = zip(*line, self._columns, widths, strict=True)
-            self.write(" ".join(self._align_cell(*cell) for cell in cells))
+        widths = self._fit_widths(table, columns)
+        indent = sum(widths[:-1]) + len(widths) - 1  # of the last column
+        room = max(_LEAST_WIDTH, self.width - indent)
+        for cells, styles_of_row, below in zip(table, styles, notes, strict=True):
+            *first, last = cells[: len(widths)]
+            is_wrapped = columns[len(widths) - 1].wraps
+            for line in wrap_text(last, widths[-1]) if is_wrapped else [last]:
+                parts = zip([*first, line], styles_of_row, columns, widths, strict=False)
+                self.write(" ".join(self._align_cell(*part) for part in parts))
+                first = [""] * len(first)
+            self.write(*(" " * indent + line for note in below for line in wrap_text(note, room)))
 
     def write_record(self, head: Mapping[str, Json], record: Row) -> None:
         """Write one row by itself: a line for each column, or as JSON one object with `head`."""
@@ -200,19 +223,45 @@ class Output(Generic[Row]):
         cell = _format_value(value)
         return cell.replace(" ", "\\x20") if self._raw else cell
 
-    def _fit_widths(self, table: list[list[str]]) -> list[int]:
-        """Return the width of each column; only what a person looks at is ever cut."""
+    def _list_notes(self, row: Row) -> list[str]:
+        """Return what is to stand below a row."""
+        values = [(column, column.read(row)) for column in self._columns if column.below]
+        return [
+            f"{column.heading.lower()}: {_format_value(value)}"
+            for column, value in values
+            if value is not None
+        ]
+
+    def _fit_widths(self, table: list[list[str]], columns: Sequence[Column[Row]]) -> list[int]:
+        """Return the width of each column; only what a person looks at is ever cut or broken.
+
+        There may be fewer widths than columns: those at the right that there is no room for.
+        """
         widths = [max(map(measure_text, cells)) for cells in zip(*table, strict=True)]
         excess = sum(widths) + len(widths) - 1 - self.width
-        if self.is_for_person and excess > 0:
-            for index, column in enumerate(self._columns):
-                if column.gives_way:
-                    width = widths[index]
-                    widths[index] = max(min(width, _LEAST_WIDTH), width - excess)
-        return widths
+        if not self.is_for_person or excess <= 0:
+            return widths
+        for index, column in enumerate(columns):
+            if column.gives_way or column.wraps:
+                width = widths[index]
+                widths[index] = max(min(width, _LEAST_WIDTH), width - excess)
+        fitted: list[int] = []
+        lost = []
+        for column, width in zip(columns, widths, strict=True):
+            room = self.width - sum(fitted) - len(fitted)
+            if width > room:
+                lost.append(column.heading)
+            if not fitted or room >= min(width, _LEAST_SHOWN):
+                fitted.append(max(1, min(width, room)))
+        if lost:
+            print_message(
+                f"note: the terminal is too narrow for {', '.join(lost)}: "
+                "widen it, or choose columns with -o"
+            )
+        return fitted
 
     def _align_cell(self, cell: str, style: str, column: Column[Row], width: int) -> str:
-        text = cut_text(cell, width)
+        text = cut_text(cell, width, keep="end" if column.gives_way else "start")
         padding = " " * (width - measure_text(text))
         painted = self.paint(text, style)
         return padding + painted if column.right else painted + padding

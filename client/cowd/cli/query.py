@@ -16,11 +16,11 @@ from cowd.cli.columns import FLAGS, KPAGEFLAGS, LETTERS
 from cowd.cli.options import (
     backend_option,
     make_command,
-    make_parser,
     note_fallback,
     socket_option,
 )
 from cowd.cli.output import Column, Json, Output, format_masks, format_word
+from cowd.cli.processes import find_process, verify_unchanged
 from cowd.cli.progress import track_pages
 from cowd.cli.ranges import AddressRange, align_range, parse_range
 from cowd.cli.strip import draw_strip, style_of
@@ -30,6 +30,9 @@ __all__ = ["command"]
 
 SCHEMA: Final = "cowd.query/1"
 
+_PID: Final = click.IntRange(1, 2**31 - 1)
+_LARGEST_PID: Final = 1 << 22
+"""PID_MAX_LIMIT, include/linux/threads.h."""
 _PRIVATE_KINDS: Final = (MappingKind.PRIVATE_FILE, MappingKind.ANONYMOUS)
 _OUT_OF_PAGEMAP: Final = b"[vsyscall]"
 """The one mapping of Linux that pagemap does not cover: it lies in the kernel's addresses."""
@@ -77,10 +80,17 @@ _COLUMNS: Final[Sequence[Column[Run]]] = (
     "cowctl query 4711",
     "cowctl query 4711 7f3c5a400000+16 --each",
     "cowctl query 4711 --mapping libfoo.so -o +FLAGS",
+    "cowctl query -C redis-server --backend local",
     "cowctl query -J 4711 | jq '.runs[] | select(.copied)'",
 )
-@click.argument("pid", type=click.IntRange(1, 2**31 - 1))
-@click.argument("pages", metavar="[RANGE]", callback=make_parser(parse_range), required=False)
+@click.argument("words", metavar="{PID | -C NAME} [RANGE]", nargs=-1)
+@click.option(
+    "-C",
+    "--command",
+    "name",
+    metavar="NAME",
+    help="The process by the name of its command, as `ps -C` has it, instead of PID.",
+)
 @click.option(
     "--mapping", "text", metavar="TEXT", help="Only mappings with TEXT in their path or name."
 )
@@ -88,27 +98,44 @@ _COLUMNS: Final[Sequence[Column[Run]]] = (
 @backend_option
 @socket_option
 def command(
-    pid: int,
-    pages: AddressRange | None,
+    words: Sequence[str],
+    name: str | None,
     text: str | None,
     each: bool,
     backend: cowd.BackendName,
     socket: str | None,
     output: Output[Run],
 ) -> int:
-    """Show what the pages of process PID are, and which have been copied.
+    """Show what the pages of a process are, and which have been copied.
 
-    RANGE is ADDR (one page), ADDR+COUNT (COUNT pages, decimal) or START-END, with addresses in
-    hexadecimal as in /proc/PID/maps. Without it: every private mapping, or, with --mapping, every
-    one that matches.
+    The process is PID, or the only one whose command is called NAME. RANGE is ADDR (one page),
+    ADDR+COUNT (COUNT pages, decimal) or START-END, with addresses in hexadecimal as in
+    /proc/PID/maps. Without it: every private mapping, or, with --mapping, every one that matches.
     """
+    given_pid, pages = _parse_words(words, name)
     wanted = _align(pages) if pages else None
+    named = find_process(name) if name is not None else None
+    pid = named.pid if named else given_pid
 
     def question(source: cowd.Backend) -> _Answer:
         return _read(source, pid, wanted, text, each=each)
 
-    answer = ask(backend, question, address=socket, on_fallback=note_fallback)
+    refusals: list[cowd.Error] = []
+
+    def note(error: cowd.Error) -> None:
+        if error.reason == "ACCESS_DENIED":  # The kernel may say the same in a moment.
+            refusals.append(error)
+        else:
+            note_fallback(error)
+
+    answer = ask(backend, question, address=socket, on_fallback=note)
+    for refusal in refusals:
+        note_fallback(refusal)
+    if named:
+        verify_unchanged(named)
     if output.is_for_person:
+        if named:
+            print_message(f"note: {name} is process {pid}")
         output.write(*draw_strip(answer.runs, output.width, output.paint), "")
     head: dict[str, Json] = {
         "schema": SCHEMA,
@@ -129,6 +156,38 @@ class _Answer(NamedTuple):
     start_time_ticks: int
     masks: cowd.DisclosureMasks | None
     runs: list[Run]
+
+
+def _parse_words(words: Sequence[str], name: str | None) -> tuple[int, AddressRange | None]:
+    """Return the PID, 0 if there is a name instead, and the range.
+
+    Raises:
+        click.UsageError: they are not that.
+    """
+    context = click.get_current_context()
+    pid = 0
+    if name is None:
+        if not words:
+            raise click.UsageError("missing PID: give one, or -C NAME", context)
+        try:
+            pid = int(_PID(words[0], ctx=context))
+        except click.BadParameter as error:
+            error.param_hint = "'PID'"
+            raise
+        words = words[1:]
+    elif words and words[0].isdecimal() and int(words[0]) <= _LARGEST_PID:
+        raise click.UsageError(
+            "PID and -C exclude each other: leave one of them out; if "
+            f"{words[0]} is an address, write 0x{words[0]}",
+            context,
+        )
+    if len(words) > 1:
+        raise click.UsageError(f"{words[1]!r} is one argument too many", context)
+    try:
+        pages = parse_range(words[0]) if words else None
+    except ValueError as error:
+        raise click.BadParameter(str(error), context, param_hint="'RANGE'") from error
+    return pid, pages
 
 
 def _align(pages: AddressRange) -> tuple[int, int]:

@@ -43,9 +43,10 @@ _COLUMNS: Final[Sequence[Column[SimpleNamespace]]] = (
 )
 @socket_option
 def command(socket: str | None, output: Output[SimpleNamespace]) -> int:
-    """Show whether the daemon is there, who you are to it, and its limits.
+    """Show whether the daemon is there, and who you are to it.
 
-    Exits with 3 if it cannot be reached, and with 1 if it answers but says that it is not well.
+    Its limits, and what the kernel lets it tell, as well. Exits with 3 if it cannot be reached, and
+    with 1 if it answers but says that it is not well.
     """
     with cowd.Client(socket) as client:
         serving, info = client.is_serving(), client.get_server_info()

@@ -4,12 +4,13 @@
 The characters tell the pages apart without colour.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import groupby
 from typing import Final, NamedTuple
 
 from cowd import PageState
 from cowd._runs import Run
+from cowd.cli.text import wrap_text
 
 __all__ = ["draw_strip", "style_of"]
 
@@ -62,6 +63,7 @@ def draw_strip(runs: Sequence[Run], width: int, paint: Callable[[str, str], str]
     Returns:
         A few lines of the map, its legend, and what a character stands for if for several pages.
     """
+    terminal_width = width
     width = max(1, min(width, _MAXIMUM_WIDTH) - 2)
     total = sum(run.page_count for run in runs)
     pages_per_symbol = max(1, -(-total // (width * _MAXIMUM_LINES)))
@@ -78,8 +80,23 @@ def draw_strip(runs: Sequence[Run], width: int, paint: Callable[[str, str], str]
         stretches = groupby(symbols[start : start + width])
         line = (paint(symbol.char * len(list(same)), symbol.style) for symbol, same in stretches)
         lines.append(f"|{''.join(line)}|")
-    legend = sorted(set(symbols), reverse=True)
-    lines.append("  ".join(f"{paint(each.char, each.style)} {each.meaning}" for each in legend))
+    lines += _draw_legend(sorted(set(symbols), reverse=True), terminal_width, paint)
     if pages_per_symbol > 1:
-        lines.append(f"one character: the most notable of {pages_per_symbol} pages")
+        text = f"one character: the most notable of {pages_per_symbol} pages"
+        lines += wrap_text(text, terminal_width)
     return lines
+
+
+def _draw_legend(
+    symbols: Sequence[_Symbol], width: int, paint: Callable[[str, str], str]
+) -> Iterator[str]:
+    """Yield what the symbols mean, as many in a line as there is room for."""
+    line, used = "", 0
+    for each in symbols:
+        entry_width = len(f"{each.char} {each.meaning}")
+        if line and used + 2 + entry_width > width:
+            yield line
+            line, used = "", 0
+        entry = f"{paint(each.char, each.style)} {each.meaning}"
+        line, used = (f"{line}  {entry}", used + 2 + entry_width) if line else (entry, entry_width)
+    yield line

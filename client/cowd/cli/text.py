@@ -1,14 +1,28 @@
 # SPDX-License-Identifier: Apache-2.0
 """Text from elsewhere made fit for a terminal, and messages to the user on standard error."""
 
+import re
+import shutil
 import sys
 from functools import lru_cache
-from typing import Final
+from typing import Final, Literal
 from unicodedata import combining, east_asian_width
 
-__all__ = ["cut_text", "decode_path", "escape_text", "format_size", "measure_text", "print_message"]
+__all__ = [
+    "MESSAGE_PREFIX",
+    "cut_text",
+    "decode_path",
+    "escape_text",
+    "format_size",
+    "measure_text",
+    "print_message",
+    "wrap_text",
+]
 
+MESSAGE_PREFIX: Final = "cowctl: "
+"""Of every message on standard error."""
 _UNITS: Final = "BKMGTPE"
+_WORD: Final = re.compile(r"(?:`[^`]*`|[^ ])+")
 
 
 def decode_path(path: bytes) -> str:
@@ -44,13 +58,33 @@ def measure_text(text: str) -> int:
     )
 
 
-def cut_text(text: str, width: int) -> str:
-    """Return `text` in at most `width` columns. The end stays: it tells paths apart."""
+def cut_text(text: str, width: int, *, keep: Literal["start", "end"] = "end") -> str:
+    """Return `text` in at most `width` columns. By default the end stays: it tells paths apart."""
     if measure_text(text) <= width:
         return text
     while text and measure_text(text) > width - 1:
-        text = text[1:]
-    return f"…{text}"
+        text = text[1:] if keep == "end" else text[:-1]
+    return f"…{text}" if keep == "end" else f"{text}…"
+
+
+def wrap_text(text: str, width: int) -> list[str]:
+    """Return printable `text` as lines of at most `width` columns.
+
+    They are broken at blanks if possible, and inside a command, between backquotes, only if not.
+    """
+    lines = [""]
+    for word in _WORD.findall(text):
+        joined = f"{lines[-1]} {word}" if lines[-1] else word
+        if measure_text(joined) <= width:
+            lines[-1] = joined
+            continue
+        if lines[-1]:
+            lines.append("")
+        for char in word:
+            if lines[-1] and measure_text(lines[-1] + char) > width:
+                lines.append("")
+            lines[-1] += char
+    return lines
 
 
 def format_size(size_bytes: int) -> str:
@@ -61,6 +95,14 @@ def format_size(size_bytes: int) -> str:
 
 
 def print_message(message: str) -> None:
-    """Write lines to standard error, each with the name of the program."""
-    for line in message.splitlines():
-        print(f"cowctl: {escape_text(line)}", file=sys.stderr)
+    """Write lines to standard error, each with the name of the program.
+
+    On a terminal, what is too long for a line goes on in the next, broken at a blank.
+    """
+    width = shutil.get_terminal_size().columns if sys.stderr.isatty() else sys.maxsize
+    width -= len(MESSAGE_PREFIX)
+    for line in map(escape_text, message.splitlines()):
+        first, *rest = [line] if measure_text(line) <= width else wrap_text(line, max(1, width))
+        print(MESSAGE_PREFIX + first, file=sys.stderr)
+        for part in rest:
+            print(" " * len(MESSAGE_PREFIX) + part, file=sys.stderr)

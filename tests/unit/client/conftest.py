@@ -52,7 +52,8 @@ class FakeDaemon(pageflags_pb2_grpc.PageFlagsServiceServicer):
     """Serves one made-up process.
 
     Attributes:
-        pages: states of the pages from START on, by the characters of STATES; absent beyond.
+        pages: states of the pages from START on, by the characters of STATES.
+        page_elsewhere: state of the pages outside of them.
         mappings: of the process; `listing_count` at most in one answer.
         start_times: of the process, one for each call; the last one stays.
         failure: raised by every call.
@@ -62,6 +63,7 @@ class FakeDaemon(pageflags_pb2_grpc.PageFlagsServiceServicer):
     def __init__(self, path: str) -> None:
         self.path = path
         self.pages = "afa."
+        self.page_elsewhere = "."
         self.mappings = [make_mapping(START, 4)]
         self.mappings_after_reading: list[pageflags_pb2.Mapping] | None = None
         self.listing_count = 2
@@ -82,7 +84,7 @@ class FakeDaemon(pageflags_pb2_grpc.PageFlagsServiceServicer):
         self.mappings = self.mappings_after_reading or self.mappings
         first = (request.address - START) // PAGE_BYTES
         states = [
-            self.pages[index] if 0 <= index < len(self.pages) else "."
+            self.pages[index] if 0 <= index < len(self.pages) else self.page_elsewhere
             for index in range(first, first + request.count - self.missing_page_count)
         ]
         return pageflags_pb2.GetPageFlagsResponse(

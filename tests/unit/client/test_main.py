@@ -109,13 +109,21 @@ def test_help_goes_to_standard_output(run, arguments):
     assert out
 
 
-@pytest.mark.parametrize("command", ["query", "status", "explain", "demo"])
+@pytest.mark.parametrize("command", ["query", "status", "doctor", "explain", "demo"])
 def test_every_command_has_help_with_columns_and_examples(run, command):
     out = run(command, "--help")[1]
     assert "Columns:" in out
     assert f"cowctl {command}" in out.partition("Examples:")[2]
     assert all(len(line) <= 80 for line in out.splitlines())
-    assert command in run("--help")[1]
+    described = [line for line in run("--help")[1].splitlines() if line.startswith(f"  {command} ")]
+    assert len(described) == 1
+    assert not described[0].endswith("...")
+
+
+def test_help_says_how_a_process_is_named(run):
+    out = run("query", "--help")[1]
+    assert out.splitlines()[0] == "Usage: cowctl query [OPTIONS] {PID | -C NAME} [RANGE]"
+    assert "-C redis-server" in out.partition("Examples:")[2]
 
 
 def test_status(fake, run):

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import click
 import pytest
 from cowd.cli.output import Column, Output, select_columns
-from cowd.cli.text import cut_text, decode_path, escape_text, format_size, measure_text
+from cowd.cli.text import cut_text, decode_path, escape_text, format_size, measure_text, wrap_text
 
 
 class Row(NamedTuple):
@@ -36,7 +36,7 @@ def write(monkeypatch):
     monkeypatch.delenv("NO_COLOR", raising=False)
     monkeypatch.setenv("TERM", "xterm")
 
-    def write(rows=ROWS, *, terminal=False, width=80, **options):
+    def write(rows=ROWS, *, terminal=False, width=80, available=COLUMNS, **options):
         monkeypatch.setenv("COLUMNS", str(width))
         stream = Terminal() if terminal else io.StringIO()
         monkeypatch.setattr("sys.stdout", stream)
@@ -48,7 +48,7 @@ def write(monkeypatch):
             "raw": False,
             "color": "auto",
         }
-        output = Output(COLUMNS, **{**defaults, **options})
+        output = Output(available, **{**defaults, **options})
         output.write_rows({"schema": "x/1"}, "rows", rows)
         return stream.getvalue().splitlines()
 
@@ -118,8 +118,76 @@ def test_a_terminal_gets_lines_that_fit_and_a_pipe_all_of_it(write):
     assert write(LONG, terminal=True, raw=True)[1] == f"{LONG[0].name} 4K"
 
 
-def test_the_narrowest_terminal_still_shows_something(write):
-    assert write(LONG, terminal=True, width=3, color="never")[1] == "…" + "x" * 15 + "   4K"
+def test_the_narrowest_terminal_still_shows_something(write, capsys):
+    assert write(LONG, terminal=True, width=21, color="never")[1] == "…" + "x" * 15 + "   4K"
+    assert capsys.readouterr().err == ""
+    assert write(LONG, terminal=True, width=3, color="never") == ["…ME", "…xx"]
+    assert capsys.readouterr().err == (
+        "cowctl: note: the terminal is too narrow for NAME, SIZE: "
+        "widen it, or choose columns with -o\n"
+    )
+
+
+def test_a_column_at_the_edge_of_a_terminal_is_cut_or_left_out(write):
+    columns = {"columns": "size,good,name", "terminal": True, "color": "never"}
+    assert write([Row("x" * 30, 1, True)], width=16, **columns) == [
+        "SIZE GOOD NAME",
+        "  1B yes  …xxxxx",
+    ]
+    assert write([Row("x" * 30, 1, True)], width=15, **columns) == ["SIZE GOOD", "  1B yes"]
+
+
+NOTED = (
+    Column("name", "NAME", "of it"),
+    Column("found", "FOUND", "of it", lambda row: row.size, wraps=True),
+    Column("next", "NEXT", "of it", lambda row: row.good, below=True),
+)
+NOTES = [Row("a", "one two three", "do `this and` that"), Row("b", "four", None)]
+
+
+def test_a_terminal_gets_wrapped_cells_and_notes_below(write):
+    options = {"terminal": True, "color": "never", "available": NOTED}
+    assert write(NOTES, width=21, **options) == [
+        "NAME FOUND",
+        "a    one two three",
+        "     next: do",
+        "     `this and` that",
+        "b    four",
+    ]
+    assert write(NOTES, width=80, noheadings=True, **options) == [
+        "a one two three",
+        "  next: do `this and` that",
+        "b four",
+    ]
+
+
+def test_a_pipe_gets_a_line_a_row(write):
+    assert write(NOTES, available=NOTED) == [
+        "NAME FOUND         NEXT",
+        "a    one two three do `this and` that",
+        "b    four          -",
+    ]
+
+
+def test_a_note_alone_is_a_column(write):
+    options = {"terminal": True, "color": "never", "available": NOTED}
+    assert write(NOTES, columns="next", **options) == ["NEXT", "do `this and` that", "-"]
+
+
+@pytest.mark.parametrize(
+    ("text", "width", "lines"),
+    [
+        ("", 5, [""]),
+        ("one two", 7, ["one two"]),
+        ("one two", 6, ["one", "two"]),
+        ("abcdefgh i", 3, ["abc", "def", "gh", "i"]),
+        ("see `a b`: c", 8, ["see", "`a b`: c"]),
+        ("複複複", 4, ["複複", "複"]),
+        ("複複", 1, ["複", "複"]),
+    ],
+)
+def test_text_is_wrapped(text, width, lines):
+    assert wrap_text(text, width) == lines
 
 
 @pytest.mark.parametrize(

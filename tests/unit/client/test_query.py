@@ -2,9 +2,11 @@
 """`cowctl query` from its arguments to what it writes."""
 
 import json
+import os
 
 import pytest
 from cowd.cli.main import main
+from cowdaemon.errors import CowdError, Reason
 
 START = 0x7F0000000000
 PAGE = 4096
@@ -198,3 +200,13 @@ def test_mappings_that_change_meanwhile_are_noted(several, query, mapping):
     assert status == 0
     assert len(messages) == 1
     assert "changed its mappings" in messages[0]
+
+
+def test_a_refusal_of_the_daemon_alone_is_noted(fake, capsys):
+    fake.failure = CowdError(Reason.ACCESS_DENIED, pid=7)
+    assert main(["query", str(os.getpid()), "--mapping", "stack", "-no", "copied"]) == 0
+    written = capsys.readouterr()
+    assert written.out
+    refusal, note = written.err.splitlines()
+    assert refusal.startswith("cowctl: note: the kernel does not let you inspect process 7:")
+    assert note == "cowctl: note: asking the kernel alone, which tells no kernel flags"

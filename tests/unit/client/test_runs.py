@@ -139,20 +139,35 @@ def test_the_strip_is_painted():
 
 
 def test_the_strip_takes_a_few_lines_and_then_buckets():
-    assert draw("f" * 25, 10)[:-1] == [f"|{'f' * 10}|", f"|{'f' * 10}|", "|fffff|"]
+    assert draw("f" * 25, 10)[:3] == [f"|{'f' * 10}|", f"|{'f' * 10}|", "|fffff|"]
     assert draw("f" * 40 + "." * 19 + "a", 10) == [
         f"|{'f' * 10}|",
         f"|{'f' * 10}|",
         f"|{'.' * 9}C|",
-        "C copied  f file  . absent",
-        "one character: the most notable of 2 pages",
+        "C copied",
+        "f file",
+        ". absent",
+        "one",
+        "character:",
+        "the most",
+        "notable of 2",
+        "pages",
     ]
 
 
 def test_the_most_notable_page_stands_for_its_bucket():
     lines = draw(("." * 99 + "a" + "f" * 100) * 3, 1)
     assert lines[:3] == ["|C|"] * 3
-    assert "200 pages" in lines[-1]
+    assert "200pages" in "".join(lines)
+
+
+def test_the_legend_is_as_wide_as_the_terminal():
+    lines = draw("afs.zG?s", 38)
+    assert lines[1:] == [
+        "C copied  S copied, swapped out",
+        "? unknown  G guard  z zero page  f file",
+        ". absent",
+    ]
 
 
 @pytest.mark.parametrize("width", [-2, 0, 1])

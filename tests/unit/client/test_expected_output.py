@@ -1,0 +1,238 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What cowctl writes, against files that a person has read: tests/unit/client/expected/*.txt.
+
+Each file has the arguments, the exit status, standard output and standard error of one case. With
+COWD_UPDATE_EXPECTED=1 the files are written instead of compared: read the difference before you
+commit it.
+"""
+
+import fcntl
+import io
+import os
+import pty
+import re
+import struct
+import termios
+import threading
+from dataclasses import replace
+from pathlib import Path
+from unicodedata import east_asian_width
+
+import cowd
+import pytest
+from cowd.cli import doctor, processes, service
+from cowd.cli.machine import Machine
+from cowd.cli.main import main
+
+EXPECTED = Path(__file__).parent / "expected"
+MUST_UPDATE = os.environ.get("COWD_UPDATE_EXPECTED") == "1"
+START = 0x7F0000000000
+PAGE = 4096
+ESCAPES = re.compile(r"\x1b\[[0-9;]*m")
+LONG_PATH = b"/srv/application/releases/2026-11-22/lib/python3.11/site-packages/words-large.dat"
+
+CASES = {
+    # name: (columns of the terminal, None for a pipe; arguments)
+    "query-80": (80, ["query", "7"]),
+    "query-120": (120, ["query", "7"]),
+    "query-40": (40, ["query", "7"]),
+    "query-pipe": (None, ["query", "7"]),
+    "query-range": (None, ["query", "7", f"{START + 0x2001:x}-{START + 0x100001:x}"]),
+    "query-each": (80, ["query", "7", "--each", f"{START:x}+6"]),
+    "query-json": (None, ["query", "7", "-J"]),
+    "query-raw": (None, ["query", "7", "-r"]),
+    "query-columns": (80, ["query", "7", "-o", "address,pages,kpageflags,flags,attributes"]),
+    "query-more-columns-80": (80, ["query", "7", "-o", "+flags"]),
+    "query-noheadings": (None, ["query", "7", "-n", "-b"]),
+    "query-color": (80, ["query", "7", "--color=always"]),
+    "query-local-80": (80, ["query", "7", "--backend=local"]),
+    "query-local-json": (None, ["query", "7", "--backend=local", "-J", f"{START:x}+4"]),
+    "query-no-daemon": (None, ["query", "7", "--socket=/nowhere/x", f"{START:x}+4"]),
+    "query-no-daemon-json": (None, ["query", "7", "--socket=/nowhere/x", "-J", f"{START:x}+4"]),
+    "query-daemon-alone": (None, ["query", "7", "--socket=/nowhere/x", "--backend=daemon"]),
+    "query-by-name": (80, ["query", "-C", "words", "--mapping", "heap"]),
+    "query-several-by-name": (80, ["query", "-C", "gunicorn"]),
+    "query-none-by-name": (80, ["query", "-C", "nothing"]),
+    "doctor-80": (80, ["doctor"]),
+    "doctor-120": (120, ["doctor"]),
+    "doctor-40": (40, ["doctor"]),
+    "doctor-json": (None, ["doctor", "-J"]),
+    "doctor-pipe": (None, ["doctor"]),
+    "doctor-no-daemon-80": (80, ["doctor", "--socket=/nowhere/cowd.sock"]),
+    "explain-80": (80, ["explain", "0x5828"]),
+    "explain-json": (None, ["explain", "UlMab", "-J"]),
+    "status-80": (80, ["status"]),
+    "usage": (80, ["query", "7", "-C", "x"]),
+}
+
+MACHINE = Machine(
+    uid=1000,
+    has_proc=True,
+    is_proc_own=True,
+    proc_options="rw,nosuid,hidepid=invisible",
+    pagemap_errno=0,
+    is_dumpable=True,
+    has_kpageflags=True,
+    has_pagemap_scan=False,
+    is_user_namespace_first=True,
+    is_pid_namespace_first=False,
+    container_marks=("docker (/.dockerenv)",),
+)
+
+
+@pytest.fixture
+def run(monkeypatch):
+    """Return a function that runs cowctl on a terminal, or into pipes, and tells what it wrote."""
+    for variable in ("COLUMNS", "LINES", "NO_COLOR"):
+        monkeypatch.delenv(variable, raising=False)
+    monkeypatch.setenv("TERM", "xterm")
+
+    def run(columns, arguments):
+        if columns is None:
+            outputs = [io.TextIOWrapper(io.BytesIO(), "utf-8") for _ in range(2)]
+            status = call(arguments, *outputs)
+            for each in outputs:
+                each.flush()
+            return status, *(each.buffer.getvalue().decode() for each in outputs)
+        with Terminal(columns) as out, Terminal(columns) as err:
+            status = call(arguments, out.file, err.file)
+        return status, out.text, err.text
+
+    def call(arguments, out, err):
+        with monkeypatch.context() as patch:
+            for name, file in (("stdout", out), ("stderr", err)):
+                patch.setattr(f"sys.{name}", file)
+                patch.setattr(f"sys.__{name}__", file)  # whose size shutil asks for
+            return main(arguments)
+
+    return run
+
+
+class Terminal:
+    """A terminal of some width, and what has been written to it."""
+
+    def __init__(self, columns):
+        self._ours, theirs = pty.openpty()
+        attributes = termios.tcgetattr(theirs)
+        attributes[1] &= ~termios.OPOST  # no carriage returns
+        termios.tcsetattr(theirs, termios.TCSANOW, attributes)
+        fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("4H", 24, columns, 0, 0))
+        self.file = open(theirs, "w", encoding="utf-8")  # noqa: SIM115
+        self._written = b""
+        self._reader = threading.Thread(target=self._read)
+        self._reader.start()
+
+    def _read(self):
+        while True:
+            try:
+                part = os.read(self._ours, 4096)
+            except OSError:  # EIO: nobody has it open any more
+                return
+            self._written += part
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *exception):
+        self.file.close()
+        self._reader.join()
+        os.close(self._ours)
+        self.text = self._written.decode()
+
+
+@pytest.fixture
+def words(fake, mapping):
+    """Give the process mappings of several kinds, with pages of every state."""
+    fake.pages = "aaf.ssazz?Gaffff" + "a" * 8 + "f" * 24
+    fake.mappings = [
+        mapping(START, 5, LONG_PATH),
+        mapping(START + 5 * PAGE, 1, "/tmp/写時複製.dat".encode()),
+        mapping(START + 6 * PAGE, 5, b"[heap]", kind="anonymous"),
+        mapping(START + 11 * PAGE, 5, b"/dev/shm/y", kind="shared"),
+        mapping(START + 16 * PAGE, 232, b"/tmp/\x1b[31m\xff"),
+    ]
+    fake.maximum_page_count = 100
+    fake.page_elsewhere = "."
+    return fake
+
+
+@pytest.fixture
+def people(tmp_path, monkeypatch):
+    """Make a /proc in which one process is called words, and several gunicorn.
+
+    Their pids are over PID_MAX_LIMIT, so that none is that of the test itself.
+    """
+    proc = tmp_path / "proc"
+    monkeypatch.setattr(processes, "_PROC", proc)
+    for pid, uid, comm, command in (
+        (5000007, 0, "words", "words"),
+        (5000312, 0, "gunicorn", "gunicorn: master [shop]"),
+        (5000313, 4_000_000_000, "gunicorn", "python3\0/usr/bin/gunicorn\0--preload\0shop:app"),
+        (50000314, 4_000_000_000, "gunicorn", "gunicorn\0" + "--workers\0" * 20),
+    ):
+        (proc / str(pid)).mkdir(parents=True)
+        for file, text in (
+            ("comm", f"{comm}\n"),
+            ("cmdline", f"{command}\0"),
+            ("stat", f"{pid} ({comm}) S {' '.join(map(str, range(1, 30)))}\n"),
+            ("status", f"Name:\t{comm}\nUid:\t{uid}\t{uid}\t{uid}\t{uid}\n"),
+        ):
+            (proc / str(pid) / file).write_text(text)
+
+
+@pytest.fixture
+def place(words, monkeypatch):
+    """Make all that doctor sees the same on every machine."""
+    words.page_elsewhere = "a"
+    os.chmod(words.path, 0o660)
+    monkeypatch.setattr(service, "_name_owners", lambda *_: "root:cowd")
+    monkeypatch.setattr(doctor, "read_machine", lambda: MACHINE)
+    monkeypatch.setattr("cowd.__version__", "9.8.6")
+
+
+@pytest.fixture
+def local(words, monkeypatch):
+    """Have the kernel alone answer what the fake daemon answers, without flags."""
+
+    class Local(cowd.Client):
+        name = "local"
+
+        def __init__(self):
+            super().__init__(words.path)
+
+        def get_page_flags(self, *arguments, **options):
+            pages = super().get_page_flags(*arguments, **options)
+            return replace(pages, masks=None, kpageflags=None)
+
+    monkeypatch.setattr("cowd._backend.Local", Local)
+
+
+@pytest.mark.usefixtures("people", "place", "local")
+@pytest.mark.parametrize("name", CASES)
+def test_output_is_what_is_expected(run, words, monkeypatch, name):
+    monkeypatch.chdir(os.path.dirname(words.path))
+    monkeypatch.setenv("COWD_SOCKET", "cowd.sock")  # as long on every machine
+    if not name.startswith("doctor"):
+        words.page_elsewhere = "."
+    columns, arguments = CASES[name]
+    status, out, err = run(columns, arguments)
+    for line in (out + err).splitlines():
+        assert columns is None or measure(line) <= columns
+    text = (
+        f"# SPDX-License-Identifier: Apache-2.0\n$ cowctl {' '.join(arguments)}\n"
+        f"== exit status {status}\n== standard output\n{out}== standard error\n{err}"
+    )
+    file = EXPECTED / f"{name}.txt"
+    if MUST_UPDATE:
+        EXPECTED.mkdir(exist_ok=True)
+        file.write_text(text)
+    assert text == file.read_text(), "COWD_UPDATE_EXPECTED=1 rewrites the file"
+
+
+def test_every_file_has_its_case():
+    assert {file.stem for file in EXPECTED.iterdir()} == set(CASES)
+
+
+def measure(line):
+    """Return how many columns of a terminal a line takes."""
+    return sum(2 if east_asian_width(char) in "WF" else 1 for char in ESCAPES.sub("", line))
