@@ -100,8 +100,9 @@ class Hand:
         self._advise(first, count, mmap.MADV_DONTNEED)
 
     def free(self, first: int, count: int) -> None:
-        """Allow the kernel to take anonymous pages."""
-        self._advise(first, count, MADV_FREE)
+        """Allow the kernel to take anonymous pages, and see to it that it has taken note."""
+        for _ in range(2):  # the first call queues the pages, the second works the queue off
+            self._advise(first, count, MADV_FREE)
 
     def page_out(self, first: int, count: int) -> None:
         """Ask the kernel to page out."""
@@ -227,6 +228,8 @@ class Stage:
 
 def main() -> None:
     """Answer lines until there are no more."""
+    # The kernel's queues of pages are a processor's: on one, nobody else decides when they move.
+    os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
     stage: Stage | None = None
     for line in sys.stdin:
         order = json.loads(line)

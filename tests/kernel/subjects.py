@@ -39,10 +39,12 @@ from kinds.memory import (
     PROT_NONE,
     Described,
     UnavailableError,
+    advise,
     describe,
     libc,
     map_pages,
     protect,
+    write_page,
 )
 from page_scan import scan_pages
 
@@ -82,6 +84,22 @@ def make_restless_mappings(count: str) -> Described:
 
     threading.Thread(target=churn, daemon=True).start()
     return made
+
+
+def make_restless_pages(count: str) -> Described:
+    """Have a thread that never stops writing pages and giving them up, one after the other."""
+    pages = int(count)
+    address = map_pages(pages)
+
+    def churn() -> None:
+        while True:
+            for page in range(pages):
+                write_page(address, page)
+            for page in range(pages):
+                advise(address + page * PAGE_BYTES, 1, mmap.MADV_DONTNEED)
+
+    threading.Thread(target=churn, daemon=True).start()
+    return {"pages": describe(address, *[{"state": "ANON|ABSENT"}] * pages)}
 
 
 def make_odd_path(directory: str) -> Described:

@@ -10,12 +10,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from cowdaemon.worker import features
 from cowdaemon.worker.features import probe_features
 from cowdaemon.worker.page_states import Attribute, EntryLayout, PageState, Words, classify
 from harness.author import AuthorsMethod
 from harness.programs import NOBODY, Caller, Page, StartSubject, Subject, parse_pages
 from harness.puppets import Puppet
 
+MADV_WITHOUT_MEANING = 12_345
 SOFT_DIRTY = 1 << 55
 UFFD_WP = np.uint64(1 << 57)
 GUARD = np.uint64(1 << 58)
@@ -30,10 +32,10 @@ def can_make(kind: str) -> bool:
 
 def test_guard_regions_and_markers(nobody: Caller) -> None:
     """Where a program gets them, the daemon knows them."""
-    features = nobody.get_server_info().kernel_features
+    told = nobody.get_server_info().kernel_features
     guards, markers = can_make("guard"), can_make("uffd-file")
-    assert features.guard_regions == guards
-    assert features.markers == (guards or markers)
+    assert told.guard_regions == guards
+    assert told.markers == (guards or markers)
 
 
 def test_pagemap_scan(nobody: Caller, start_subject: StartSubject) -> None:
@@ -90,6 +92,16 @@ def test_guard_where_markers_are_not_known(guards: Words) -> None:
         pytest.skip("the kernel has no bit for guard regions (it is in 6.15)")
     layout = replace(probe_features().layout, marker_type=None)
     assert name_states(guards, layout) == {"GUARD"}
+
+
+def test_markers_where_there_are_no_guard_regions(
+    guards: Words, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As before 6.13: userfaultfd shows how a marker looks, and it is how a guard's does."""
+    monkeypatch.setattr(features, "_MADV_GUARD_INSTALL", MADV_WITHOUT_MEANING)
+    found = probe_features()
+    assert not found.has_guard_regions
+    assert name_states(guards & ~GUARD, found.layout) == {"GUARD"}
 
 
 def test_marker_of_userfaultfd_without_its_own_bit(
