@@ -11,10 +11,12 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
+from harness import switches
 from harness.author import AuthorsMethod
 from harness.daemon import ROOT, Daemon, StartDaemon
 from harness.programs import (
@@ -202,3 +204,40 @@ def tmpfs_directory() -> Iterator[Path]:
         path = Path(directory)
         path.chmod(0o1777)
         yield path
+
+
+@contextmanager
+def available(switch: AbstractContextManager[Any]) -> Iterator[Any]:
+    """Switch something on, or skip where the machine does not have it."""
+    with ExitStack() as stack:
+        try:
+            value = stack.enter_context(switch)
+        except switches.UnavailableError as reason:
+            pytest.skip(str(reason))
+        yield value
+
+
+@pytest.fixture(scope="session")
+def swap_file(make_directory: MakeDirectory) -> Iterator[Path]:
+    """Return a file on disk that the kernel swaps to until the tests end."""
+    path = make_directory() / "swap"
+    with available(switches.swapping_to_file(path)):
+        yield path
+
+
+@pytest.fixture
+def swap_space(
+    swap_file: Path,  # noqa: ARG001
+) -> Iterator[None]:
+    """Have swap space that nobody takes away during the test."""
+    with switches.locked(switches.SWAPS, exclusive=False):
+        yield
+
+
+@pytest.fixture
+def swapped_directory(
+    swap_space: None,  # noqa: ARG001
+    public_directory: Path,
+) -> Path:
+    """Return a public directory, on a machine that has swap space."""
+    return public_directory

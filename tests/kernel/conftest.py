@@ -2,12 +2,11 @@
 """Fixtures of the tests that make real pages: what the machine has to offer, and every kind."""
 
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, ExitStack, closing, contextmanager
+from contextlib import closing
 from pathlib import Path
-from typing import Any
 
 import pytest
-from conftest import MakeDirectory
+from conftest import MakeDirectory, available
 from harness import switches
 from harness.puppets import Puppet
 from harness.reference import Reference
@@ -85,17 +84,6 @@ def kind(request: pytest.FixtureRequest) -> tuple[str, ...]:
     return (request.param.split()[0], *([str(value)] if isinstance(value, Path) else []))
 
 
-@contextmanager
-def available(switch: AbstractContextManager[Any]) -> Iterator[Any]:
-    """Switch something on, or skip where the machine does not have it."""
-    with ExitStack() as stack:
-        try:
-            value = stack.enter_context(switch)
-        except switches.UnavailableError as reason:
-            pytest.skip(str(reason))
-        yield value
-
-
 @pytest.fixture(scope="session")
 def reference() -> Iterator[Reference]:
     """Return the slow reader that every state is compared with."""
@@ -111,32 +99,6 @@ def puppet(
     started = Puppet()
     yield started
     started.close()
-
-
-@pytest.fixture(scope="session")
-def swap_file(make_directory: MakeDirectory) -> Iterator[Path]:
-    """Return a file on disk that the kernel swaps to until the tests end."""
-    path = make_directory() / "swap"
-    with available(switches.swapping_to_file(path)):
-        yield path
-
-
-@pytest.fixture
-def swap_space(
-    swap_file: Path,  # noqa: ARG001
-) -> Iterator[None]:
-    """Have swap space that nobody takes away during the test."""
-    with switches.locked(switches.SWAPS, exclusive=False):
-        yield
-
-
-@pytest.fixture
-def swapped_directory(
-    swap_space: None,  # noqa: ARG001
-    public_directory: Path,
-) -> Path:
-    """Return a public directory, on a machine that has swap space."""
-    return public_directory
 
 
 @pytest.fixture

@@ -44,6 +44,8 @@ from kinds.memory import (
     libc,
     map_pages,
     protect,
+    read_page,
+    unmap_pages,
     write_page,
 )
 from page_scan import scan_pages
@@ -114,22 +116,27 @@ def make_odd_path(directory: str) -> Described:
 
 def make_neighbours(directory: str) -> Described:
     """Map side by side: a file privately, memory, nothing, and the file again."""
-    descriptor = page_kinds.open_scratch(directory)
-    os.ftruncate(descriptor, 6 * PAGE_BYTES)
+    descriptor = files.open_scratch(directory, 6)
     address = map_pages(12)
-    map_pages(4, mmap.MAP_PRIVATE | MAP_FIXED, descriptor, address)
-    map_pages(2, mmap.MAP_PRIVATE | MAP_FIXED, descriptor, address + 10 * PAGE_BYTES)
-    if libc.munmap(ctypes.c_void_p(address + 8 * PAGE_BYTES), 2 * PAGE_BYTES):
-        raise OSError(ctypes.get_errno(), "munmap")
+    map_pages(4, mmap.MAP_PRIVATE | MAP_FIXED, descriptor, at=address)
+    map_pages(2, mmap.MAP_PRIVATE | MAP_FIXED, descriptor, at=address + 10 * PAGE_BYTES)
+    unmap_pages(address + 8 * PAGE_BYTES, 2)
     for page in (0, 1, 4, 5, 10):
-        page_kinds.write_page(address, page)
+        write_page(address, page)
     for page in (2, 3, 11):
-        page_kinds.read_page(address, page)
-    file, memory, nothing = {"copied": False}, {"copied": None}, {"copied": None}
-    copy = {"state": "ANON", "copied": True}
-    pages = [copy, copy, *[{"state": "FILE", **file}] * 2]
-    pages += [*[{"state": "ANON", **memory}] * 2, *[{"state": "ABSENT", **memory}] * 2]
-    pages += [*[{"state": "ABSENT", **nothing}] * 2, copy, {"state": "FILE", **file}]
+        read_page(address, page)
+    copy, read = {"state": "ANON", "copied": True}, {"state": "FILE", "copied": False}
+    pages = [
+        copy,
+        copy,
+        read,
+        read,
+        {"state": "ANON"},
+        {"state": "ANON"},
+        *[ABSENT] * 4,
+        copy,
+        read,
+    ]
     return {"pages": describe(address, *pages)}
 
 

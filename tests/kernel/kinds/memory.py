@@ -94,9 +94,10 @@ def map_pages(
     flags: int = PRIVATE_ANONYMOUS,
     descriptor: int = -1,
     protection: int = PROTECTION,
+    at: int | None = None,
 ) -> int:
     """Map pages that stay for the life of the process; return where."""
-    address = libc.mmap(None, pages * PAGE_BYTES, protection, flags, descriptor, 0)
+    address = libc.mmap(at, pages * PAGE_BYTES, protection, flags, descriptor, 0)
     if address == ctypes.c_void_p(-1).value:
         raise OSError(ctypes.get_errno(), "mmap")
     if flags & mmap.MAP_ANONYMOUS and not flags & MAP_HUGETLB:
