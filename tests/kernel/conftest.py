@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from conftest import MakeDirectory, available
 from harness import switches
+from harness.local import LocalCaller
 from harness.puppets import Puppet
 from harness.reference import Reference
 
@@ -89,6 +90,13 @@ def reference() -> Iterator[Reference]:
     """Return the slow reader that every state is compared with."""
     with closing(Reference()) as reader:
         yield reader
+
+
+@pytest.fixture
+def local(reachable: None) -> Iterator[LocalCaller]:  # noqa: ARG001
+    """Return a program that asks without the daemon."""
+    with closing(LocalCaller()) as caller:
+        yield caller
 
 
 @pytest.fixture

@@ -5,25 +5,14 @@ The two agree, but for what the table in the README says that the kernel alone c
 read here: a row that is not true fails, and so does a difference that has no row.
 """
 
-import sys
-from collections.abc import Iterator
 from typing import Final, NamedTuple
 
 import pytest
 from harness.daemon import ROOT
-from harness.programs import (
-    NOBODY,
-    Caller,
-    Page,
-    Program,
-    StartSubject,
-    User,
-    iter_stretches,
-    parse_pages,
-)
+from harness.local import LocalCaller
+from harness.programs import Caller, Page, StartSubject, iter_stretches, parse_pages
 from harness.states import Answer, ask
 
-LOCAL_CALLER = ROOT / "tests" / "local_caller.py"
 HEADINGS: Final = "| page | daemon | local | local before 6.7 |\n|---|---|---|---|\n"
 NEWER, OLDER = "newer", "older"
 """A kernel with PAGEMAP_SCAN, and one without it."""
@@ -57,33 +46,6 @@ def read_table() -> dict[str, Row]:
     return {name: Row(*(cell.strip("`") for cell in told)) for name, *told in cells}
 
 
-class LocalCaller(Program):
-    """An unprivileged program with the library's local backend; see local_caller.py."""
-
-    def __init__(self, user: User = NOBODY) -> None:
-        super().__init__(user.command([sys.executable, str(LOCAL_CALLER)]))
-        self.read()
-
-    def ask(self, pid: int, address: int, count: int, kernel: str) -> list[tuple[str, set[str]]]:
-        """Return state and attributes of pages of one range."""
-        self.write({"pid": pid, "address": address, "count": count, "scan": kernel == NEWER})
-        answer = self.read()
-        return list(zip(answer["states"], map(set, answer["attributes"]), strict=True))
-
-    def create(self, kind: str, *arguments: str) -> dict[str, object]:
-        """Make the pages of a kind of subjects.py in the program itself."""
-        self.write({"create": kind, "arguments": arguments})
-        return self.read()
-
-
-@pytest.fixture
-def local(reachable: None) -> Iterator[LocalCaller]:  # noqa: ARG001
-    """Return a program of user nobody."""
-    caller = LocalCaller()
-    yield caller
-    caller.close()
-
-
 @pytest.mark.parametrize("kernel", [NEWER, OLDER])
 def test_another_process_of_the_same_user(
     kind: tuple[str, ...],
@@ -114,7 +76,7 @@ def verify_agreement(
     for stretch in iter_stretches(pages):
         pid, address = stretch[0].pid, stretch[0].address
         told = ask(nobody, pid, address, len(stretch))
-        found = local.ask(pid, address, len(stretch), kernel)
+        found = local.ask(pid, address, len(stretch), has_scan=kernel == NEWER)
         for page, daemon, (state, attributes) in zip(stretch, told, found, strict=True):
             row = table.get(find_row(kind, page, daemon))
             row = row or Row(*[daemon.state.lower()] * 3)

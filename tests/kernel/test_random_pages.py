@@ -1,13 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Random mappings and random things done to them: the daemon against two others, page for page.
+"""Random mappings and random things done to them: the daemon against three others, page for page.
 
-What each page is, the slow reader of harness/reference.py says as well. What is copied, a plain
-model says, which follows what was done and never asks the kernel about a page.
+What each page is, the slow reader of harness/reference.py says as well, and the library without the
+daemon. What is copied, a plain model says, which follows what was done and never asks the kernel
+about a page.
 """
 
 from pathlib import Path
 from typing import NamedTuple
 
+from harness.local import LocalCaller
 from harness.programs import Caller
 from harness.puppets import Puppet
 from harness.reference import Reference
@@ -152,6 +154,7 @@ def test_random_pages(
     puppet: Puppet,
     nobody: Caller,
     reference: Reference,
+    local: LocalCaller,
     public_directory: Path,
     tmpfs_directory: Path,
 ) -> None:
@@ -162,6 +165,7 @@ def test_random_pages(
         model, processes = play(plan, puppet, mapped.pid)
         for pid, pages in zip(processes, (model.pages, model.of_fork), strict=False):
             verify(plan, pages, pid, mapped.address, nobody, reference)
+            verify_without_daemon(pid, mapped.address, plan.pages, nobody, local)
     finally:
         puppet.clear()
 
@@ -203,3 +207,13 @@ def verify(
     copies = [page.state in COPIES for page in told]
     if plan.backing != "anonymous":
         assert copies == [page.copied and plan.private for page in pages]
+
+
+def verify_without_daemon(
+    pid: int, address: int, count: int, caller: Caller, local: LocalCaller
+) -> None:
+    """Assert that the library tells the same without the daemon, but for what only flags tell."""
+    told = ask(caller, pid, address, count)
+    assert local.ask(pid, address, count) == [
+        (page.state, set(page.attributes - {"LAZYFREE"})) for page in told
+    ]
