@@ -16,6 +16,7 @@ from kinds.memory import (
     HUGE_BYTES,
     HUGE_PAGES,
     MADV_HUGEPAGE,
+    MADV_NOHUGEPAGE,
     PAGE_BYTES,
     PAGEMAP_PRESENT,
     ZERO,
@@ -58,6 +59,8 @@ def map_huge_written() -> int:
     write_page(address, 5)
     if read_smaps(address, "AnonHugePages") != HUGE_BYTES:
         raise UnavailableError("the kernel gave no transparent huge page")
+    # Or khugepaged makes a huge page again of what is split, and fills what was given up.
+    advise(address, HUGE_PAGES, MADV_NOHUGEPAGE)
     return address
 
 
@@ -143,6 +146,7 @@ def make_large_folio(directory: str) -> Described:
     descriptor = open_scratch(directory)
     os.pwrite(descriptor, os.urandom(HUGE_BYTES), 0)
     address = map_pages(HUGE_PAGES, mmap.MAP_PRIVATE, descriptor)
+    advise(address, HUGE_PAGES, MADV_NOHUGEPAGE)  # as above; the page cache does not ask for it
     write_page(address, WRITTEN)  # first: to copy from a huge mapping undoes it
     for page in range(HUGE_PAGES):
         read_page(address, page)
