@@ -14,8 +14,9 @@ Importing this is cheap: grpc is imported with the first `Client`, numpy with th
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from cowd._address import DEFAULT_ADDRESS
 from cowd._backend import BACKENDS, Backend, BackendName
-from cowd._client import DEFAULT_ADDRESS, Client
+from cowd._client import Client
 from cowd._errors import (
     Aborted,
     AccessDenied,

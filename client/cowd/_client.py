@@ -5,46 +5,20 @@ Runs with the caller's own privileges; the daemon sees who connects.
 """
 
 import operator
-import os
 from collections.abc import Iterable, Iterator
 from types import TracebackType
 from typing import Final, Self
-from urllib.parse import unquote
 
+from cowd._address import resolve_address
 from cowd._errors import FailedPrecondition, InvalidRequest
 from cowd._pages import Mapping, MappingList, PageFlags, ServerInfo
 
-__all__ = ["DEFAULT_ADDRESS", "Client", "resolve_address"]
+__all__ = ["Client"]
 
-DEFAULT_ADDRESS: Final = "unix:/run/cowd/cowd.sock"
 _DEFAULT_TIMEOUT_SECONDS: Final = 30.0
 _LONGEST_TIMEOUT_SECONDS: Final = 1e9
 """Far below what overflows in grpc."""
 _LISTING_ATTEMPTS: Final = 3
-
-
-def resolve_address(address: str | None) -> str:
-    """Return the path of the daemon's socket.
-
-    Args:
-        address: a path, or a URI such as unix:/run/cowd/cowd.sock; None for the environment
-            variable COWD_SOCKET, or the daemon's usual place if that is unset or empty.
-
-    Raises:
-        InvalidRequest: it is neither.
-    """
-    address = address or os.environ.get("COWD_SOCKET") or DEFAULT_ADDRESS
-    if not isinstance(address, str):
-        raise InvalidRequest(f"{address!r} is no address of cowd: give a str")
-    scheme, colon, rest = address.partition(":")
-    if not colon or "/" in scheme:
-        return address
-    path = unquote(rest.removeprefix("//"))
-    if scheme != "unix" or not path or (rest.startswith("//") and not path.startswith("/")):
-        raise InvalidRequest(
-            f"{address!r} is no address of cowd: give the path of a Unix socket, or unix:PATH"
-        )
-    return path
 
 
 class Client:

@@ -8,7 +8,6 @@ once more: the daemon may have restarted, or had a full queue. All calls only re
 
 import errno
 import os
-import socket
 import sys
 import time
 from array import array
@@ -20,6 +19,7 @@ import grpc
 from cowproto.v1 import pageflags_pb2, twins_pb2
 from google.protobuf.message import DecodeError, Message
 
+from cowd._address import try_to_connect
 from cowd._errors import (
     Error,
     InternalError,
@@ -257,7 +257,7 @@ class Transport:
         if failed.code() is not grpc.StatusCode.UNAVAILABLE:
             return False
         reason, _ = _decode_details(failed.trailing_metadata())
-        return reason is None and _try_to_connect(self._path) not in _NOBODY_LISTENS
+        return reason is None and try_to_connect(self._path) not in _NOBODY_LISTENS
 
     def _convert_error(self, call: grpc.Call, pid: int | None) -> Error:
         code = call.code()
@@ -308,20 +308,7 @@ def _decode_details(
 
 def _explain_unreachable(path: str, details: str) -> str:
     """Say why no call got through, by connecting once more: grpc's own words vary by version."""
-    number = _try_to_connect(path)
+    number = try_to_connect(path)
     if number:
         return f"cannot connect to cowd at {path}: {os.strerror(number)}"
     return f"cowd at {path} took the connection but not the call: {details}"
-
-
-def _try_to_connect(path: str) -> int:
-    """Connect to a socket and hang up; return the error's number, 0 if there was none."""
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-        probe.settimeout(1.0)
-        try:
-            probe.connect(path)
-        except TimeoutError:
-            return errno.ETIMEDOUT
-        except OSError as error:  # A path that is too long has no number.
-            return error.errno or errno.ENAMETOOLONG
-    return 0

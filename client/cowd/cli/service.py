@@ -5,9 +5,7 @@ Runs with the caller's own rights. Everything has a deadline of a few seconds, a
 of what is returned.
 """
 
-import errno
 import os
-import socket as sockets
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,7 +13,7 @@ from dataclasses import dataclass
 from typing import Final, TypeAlias
 
 import cowd
-from cowd._client import resolve_address
+from cowd._address import resolve_address, try_to_connect
 from cowd.cli.experiment import map_privately
 
 __all__ = [
@@ -99,7 +97,7 @@ def examine_socket(address: str | None) -> Socket:
     if kind != stat.S_IFSOCK:
         return Socket(path, origin, kind=_KINDS.get(kind, "something else"))
     access = f"{_name_owners(found.st_uid, found.st_gid)} {stat.S_IMODE(found.st_mode):04o}"
-    return Socket(path, origin, access=access, connect_errno=_try_to_connect(path))
+    return Socket(path, origin, access=access, connect_errno=try_to_connect(path, _CONNECT_SECONDS))
 
 
 def ask_service(path: str) -> Service:
@@ -133,18 +131,6 @@ def ask_about_page(address: int, path: str | None) -> PageAnswer:
     except cowd.Error as error:
         return error
     return cowd.PageState(pages.states[0])
-
-
-def _try_to_connect(path: str) -> int:
-    with sockets.socket(sockets.AF_UNIX, sockets.SOCK_STREAM) as probe:
-        probe.settimeout(_CONNECT_SECONDS)
-        try:
-            probe.connect(path)
-        except TimeoutError:
-            return errno.ETIMEDOUT
-        except OSError as error:  # A path that is too long has no number.
-            return error.errno or errno.ENAMETOOLONG
-    return 0
 
 
 def _name_owners(uid: int, gid: int) -> str:

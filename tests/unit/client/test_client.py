@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import cowd
 import pytest
-from cowd._client import resolve_address
+from cowd._address import resolve_address
 from cowdaemon import __version__ as daemon_version
 from cowproto.v1 import pageflags_pb2
 

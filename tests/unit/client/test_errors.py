@@ -100,9 +100,9 @@ def test_a_socket_without_a_listener_is_unavailable(socket_path):
 
 def test_a_listener_that_never_answers_is_not_waited_for_twice(socket_path, monkeypatch):
     looks = []
-    try_to_connect = _transport._try_to_connect
+    try_to_connect = _transport.try_to_connect
     monkeypatch.setattr(
-        _transport, "_try_to_connect", lambda path: looks.append(path) or try_to_connect(path)
+        _transport, "try_to_connect", lambda path: looks.append(path) or try_to_connect(path)
     )
     with socket.socket(socket.AF_UNIX) as silent:
         silent.bind(socket_path)

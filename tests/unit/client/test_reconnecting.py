@@ -58,14 +58,14 @@ def test_a_full_queue_is_waited_for(start_fake, tmp_path, monkeypatch):
         connect_at_once(path)
 
     tried = threading.Event()
-    try_to_connect = _transport._try_to_connect
+    try_to_connect = _transport.try_to_connect
 
     def note(path):
         outcome = try_to_connect(path)
         tried.set()
         return outcome
 
-    monkeypatch.setattr(_transport, "_try_to_connect", note)
+    monkeypatch.setattr(_transport, "try_to_connect", note)
     with ThreadPoolExecutor(1) as executor, cowd.Client(path) as client:
         info = executor.submit(client.get_server_info)
         assert tried.wait(20), "the call did not fail on the full queue"

@@ -1,0 +1,51 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Where the daemon's socket is, and whether somebody listens there. Needs no grpc."""
+
+import errno
+import os
+import socket
+from typing import Final
+from urllib.parse import unquote
+
+from cowd._errors import InvalidRequest
+
+__all__ = ["DEFAULT_ADDRESS", "resolve_address", "try_to_connect"]
+
+DEFAULT_ADDRESS: Final = "unix:/run/cowd/cowd.sock"
+
+
+def resolve_address(address: str | None) -> str:
+    """Return the path of the daemon's socket.
+
+    Args:
+        address: a path, or a URI such as unix:/run/cowd/cowd.sock; None for the environment
+            variable COWD_SOCKET, or the daemon's usual place if that is unset or empty.
+
+    Raises:
+        InvalidRequest: it is neither.
+    """
+    address = address or os.environ.get("COWD_SOCKET") or DEFAULT_ADDRESS
+    if not isinstance(address, str):
+        raise InvalidRequest(f"{address!r} is no address of cowd: give a str")
+    scheme, colon, rest = address.partition(":")
+    if not colon or "/" in scheme:
+        return address
+    path = unquote(rest.removeprefix("//"))
+    if scheme != "unix" or not path or (rest.startswith("//") and not path.startswith("/")):
+        raise InvalidRequest(
+            f"{address!r} is no address of cowd: give the path of a Unix socket, or unix:PATH"
+        )
+    return path
+
+
+def try_to_connect(path: str, timeout_seconds: float = 1.0) -> int:
+    """Connect to a socket and hang up; return the number of the error, 0 if there was none."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.settimeout(timeout_seconds)
+        try:
+            probe.connect(path)
+        except TimeoutError:
+            return errno.ETIMEDOUT
+        except OSError as error:  # A path that is too long has no number.
+            return error.errno or errno.ENAMETOOLONG
+    return 0
