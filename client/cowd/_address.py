@@ -27,6 +27,10 @@ def resolve_address(address: str | None) -> str:
     address = address or os.environ.get("COWD_SOCKET") or DEFAULT_ADDRESS
     if not isinstance(address, str):
         raise InvalidRequest(f"{address!r} is no address of cowd: give a str")
+    try:
+        os.fsencode(address)
+    except UnicodeEncodeError as error:
+        raise InvalidRequest(f"{address!r} is no address of cowd: it can be no path") from error
     scheme, colon, rest = address.partition(":")
     if not colon or "/" in scheme:
         return address

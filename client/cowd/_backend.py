@@ -47,32 +47,34 @@ def ask(
     question: Callable[[Backend], _Answer],
     *,
     address: str | None = None,
-    on_fallback: Callable[[Error], None] = lambda _: None,
-) -> _Answer:
-    """Return the answer to `question` of one backend.
+) -> tuple[_Answer, Error | None]:
+    """Return the answer to `question`, and why it is not the daemon's if that was asked first.
 
     Args:
         backend: one, or the name of one; "auto" is the daemon, or the kernel alone where the daemon
             cannot be reached or does not let the caller look.
         question: is put to one backend, or to a second one if it raised.
         address: of the daemon, as in `cowd.Client`.
-        on_fallback: is called with the daemon's error before the kernel alone is asked.
 
     Raises:
-        Error: from `question`; InvalidRequest if there is no such backend.
+        Error: from `question`, the daemon's being the cause of the other's; InvalidRequest if
+            there is no such backend.
     """
-    if not isinstance(backend, str):
-        return question(backend)
+    if not isinstance(backend, str) and hasattr(backend, "iter_page_flags"):
+        return question(backend), None
     if backend not in BACKENDS:
         names = ", ".join(BACKENDS)
         raise InvalidRequest(f"there is no backend {backend!r}: there are {names}")
     if backend == "local":
-        return question(Local())
+        return question(Local()), None
     try:
         with Client(address) as client:
-            return question(client)
+            return question(client), None
     except (Unavailable, AccessDenied) as error:
         if backend == "daemon":
             raise
-        on_fallback(error)
-        return question(Local())
+        refusal = error
+    try:
+        return question(Local()), refusal
+    except Error as error:
+        raise error from refusal

@@ -10,6 +10,7 @@ import textwrap
 from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Final, NamedTuple
 
 import numpy as np
@@ -20,7 +21,14 @@ from cowd._buffers import Memory, Span, as_array
 from cowd._errors import Aborted, Error, FailedPrecondition, InvalidRequest
 from cowd._kpageflags import format_letters
 from cowd._local import has_pagemap_scan
-from cowd._pages import Mapping, MappingKind, PageAttributes, PageFlags, PageState
+from cowd._pages import (
+    DisclosureMasks,
+    Mapping,
+    MappingKind,
+    PageAttributes,
+    PageFlags,
+    PageState,
+)
 from cowd._process import open_process
 from cowd._runs import Run, Segment, iter_runs, iter_segments
 
@@ -56,6 +64,7 @@ class Pages:
         backend: who answered, "daemon" or "local".
         fallback_error: why it was not the daemon, if that was asked first; else None.
         mappings: that the pages are in, in address order.
+        masks: the flags that `kpageflags` may hold, all others being hidden; None if it is None.
         states: values of PageState; shape (pages,), dtype uint8.
         attributes: bits of PageAttributes; shape (pages,), dtype uint8.
         kpageflags: words of the kernel (see KernelPageFlags) after the daemon's masks, 0 where no
@@ -66,6 +75,7 @@ class Pages:
     backend: str
     fallback_error: Error | None
     mappings: Sequence[Mapping]
+    masks: DisclosureMasks | None
     states: NDArray[np.uint8]
     attributes: NDArray[np.uint8]
     kpageflags: NDArray[np.uint64] | None
@@ -98,8 +108,18 @@ class Pages:
 
     def runs(self) -> list[Run]:
         """Return the pages as runs of neighbours that are alike."""
-        parts = (self._cut(*self._indices(segment)) for segment in self._segments)
-        return list(iter_runs(parts, self._segments, each=False))
+        words = self.kpageflags
+        flags = PageFlags(
+            pid=os.getpid(),
+            page_size_bytes=self.span.page_size_bytes,
+            address=self.span.address,
+            start_time_ticks=0,
+            masks=self.masks,
+            kpageflags=None if words is None else array("Q", words.tobytes()),
+            states=self.states.tobytes(),
+            attributes=self.attributes.tobytes(),
+        )
+        return list(iter_runs([flags], self._segments, each=False))
 
     def summary(self) -> Summary:
         """Return how many pages are what."""
@@ -149,7 +169,7 @@ class Pages:
             "-" if run.kpageflags is None else format_letters(run.kpageflags),
         )
 
-    @property
+    @cached_property
     def _segments(self) -> list[Segment]:
         return list(iter_segments(self.mappings, self.span.address, self.span.end))
 
@@ -166,28 +186,10 @@ class Pages:
         is_private = np.zeros(len(self), np.bool_)
         for segment in self._segments:
             if segment.mapping and segment.mapping.kind is MappingKind.PRIVATE_FILE:
-                first, last = self._indices(segment)
+                first = (segment.start - self.span.address) // self.span.page_size_bytes
+                last = (segment.end - self.span.address) // self.span.page_size_bytes
                 is_private[first:last] = True
         return is_private
-
-    def _indices(self, segment: Segment) -> tuple[int, int]:
-        """Return the number of its first page, and of the first one after it."""
-        first = (segment.start - self.span.address) // self.span.page_size_bytes
-        last = (segment.end - self.span.address) // self.span.page_size_bytes
-        return first, last
-
-    def _cut(self, first: int, last: int) -> PageFlags:
-        words = self.kpageflags
-        return PageFlags(
-            pid=os.getpid(),
-            page_size_bytes=self.span.page_size_bytes,
-            address=self.span.address + first * self.span.page_size_bytes,
-            start_time_ticks=0,
-            masks=None,
-            kpageflags=None if words is None else array("Q", words[first:last].tobytes()),
-            states=self.states[first:last].tobytes(),
-            attributes=self.attributes[first:last].tobytes(),
-        )
 
 
 def pages(buffer: Memory, *, backend: Backend | BackendName = "auto") -> Pages:
@@ -197,8 +199,8 @@ def pages(buffer: Memory, *, backend: Backend | BackendName = "auto") -> Pages:
         buffer: contiguous memory of this process: mmap, numpy.memmap, memoryview, bytearray, any
             array. A page that it only starts or ends in counts as well (see `Pages.span`).
         backend: who is asked. "daemon" knows the kernel's flags; "local" asks the kernel alone;
-            "auto" is the first of the two that answers. With a `cowd.Client` instead of a name,
-            many questions go over one connection.
+            "auto" asks the daemon, and the kernel alone if the daemon cannot be reached or refuses.
+            With a `cowd.Client` instead of a name, many questions go over one connection.
 
     Raises:
         Error: a subclass of it, see `cowd.Error`.
@@ -206,21 +208,22 @@ def pages(buffer: Memory, *, backend: Backend | BackendName = "auto") -> Pages:
     memory = as_array(buffer)  # until the answer is there
     span = Span(memory.ctypes.data, memory.nbytes)
     ranges = [(span.address, span.page_count)] if span.page_count else []
-    fallback: list[Error] = []
 
     def question(source: Backend) -> tuple[str, list[PageFlags]]:
         return source.name, list(source.iter_page_flags(os.getpid(), ranges))
 
-    name, parts = ask(backend, question, on_fallback=fallback.append)
+    (name, parts), refusal = ask(backend, question)
     words = [part.kpageflags for part in parts if part.kpageflags is not None]
+    has_flags = len(words) == len(parts)
     return Pages(
         span=span,
         backend=name,
-        fallback_error=fallback[0] if fallback else None,
+        fallback_error=refusal,
         mappings=_list_mappings(span),
+        masks=parts[0].masks if parts else None,
         states=np.frombuffer(b"".join(part.states for part in parts), np.uint8),
         attributes=np.frombuffer(b"".join(part.attributes for part in parts), np.uint8),
-        kpageflags=None if name == "local" else np.concatenate([np.empty(0, np.uint64), *words]),
+        kpageflags=np.concatenate([np.empty(0, np.uint64), *words]) if has_flags else None,
     )
 
 
@@ -229,8 +232,8 @@ def copied(buffer: Memory, *, backend: Backend | BackendName = "auto") -> NDArra
 
     "Has a private copy" is not "was modified": see `Pages.copied`, which this is, and the words in
     the README. For this question the kernel alone is mostly enough where it has PAGEMAP_SCAN (Linux
-    6.7), so there "auto" asks the daemon last: no connection, and nothing of grpc in a process that
-    may fork.
+    6.7), so there "auto" asks the daemon only if a page looks swapped out or cannot be told, which
+    may be a marker of userfaultfd: no connection, and no grpc in a process that may fork.
 
     Args:
         buffer: as `pages` takes it, in a mapping of a file.
@@ -244,7 +247,8 @@ def copied(buffer: Memory, *, backend: Backend | BackendName = "auto") -> NDArra
     """
     if backend == "auto" and has_pagemap_scan():
         found = pages(buffer, backend="local")
-        if not np.any(found.states == PageState.UNKNOWN):
+        doubtful = (found.states == PageState.UNKNOWN) | (found.states == PageState.ANON_SWAPPED)
+        if not doubtful.any():
             return found.copied
     return pages(buffer, backend=backend).copied
 
@@ -260,7 +264,8 @@ def _list_mappings(span: Span) -> list[Mapping]:
 def _verify_has_original(segment: Segment) -> None:
     kind = segment.mapping.kind if segment.mapping else None
     if kind not in (MappingKind.PRIVATE_FILE, MappingKind.SHARED_FILE):
+        what = "anonymous" if kind is MappingKind.ANONYMOUS else "no file's"
         raise InvalidRequest(
-            f"the memory at {segment.start:#x} is anonymous, there is no file that its pages "
-            "could be copied from: cowd.pages() tells what they are"
+            f"the memory at {segment.start:#x} is {what}, there is nothing that its pages could "
+            "be copied from: cowd.pages() tells what they are"
         )

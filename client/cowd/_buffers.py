@@ -84,13 +84,18 @@ def as_array(buffer: Memory) -> NDArray[np.generic]:
     else:
         try:
             view = memoryview(buffer)
+            is_contiguous = view.contiguous
+            # As bytes, since numpy does not know all that an element may be called.
+            array = (
+                np.frombuffer(view, np.uint8)
+                if view.c_contiguous and view.nbytes
+                else np.asarray(view)
+            )
         except (TypeError, ValueError, BufferError) as error:
             raise InvalidRequest(
                 f"a {type(buffer).__name__} has no memory to look at ({error}): give an open "
                 "mmap, a numpy array, or what memoryview() takes"
             ) from error
-        is_contiguous = view.contiguous
-        array = np.frombuffer(view, np.uint8) if view.nbytes and is_contiguous else np.empty(0)
     if not is_contiguous:
         raise InvalidRequest("the buffer is not contiguous: ask about its base, or about one row")
     return array

@@ -6,11 +6,12 @@ Runs with the caller's own privileges; the daemon sees who connects.
 
 import operator
 from collections.abc import Iterable, Iterator
+from mmap import PAGESIZE
 from types import TracebackType
 from typing import Final, Self
 
 from cowd._address import resolve_address
-from cowd._errors import FailedPrecondition, InvalidRequest
+from cowd._errors import FailedPrecondition, InternalError, InvalidRequest
 from cowd._pages import Mapping, MappingList, PageFlags, ServerInfo
 
 __all__ = ["Client"]
@@ -168,8 +169,19 @@ class Client:
             part, next_address = self._transport.list_mappings(
                 pid, start_address, expected_start_time_ticks
             )
-            mappings += part.mappings
-            if next_address <= start_address:
+            for mapping in part.mappings:
+                _verify_mapping(mapping, mappings[-1].end_address if mappings else 0)
+                mappings.append(mapping)
+            if not next_address:
                 return MappingList(pid, part.start_time_ticks, mappings)
+            if not part.mappings or next_address < mappings[-1].end_address:
+                raise InternalError("cowd's list of mappings does not go on", pid=pid)
             start_address = next_address
             expected_start_time_ticks = part.start_time_ticks
+
+
+def _verify_mapping(mapping: Mapping, told_until: int) -> None:
+    """Raise InternalError unless it consists of pages, and lies above the one before."""
+    start, end = mapping.start_address, mapping.end_address
+    if not told_until <= start < end or start % PAGESIZE or end % PAGESIZE:
+        raise InternalError("cowd's list of mappings is out of order")

@@ -37,8 +37,9 @@ class Error(Exception):
 
     Args:
         message: a sentence that says what to do.
-        reason: the daemon's stable reason, such as `ACCESS_DENIED` (google.rpc.ErrorInfo with the
-            domain `cowd`); None if the failure did not come from the daemon.
+        reason: the stable reason, such as `ACCESS_DENIED`, that the daemon gives
+            (google.rpc.ErrorInfo with the domain `cowd`), and the local backend for the same; None
+            where there is none.
         pid: the process that was asked about, if any.
         retry_after_seconds: how long the daemon asks to wait before the next try; None if it
             does not say.

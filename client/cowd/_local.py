@@ -6,6 +6,7 @@ ioctl PAGEMAP_SCAN tells apart (Linux 6.7); before, pages that may be it are UNK
 kernel (`kpageflags`) are for root: they are None here.
 """
 
+import errno
 import fcntl
 import functools
 import operator
@@ -18,7 +19,7 @@ from typing import Final
 from cowd import _pagemap
 from cowd._errors import InvalidRequest
 from cowd._pages import MappingKind, MappingList, PageAttributes, PageFlags, PageState
-from cowd._process import Process, open_process
+from cowd._process import Process, as_integer, open_process
 
 __all__ = ["Local", "has_pagemap_scan"]
 
@@ -46,13 +47,13 @@ class Local:
         Args:
             pid: of the process, not of a thread.
             address: of the first page, in bytes; a multiple of the page size.
-            count: number of pages.
+            count: number of pages, at most 65,536.
             expected_start_time_ticks: start time that the process must have; 0 accepts any.
 
         Raises:
             Error: a subclass of it, see `cowd.Error`.
         """
-        _verify_range(address, count)
+        _verify_range(address, count, most=_PAGES_PER_PART)
         with open_process(pid, expected_start_time_ticks) as process:
             return _read_page_flags(process, address, count)
 
@@ -88,15 +89,17 @@ class Local:
             return MappingList(pid, process.start_time_ticks, process.list_mappings())
 
 
-def _verify_range(address: int, count: int) -> None:
+def _verify_range(address: int, count: int, most: int | None = None) -> None:
+    address, count = as_integer(address, "address"), as_integer(count, "count")
     if address % _PAGE_SIZE_BYTES:
         raise InvalidRequest(
             f"address {address:#x} is inside a page: round it down to a multiple of "
             f"{_PAGE_SIZE_BYTES}",
             reason="UNALIGNED_ADDRESS",
         )
-    if count < 1:
-        raise InvalidRequest(f"count is {count}: ask for 1 page or more", reason="INVALID_COUNT")
+    if count < 1 or (most is not None and count > most):
+        limit = "1 page or more" if most is None else f"1 to {most} pages a call"
+        raise InvalidRequest(f"count is {count}: ask for {limit}", reason="INVALID_COUNT")
     if not 0 <= address <= _ADDRESS_SPACE_BYTES - count * _PAGE_SIZE_BYTES:
         raise InvalidRequest(
             f"{count} pages from {address:#x} end past 2^64: shorten the range",
@@ -186,14 +189,23 @@ _REGION_WORDS: Final = 3  # struct page_region: start, end, categories
 _REGIONS: Final = 512
 
 
-@functools.cache
 def has_pagemap_scan() -> bool:
-    """Return whether the kernel tells the page of zeros without a privilege, by trying it."""
+    """Return whether the kernel tells the page of zeros without a privilege."""
+    try:
+        return _try_pagemap_scan()
+    except OSError:  # not remembered: another time there may be descriptors left
+        return False
+
+
+@functools.cache
+def _try_pagemap_scan() -> bool:
     try:
         with open("/proc/self/pagemap", "rb", buffering=0) as pagemap:
             _scan(pagemap.fileno(), 0, 0, array("Q"), _PAGE_IS_PFNZERO)
-    except OSError:
-        return False
+    except OSError as error:
+        if error.errno in (errno.ENOTTY, errno.EINVAL):
+            return False
+        raise
     return True
 
 

@@ -2,7 +2,7 @@
 """The mappings of a process, from the text of /proc/PID/maps. Pure."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Final
 
 from cowd._pages import Mapping, MappingKind
@@ -10,6 +10,8 @@ from cowd._pages import Mapping, MappingKind
 __all__ = ["iter_mappings"]
 
 _ADDRESS_SPACE_BYTES: Final = 1 << 64
+_LONGEST_PATH_BYTES: Final = 4096
+"""PATH_MAX. Files that are deeper can be mapped, thousands of times: not all of that is kept."""
 # fs/proc/task_mmu.c, show_vma_header_prefix(): start-end perms offset major:minor inode path
 _LINE: Final = re.compile(
     rb"[0-9a-f]+-[0-9a-f]+ ([-rwxsp]{4}) ([0-9a-f]+) [0-9a-f]+:[0-9a-f]+ (\d+) *(.*)"
@@ -22,17 +24,17 @@ _ANONYMOUS: Final = (b"/dev/zero", b"/anon_hugepage (deleted)")
 
 
 def iter_mappings(
-    text: bytes, start_address: int = 0, end_address: int = _ADDRESS_SPACE_BYTES
+    chunks: Iterable[bytes], start_address: int = 0, end_address: int = _ADDRESS_SPACE_BYTES
 ) -> Iterator[Mapping]:
     """Yield the mappings in address order, none overlapping.
 
     Args:
-        text: of the file.
+        chunks: of the file's text, in order.
         start_address: in bytes; leave out mappings that end before.
         end_address: in bytes; leave out mappings that start there or after.
     """
     told_until = 0
-    for line in text.splitlines():
+    for line in _iter_lines(chunks):
         start, end = (int(address, 16) for address in line[: line.index(b" ")].split(b"-"))
         if end <= start_address or start >= end_address:
             continue  # before the rest is read, which takes most of the time
@@ -53,9 +55,17 @@ def iter_mappings(
             end_address=end,
             permissions=permissions.decode("ascii"),
             file_offset_bytes=int(offset, 16) + has_offset * skipped_bytes,
-            path=path,
+            path=path[:_LONGEST_PATH_BYTES],
             kind=kind,
         )
+
+
+def _iter_lines(chunks: Iterable[bytes]) -> Iterator[bytes]:
+    rest = b""
+    for chunk in chunks:
+        # Of all that could be taken for the end of a line, the kernel escapes only this.
+        *lines, rest = (rest + chunk).split(b"\n")
+        yield from lines
 
 
 def _choose_kind(permissions: bytes, inode: bytes, path: bytes) -> MappingKind:

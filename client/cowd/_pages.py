@@ -3,7 +3,7 @@
 
 from array import array
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import KEEP, IntEnum, IntFlag
 
 __all__ = [
@@ -126,6 +126,25 @@ class PageFlags:
     kpageflags: "array[int] | None"
     states: bytes
     attributes: bytes
+
+    @property
+    def end_address(self) -> int:
+        """First address after the pages, in bytes."""
+        return self.address + len(self.states) * self.page_size_bytes
+
+    def cut(self, start_address: int, end_address: int) -> "PageFlags":
+        """Return those of the pages between two addresses, which are borders of pages."""
+        if (start_address, end_address) == (self.address, self.end_address):
+            return self
+        first = (start_address - self.address) // self.page_size_bytes
+        last = (end_address - self.address) // self.page_size_bytes
+        return replace(
+            self,
+            address=start_address,
+            kpageflags=None if self.kpageflags is None else self.kpageflags[first:last],
+            states=self.states[first:last],
+            attributes=self.attributes[first:last],
+        )
 
 
 @dataclass(frozen=True, slots=True)

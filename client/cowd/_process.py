@@ -6,11 +6,13 @@ that the daemon gives for the same.
 """
 
 import errno
+import operator
 import os
+import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, SupportsIndex
 
 from cowd._errors import (
     Aborted,
@@ -20,15 +22,19 @@ from cowd._errors import (
     InternalError,
     InvalidRequest,
     NoSuchProcess,
+    TimedOut,
 )
 from cowd._maps import iter_mappings
 from cowd._pagemap import ENTRY_BYTES
 from cowd._pages import Mapping
 
-__all__ = ["Process", "open_process"]
+__all__ = ["Process", "as_integer", "open_process"]
 
 _PAGE_SIZE_BYTES: Final = os.sysconf("SC_PAGE_SIZE")
 _READ_BYTES: Final = 1 << 20
+_OPEN_SECONDS: Final = 2.0
+"""Opening takes well under a millisecond; the daemon's opener has as long."""
+_SMALL_BYTES: Final = 1 << 16
 _LARGEST_PID: Final = (1 << 31) - 1
 _PF_EXITING: Final = 0x00000004  # include/linux/sched.h
 _PF_KTHREAD: Final = 0x00200000
@@ -49,6 +55,11 @@ class Process:
     pagemap: int
     maps: int
 
+    def close(self) -> None:
+        """Close the descriptors."""
+        os.close(self.pagemap)
+        os.close(self.maps)
+
     def read_entries(self, address: int, count: int) -> bytes:
         """Return the entries of `count` pages from `address`.
 
@@ -56,7 +67,7 @@ class Process:
             Error: the process has gone, or its address space does not reach that far.
         """
         offset = address // _PAGE_SIZE_BYTES * ENTRY_BYTES
-        entries = _read_fully(self.pagemap, count * ENTRY_BYTES, offset)
+        entries = os.pread(self.pagemap, count * ENTRY_BYTES, offset)
         if len(entries) == count * ENTRY_BYTES:
             return entries
         self.verify_alive()
@@ -73,11 +84,9 @@ class Process:
         Raises:
             Aborted: the process has gone.
         """
-        text = bytearray()
-        while part := _read_maps(self.maps, len(text)):
-            text += part
+        mappings = list(iter_mappings(_iter_maps(self.maps), start_address, end_address))
         self.verify_alive()
-        return list(iter_mappings(bytes(text), start_address, end_address))
+        return mappings
 
     def verify_alive(self) -> None:
         """Raise Aborted if the address space has gone: it has no mappings any more."""
@@ -101,13 +110,18 @@ def open_process(pid: int, expected_start_time_ticks: int = 0) -> Iterator[Proce
     Raises:
         Error: there is no such process, the kernel refuses, or it has no address space.
     """
+    pid = as_integer(pid, "pid")
+    expected_start_time_ticks = as_integer(expected_start_time_ticks, "start time")
     if not 0 < pid <= _LARGEST_PID:
-        raise InvalidRequest(f"pid is {pid}: it must be 1 or more", reason="INVALID_PID", pid=pid)
+        raise InvalidRequest(
+            f"pid is {pid}: it must be from 1 to {_LARGEST_PID}", reason="INVALID_PID", pid=pid
+        )
     with ExitStack() as stack:
         try:
-            process = _open(pid, stack)
+            process = _open_self() if pid == os.getpid() else _open_in_time(pid)
         except OSError as error:
             raise _translate(error, pid) from error
+        stack.callback(process.close)
         if expected_start_time_ticks not in (0, process.start_time_ticks):
             raise FailedPrecondition(
                 f"process {pid} started at {process.start_time_ticks} ticks after boot, not at "
@@ -115,53 +129,115 @@ def open_process(pid: int, expected_start_time_ticks: int = 0) -> Iterator[Proce
                 reason="START_TIME_DIFFERS",
                 pid=pid,
             )
-        yield process
+        try:
+            yield process
+        except OSError as error:  # as of an ioctl on a process that has just gone
+            process.verify_alive()
+            raise _translate(error, pid) from error
 
 
-def _open(pid: int, stack: ExitStack) -> Process:
-    # For itself even where /proc is that of another pid namespace.
-    name = "self" if pid == os.getpid() else str(pid)
-    directory = os.open(f"/proc/{name}", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-    stack.callback(os.close, directory)
-    _verify_process(pid)
-    start_time_ticks, _ = _read_stat(directory)
-    descriptors = []
+def as_integer(value: SupportsIndex, what: str) -> int:
+    """Return a number as an int.
+
+    Raises:
+        InvalidRequest: it is none.
+    """
     try:
-        for file in ("pagemap", "maps"):
-            descriptor = os.open(file, os.O_RDONLY | os.O_CLOEXEC, dir_fd=directory)
-            stack.callback(os.close, descriptor)
-            descriptors.append(descriptor)
-    except (PermissionError, ProcessLookupError):
-        # For what has no memory the kernel says this, or nothing at all, by release and caller.
-        if not _read_stat(directory)[1]:
-            raise _without_memory(pid) from None
-        raise
-    process = Process(pid, start_time_ticks, *descriptors)
-    if not _read_maps(process.maps, 0):
-        raise _without_memory(pid)
-    return process
+        return operator.index(value)
+    except TypeError as error:
+        raise InvalidRequest(f"{value!r} is no {what}: give an int") from error
 
 
-def _verify_process(pid: int) -> None:
-    """Raise ENOENT for a thread that does not lead its process: /proc shows it, hidden."""
-    try:
-        os.close(os.pidfd_open(pid))
-    except OSError as error:
-        if error.errno != errno.EINVAL:  # which older kernels say of a thread, newer ones ENOENT
+def _open_self() -> Process:
+    # By this name even where /proc is that of another pid namespace. It cannot hang.
+    return _open("self", os.getpid())
+
+
+def _open_in_time(pid: int) -> Process:
+    """Open another process, in a thread: a process that hangs in exec makes whoever looks hang.
+
+    The kernel waits for a lock there that only a deadly signal ends. Such a thread stays until the
+    process moves on, or this one ends.
+    """
+    lock, found = threading.Lock(), []
+    is_done = threading.Event()
+    is_late = False
+
+    def open_it() -> None:
+        outcome: Process | BaseException
+        try:
+            outcome = _open(str(pid), pid)
+        except BaseException as error:  # noqa: BLE001 (raised below)
+            outcome = error
+        with lock:
+            if is_late and isinstance(outcome, Process):
+                outcome.close()
+            found.append(outcome)
+        is_done.set()
+
+    threading.Thread(target=open_it, name="cowd-open", daemon=True).start()
+    is_done.wait(_OPEN_SECONDS)
+    with lock:
+        is_late = not found
+    if is_late:
+        raise TimedOut(
+            f"the kernel did not open process {pid} within {_OPEN_SECONDS:g} s: it hangs in exec "
+            "or exit. Ask again when it has moved on",
+            reason="OPEN_TIMED_OUT",
+            pid=pid,
+        )
+    [outcome] = found
+    if isinstance(outcome, BaseException):
+        raise outcome
+    return outcome
+
+
+def _open(name: str, pid: int) -> Process:
+    with ExitStack() as stack:
+        directory = os.open(f"/proc/{name}", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        stack.callback(os.close, directory)
+        if name != "self" and not _leads_process(directory, pid):
+            raise FileNotFoundError(errno.ENOENT, "a thread, which /proc has, hidden")
+        start_time_ticks, _ = _read_stat(directory)
+        descriptors = []
+        try:
+            for file in ("pagemap", "maps"):
+                descriptors.append(os.open(file, os.O_RDONLY | os.O_CLOEXEC, dir_fd=directory))
+        except (PermissionError, ProcessLookupError):
+            # For what has no memory the kernel says this, or nothing at all, by release and caller.
+            if not _read_stat(directory)[1]:
+                raise _without_memory(pid) from None
             raise
-        raise FileNotFoundError(errno.ENOENT, "a thread, not a process") from error
+        finally:
+            if len(descriptors) < 2:
+                for descriptor in descriptors:
+                    os.close(descriptor)
+        process = Process(pid, start_time_ticks, *descriptors)
+        if not _read_maps(process.maps, 0):
+            process.close()
+            raise _without_memory(pid)
+        return process
+
+
+def _leads_process(directory: int, pid: int) -> bool:
+    status = _read_small(directory, "status").split(b"\n")
+    return b"Tgid:\t%d" % pid in status
 
 
 def _read_stat(directory: int) -> tuple[int, bool]:
     """Return the start time in ticks, and whether there is an address space (proc(5))."""
-    stat = os.open("stat", os.O_RDONLY | os.O_CLOEXEC, dir_fd=directory)
-    try:
-        text = os.read(stat, 4096)
-    finally:
-        os.close(stat)
+    text = _read_small(directory, "stat")
     fields = text[text.rindex(b")") + 2 :].split()  # the name before may hold anything
     has_gone = fields[0] in (b"Z", b"X") or int(fields[6]) & (_PF_EXITING | _PF_KTHREAD)
     return int(fields[19]), not has_gone
+
+
+def _read_small(directory: int, name: str) -> bytes:
+    file = os.open(name, os.O_RDONLY | os.O_CLOEXEC, dir_fd=directory)
+    try:
+        return os.read(file, _SMALL_BYTES)
+    finally:
+        os.close(file)
 
 
 def _without_memory(pid: int) -> Error:
@@ -188,6 +264,8 @@ def _translate(error: OSError, pid: int) -> Error:
                 "CONFIG_PROC_PAGE_MONITOR",
                 pid=pid,
             )
+        if not os.path.exists("/proc/self"):
+            return FailedPrecondition("there is no /proc here to ask: mount it", pid=pid)
         return NoSuchProcess(
             f"no process {pid}: it has ended, or is hidden from you",
             reason="NO_SUCH_PROCESS",
@@ -196,17 +274,11 @@ def _translate(error: OSError, pid: int) -> Error:
     return InternalError(f"cannot read /proc/{pid}: {error.strerror}", pid=pid)
 
 
-def _read_fully(file: int, size_bytes: int, offset: int) -> bytes:
-    """Return that much of the file, or less if it ends before."""
-    first = os.pread(file, size_bytes, offset)
-    if len(first) in (0, size_bytes):
-        return first
-    parts = [first]
-    done = len(first)
-    while done < size_bytes and (part := os.pread(file, size_bytes - done, offset + done)):
-        parts.append(part)
-        done += len(part)
-    return b"".join(parts)
+def _iter_maps(maps: int) -> Iterator[bytes]:
+    offset = 0
+    while chunk := _read_maps(maps, offset):
+        offset += len(chunk)
+        yield chunk
 
 
 def _read_maps(maps: int, offset: int) -> bytes:

@@ -9,7 +9,7 @@ from typing import NamedTuple, TypeAlias
 
 from cowd._pages import Mapping, PageAttributes, PageFlags, PageState, is_copied
 
-__all__ = ["Run", "Segment", "fold_pages", "iter_runs", "iter_segments"]
+__all__ = ["Run", "Segment", "fold_pages", "iter_runs", "iter_segments", "join_segments"]
 
 _Entry: TypeAlias = tuple[int, int, int]
 """State, attributes and flags of one page."""
@@ -22,10 +22,6 @@ class Segment:
     start: int
     end: int
     mapping: Mapping | None
-
-    def as_range(self, page_size_bytes: int) -> tuple[int, int]:
-        """Return the address of the first page, and how many there are."""
-        return self.start, (self.end - self.start) // page_size_bytes
 
 
 class Run(NamedTuple):
@@ -98,28 +94,47 @@ def iter_runs(
     """Yield the runs of `segments`, across the answers that they came in.
 
     Args:
-        parts: the answers to the ranges of `segments`, as `Client.iter_page_flags` yields them.
+        parts: answers to the ranges of `join_segments(segments)`, in pieces of any size.
         segments: what was asked about, in the same order.
         each: yield one run a page.
     """
     rest = iter(parts)
+    part: PageFlags | None = None
     for segment in segments:
         address = segment.start
         last: Run | None = None
         while address < segment.end:
-            part = next(rest)
-            for run in fold_pages(part, segment.mapping, each=each):
+            if part is None or part.end_address <= address or part.address > address:
+                part = next(rest)
+            piece = part.cut(address, min(part.end_address, segment.end))
+            for run in fold_pages(piece, segment.mapping, each=each):
                 # Inside one answer, neighbours differ already.
-                starts_answer = run.address == address
-                if last and starts_answer and not each and last.is_continued_by(run):
+                starts_piece = run.address == address
+                if last and starts_piece and not each and last.is_continued_by(run):
                     last = last._replace(page_count=last.page_count + run.page_count)
                     continue
                 if last:
                     yield last
                 last = run
-            address += len(part.states) * part.page_size_bytes
+            address = piece.end_address
         if last:
             yield last
+
+
+def join_segments(segments: Iterable[Segment]) -> Iterator[tuple[int, int]]:
+    """Yield the first and the end address of what `segments` cover, as few as that takes.
+
+    A process may have many thousand mappings next to each other, and a question takes its time.
+    """
+    start = end = None
+    for segment in segments:
+        if segment.start != end:
+            if start is not None and end is not None:
+                yield start, end
+            start = segment.start
+        end = segment.end
+    if start is not None and end is not None:
+        yield start, end
 
 
 def iter_segments(mappings: Iterable[Mapping], start: int, end: int) -> Iterator[Segment]:

@@ -12,7 +12,8 @@ import sys
 import time
 from array import array
 from collections.abc import Callable, Iterable
-from typing import Final, TypeVar, cast
+from mmap import PAGESIZE
+from typing import Any, Final, TypeVar, cast
 from urllib.parse import quote
 
 import grpc
@@ -65,8 +66,23 @@ _SURVIVES_FORK: Final = os.environ.get("GRPC_ENABLE_FORK_SUPPORT", "").lower() i
 }
 """Whether grpc was told to prepare for forks (its doc/fork_support.md); it looks when imported."""
 
-_pids_with_grpc: Final[set[int]] = set()
-"""Processes that made a channel: this one, and those that it was forked from."""
+
+class _Forks:
+    """How often this process and its parents were forked, since a pid may be its parent's again.
+
+    `first_use` is the count when grpc was first used, by this process or one of these parents.
+    """
+
+    count = 0
+    first_use: int | None = None
+
+    @classmethod
+    def add_one(cls) -> None:
+        """Count: called in the child."""
+        cls.count += 1
+
+
+os.register_at_fork(after_in_child=_Forks.add_one)
 
 
 class Transport:
@@ -86,14 +102,15 @@ class Transport:
     def __init__(self, path: str, timeout_seconds: float) -> None:
         self._path = path
         self._timeout_seconds = timeout_seconds
-        self._pid = os.getpid()
-        if _pids_with_grpc - {self._pid} and not _SURVIVES_FORK:
+        self._fork_count = _Forks.count
+        if _Forks.first_use not in (None, _Forks.count) and not _SURVIVES_FORK:
             # Even the parent's calls would fail then: they share what grpc waits with.
             raise Unavailable(
                 "cannot talk to cowd in a process that was forked after its parent did: make the "
                 "first client after the fork, or set GRPC_ENABLE_FORK_SUPPORT=1 in the environment"
             )
-        _pids_with_grpc.add(self._pid)
+        if _Forks.first_use is None:
+            _Forks.first_use = _Forks.count
         connect_milliseconds = int(1000 * min(_CONNECT_SECONDS, timeout_seconds / 2))
         self._channel = grpc.insecure_channel(
             f"unix:{quote(os.fsencode(path))}",
@@ -132,7 +149,7 @@ class Transport:
 
     def close(self) -> None:
         """Close the connection. Calls under way fail."""
-        if os.getpid() == self._pid:  # not in a child: the connection is the parent's
+        if _Forks.count == self._fork_count:  # not in a child: the connection is the parent's
             self._channel.close()
 
     def get_page_flags(
@@ -145,8 +162,10 @@ class Transport:
             count=count,
             expected_start_time_ticks=expected_start_time_ticks,
         )
-        if not len(answer.kpageflags) // 8 == len(answer.state) == len(answer.attributes) == count:
-            raise InternalError("cowd's answer has another number of pages than asked for", pid=pid)
+        lengths = len(answer.kpageflags), 8 * len(answer.state), 8 * len(answer.attributes)
+        place = answer.address, answer.page_size_bytes
+        if lengths != (8 * count,) * 3 or place != (address, PAGESIZE):
+            raise InternalError("cowd's answer is not about the pages asked for", pid=pid)
         kpageflags = array("Q", answer.kpageflags)
         if sys.byteorder == "big":
             kpageflags.byteswap()
@@ -212,7 +231,7 @@ class Transport:
         self, name: str, request_type: type[Message], answer_type: type[_Answer]
     ) -> Callable[..., _Answer]:
         """Return a function from a request's fields to the answer of the method `name`."""
-        call: Callable[..., _Answer] = self._channel.unary_unary(
+        call = self._channel.unary_unary(
             name,
             request_serializer=request_type.SerializeToString,
             response_deserializer=answer_type.FromString,
@@ -223,34 +242,37 @@ class Transport:
                 request = request_type(**fields)
             except (TypeError, ValueError) as error:  # Not a number, or not one that fits.
                 raise InvalidRequest(f"the request cannot be sent: {error}") from error
-            if os.getpid() != self._pid:
+            if _Forks.count != self._fork_count:
                 raise Unavailable(
                     "this client was made before a fork and is the parent's: make another one"
                 )
-            started = time.monotonic()
             pid = fields.get("pid")
-            pid = pid if isinstance(pid, int) else None
             try:
-                try:
-                    return call(request, timeout=self._timeout_seconds)
-                except grpc.RpcError as error:
-                    # A failed call raises an RpcError that is a Call as well.
-                    first = cast(grpc.Call, error)
-                    is_quick = time.monotonic() - started < _QUICK_SECONDS
-                    if not (is_quick and self._may_get_through(first)):
-                        raise self._convert_error(first, pid) from error
-                try:
-                    # grpc connects again and again, with the pauses of the options above.
-                    left = max(0.0, started + self._timeout_seconds - time.monotonic())
-                    return call(request, timeout=left, wait_for_ready=True)
-                except grpc.RpcError as error:
-                    second = cast(grpc.Call, error)
-                    is_new = second.code() is not grpc.StatusCode.DEADLINE_EXCEEDED
-                    raise self._convert_error(second if is_new else first, pid) from error
+                return self._call(call, request, pid if isinstance(pid, int) else None)
             except ValueError as error:  # So says grpc.
                 raise Unavailable("this client is closed: make another one") from error
 
         return invoke
+
+    def _call(
+        self, call: "grpc.UnaryUnaryMultiCallable[Any, _Answer]", request: Message, pid: int | None
+    ) -> _Answer:
+        started = time.monotonic()
+        try:
+            return call(request, timeout=self._timeout_seconds)
+        except grpc.RpcError as error:
+            first = cast(grpc.Call, error)  # A failed call raises an RpcError that is a Call too.
+            is_quick = time.monotonic() - started < _QUICK_SECONDS
+            if not (is_quick and self._may_get_through(first)):
+                raise self._convert_error(first, pid) from error
+        try:
+            # grpc connects again and again, with the pauses of the options above.
+            return call(request, timeout=self._timeout_seconds, wait_for_ready=True)
+        except grpc.RpcError as error:
+            second = cast(grpc.Call, error)
+            # That the time is up says less than why it did not get through at first.
+            is_new = second.code() is not grpc.StatusCode.DEADLINE_EXCEEDED
+            raise self._convert_error(second if is_new else first, pid) from error
 
     def _may_get_through(self, failed: grpc.Call) -> bool:
         """Whether the call did not reach the daemon, and may do so if it is made once more."""
@@ -261,6 +283,8 @@ class Transport:
 
     def _convert_error(self, call: grpc.Call, pid: int | None) -> Error:
         code = call.code()
+        if code is grpc.StatusCode.CANCELLED:  # Nothing else of ours cancels a call.
+            return Unavailable("this client was closed during the call: make another one", pid=pid)
         message = call.details() or f"the call failed with {code.name}"
         reason, retry_after_seconds = _decode_details(call.trailing_metadata())
         if reason is None and code is grpc.StatusCode.UNAVAILABLE:

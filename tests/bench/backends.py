@@ -7,6 +7,7 @@ all ways take their turn, so that a busy machine slows them alike.
 
 import mmap
 import os
+import signal
 import statistics
 import sys
 import tempfile
@@ -91,4 +92,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     main()

@@ -134,7 +134,8 @@ def swapping_first_to(device: Path) -> Iterator[None]:
         try:
             yield
         finally:
-            if str(device) in SWAPS.read_text():  # the test may have ended it
+            names = [line.split()[0] for line in SWAPS.read_text().splitlines()]
+            if str(device) in names:  # the test may have ended it
                 swap_off(device)
 
 

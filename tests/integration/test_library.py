@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import cowd
+import pytest
 from harness.daemon import ROOT, Daemon
 from harness.programs import NOBODY, PAGE_BYTES, environment
 
@@ -34,6 +36,7 @@ def describe(pages):
 
 """
 DESCRIBE = "print(json.dumps(describe(cowd.pages(words))))"
+KTHREADD = 2
 COPIED = [True, False, True, False]
 SWAPBACKED = 1 << 14
 
@@ -107,6 +110,23 @@ print(json.dumps(outcomes))
     assert told == [["ACCESS_DENIED", 1, sentence]] * 2
 
 
+def test_a_process_is_itself_under_a_proc_of_another_namespace(public_directory: Path) -> None:
+    """There its own number is somebody else's."""
+    told = run(
+        DESCRIBE,
+        public_directory,
+        public_directory / "cowd.sock",
+        prefix=["unshare", "--pid", "--fork"],
+    )
+    assert (told["backend"], told["copied"]) == ("local", COPIED)
+
+
+def test_a_kernel_thread_has_no_address_space() -> None:
+    with pytest.raises(cowd.FailedPrecondition) as caught:
+        cowd.Local().list_mappings(KTHREADD)
+    assert caught.value.reason == "NO_ADDRESS_SPACE"
+
+
 def test_the_bare_question_starts_nothing(daemon: Daemon, public_directory: Path) -> None:
     """No grpc, so that a process may fork afterwards as if nothing had been asked."""
     code = """
@@ -169,8 +189,15 @@ def test_example_checkpoint_saves_what_differs(public_directory: Path) -> None:
     assert file.read_bytes() == original
 
 
+@pytest.mark.parametrize(
+    ("kind", "due", "alone"),
+    [
+        ("uffd-file", [True, False, False, False], "the local backend cannot tell what page 2 is"),
+        ("uffd-poisoned", [True, False, False], [True, True, False]),
+    ],
+)
 def test_what_only_the_daemon_can_tell_is_asked_of_it(
-    daemon: Daemon, public_directory: Path
+    daemon: Daemon, public_directory: Path, kind: str, due: list[bool], alone: object
 ) -> None:
     """A marker of userfaultfd looks like a page that is swapped out to the kernel alone."""
     code = """
@@ -178,17 +205,16 @@ sys.path += [sys.argv[2]]
 import ctypes
 import subjects
 
-made = subjects.create("uffd-file", [])
+made = subjects.create(sys.argv[3], [])
 pages = [page for page in made["pages"] if page["mapping"] == "PRIVATE_FILE"]
 memory = (ctypes.c_char * (len(pages) * PAGE)).from_address(pages[0]["address"])
-outcome = {"due": [page["copied"] for page in pages], "auto": cowd.copied(memory).tolist()}
+outcome = [[page["copied"] for page in pages], cowd.copied(memory).tolist()]
 try:
-    cowd.copied(memory, backend="local")
+    outcome.append(cowd.copied(memory, backend="local").tolist())
 except cowd.FailedPrecondition as error:
-    outcome["local"] = str(error)
+    outcome.append(str(error))
 print(json.dumps(outcome))
 """
     kernel = str(Path(__file__).parent.parent / "kernel")
-    told = run(code, public_directory, daemon.socket_path, [kernel])
-    assert told["auto"] == told["due"] == [True, False, False, False]
-    assert told["local"] == "the local backend cannot tell what page 2 is"
+    told = run(code, public_directory, daemon.socket_path, [kernel, kind])
+    assert told == [due, due, alone]

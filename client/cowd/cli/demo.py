@@ -139,7 +139,7 @@ def _iter_answers(client: cowd.Client, info: cowd.ServerInfo, medium: Medium) ->
         segments = list(iter_segments(listed.mappings, address, end))
         parts = client.iter_page_flags(
             pid,
-            [piece.as_range(info.page_size_bytes) for piece in segments],
+            [(address, len(ACTIONS))],
             expected_start_time_ticks=listed.start_time_ticks,
         )
         runs = iter_runs(parts, segments, each=True)

@@ -105,6 +105,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return error.exit_code
     except cowd.Error as error:
         print_message(str(error))
+        if isinstance(error.__cause__, cowd.Unavailable):  # The kernel alone was asked after that.
+            print_message(f"note: {error.__cause__}")
         return _choose_exit_status(error)
     except (KeyboardInterrupt, click.Abort):
         return _EXIT_INTERRUPTED

@@ -9,6 +9,7 @@ import os
 import shutil
 import sys
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -20,7 +21,7 @@ __all__ = ["NamedProcess", "find_process", "verify_unchanged"]
 
 _PROC: Final = Path("/proc")
 _LONGEST_COMM_BYTES: Final = 15  # TASK_COMM_LEN - 1, include/linux/sched.h
-_ENDED: Final = (b"Z", b"X")
+_BEGINNING_BYTES: Final = 4096
 _MOST_LISTED: Final = 20
 """Of several matches: a person looks for one, and a page is what they can look at."""
 
@@ -28,12 +29,12 @@ _MOST_LISTED: Final = 20
 class NamedProcess(NamedTuple):
     """A process that a name was found to belong to.
 
-    `start_time_ticks` is in clock ticks since boot, as the caller's time namespace shows it: it
-    differs from what the daemon says if the two are in different ones.
+    `directory` is a descriptor of its directory in /proc, which is of no other process that may get
+    the same pid. It is kept until the program ends.
     """
 
     pid: int
-    start_time_ticks: int
+    directory: int
 
 
 def find_process(name: str) -> NamedProcess:
@@ -42,20 +43,26 @@ def find_process(name: str) -> NamedProcess:
     Raises:
         click.ClickException: there is none, or there are several.
     """
-    found = list(_iter_processes(os.fsencode(name)))
+    found: list[NamedProcess] = []
+    count = 0
+    for process in _iter_processes(os.fsencode(name)):
+        count += 1
+        if len(found) < _MOST_LISTED:
+            found.append(process)
+        else:
+            os.close(process.directory)
     if not found:
         raise click.ClickException(
             f"no process has the command name {name!r}: `ps -e` lists the names that you can see"
         )
-    if len(found) > 1:
-        raise click.ClickException(_describe_several(name, found))
+    if count > 1:
+        raise click.ClickException(_describe_several(name, found, count))
     return found[0]
 
 
 def verify_unchanged(process: NamedProcess) -> None:
-    """Raise click.ClickException if the pid does not belong to the process that was found."""
-    found = _read_process(process.pid)
-    if found != process:
+    """Raise click.ClickException if the process that was found has ended."""
+    if not _is_alive(process.directory):
         raise click.ClickException(
             f"process {process.pid}, found by its name, ended while it was read: ask again"
         )
@@ -74,66 +81,83 @@ def _iter_processes(name: bytes) -> Iterator[NamedProcess]:
             f"cannot list processes in {_PROC}: {error.strerror}: give a PID instead of -C"
         ) from error
     for pid in pids:
-        process = _read_process(pid) if pid != os.getpid() and _has_name(pid, name) else None
-        if process is not None:
-            yield process
+        try:
+            directory = os.open(_PROC / str(pid), os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        except OSError:
+            continue
+        if pid != os.getpid() and _has_name(directory, name) and _is_alive(directory):
+            yield NamedProcess(pid, directory)
+        else:
+            os.close(directory)
 
 
-def _has_name(pid: int, name: bytes) -> bool:
-    try:
-        comm = (_PROC / str(pid) / "comm").read_bytes().removesuffix(b"\n")
-        if comm == name:
-            return True
-        # Longer names are cut in comm; what the program was started as has all of them.
-        if len(comm) < _LONGEST_COMM_BYTES or not name.startswith(comm):
-            return False
-        return os.path.basename(_read_arguments(pid)[0]) == name
-    except OSError:
+def _has_name(directory: int, name: bytes) -> bool:
+    comm = _read_beginning(directory, "comm").removesuffix(b"\n")
+    if comm == name:
+        return True
+    # Longer names are cut in comm; what was started has all of them: a program, or a script after
+    # its interpreter.
+    if len(comm) < _LONGEST_COMM_BYTES or not name.startswith(comm):
         return False
+    return name in map(os.path.basename, _read_arguments(directory)[:2])
 
 
-def _read_process(pid: int) -> NamedProcess | None:
-    """Return the process, or None if it has ended, whether or not its parent has noticed."""
-    try:
-        stat = (_PROC / str(pid) / "stat").read_bytes()
-    except OSError:
-        return None
-    state, *fields = stat[stat.rindex(b")") + 2 :].split()  # the name before may hold anything
-    return None if state in _ENDED else NamedProcess(pid, int(fields[18]))
+def _is_alive(directory: int) -> bool:
+    """Whether the process has not ended, whether or not its parent has noticed."""
+    return _read_status(directory, b"State").partition(b" ")[0] not in (b"", b"Z", b"X")
 
 
-def _read_arguments(pid: int) -> list[bytes]:
+def _read_status(directory: int, key: bytes) -> bytes:
+    """Return a line of status without its key; b"" if the process has gone.
+
+    Not of stat: to read that hangs with a process that hangs in exec.
+    """
+    for line in _read_beginning(directory, "status").split(b"\n"):
+        if line.startswith(key + b":\t"):
+            return line.removeprefix(key + b":\t")
+    return b""
+
+
+def _read_arguments(directory: int) -> list[bytes]:
     r"""Return argv: at least one, empty for a kernel thread."""
-    return (_PROC / str(pid) / "cmdline").read_bytes().removesuffix(b"\0").split(b"\0")
+    return _read_beginning(directory, "cmdline").removesuffix(b"\0").split(b"\0")
 
 
-def _describe_several(name: str, found: list[NamedProcess]) -> str:
+def _read_beginning(directory: int, name: str) -> bytes:
+    """Return what a person would look at of a file, which may have any length; b"" without one."""
+    try:
+        with open(name, "rb", buffering=0, opener=partial(os.open, dir_fd=directory)) as file:
+            return file.read(_BEGINNING_BYTES)
+    except OSError:
+        return b""
+
+
+def _describe_several(name: str, found: list[NamedProcess], count: int) -> str:
     """Return a sentence, a table that fits a terminal, and the next step, in lines."""
     table = [("PID", "USER", "COMMAND")]
-    table += [_describe(process.pid) for process in found[:_MOST_LISTED]]
+    table += [_describe(process) for process in found]
     pid_width = max(len(pid) for pid, _, _ in table)
     user_width = max(measure_text(user) for _, user, _ in table)
     width = shutil.get_terminal_size().columns if sys.stderr.isatty() else 80
     width -= len(MESSAGE_PREFIX) + pid_width + user_width + 2
-    lines = [f"{len(found)} processes have the command name {name!r}:"]
+    lines = [f"{count} processes have the command name {name!r}:"]
     for pid, user, command in table:
         padding = " " * (user_width - measure_text(user))
         cut = cut_text(command, max(1, width), keep="start")
         lines.append(f"{pid:>{pid_width}} {user}{padding} {cut}")
-    if len(found) > _MOST_LISTED:
-        lines.append(f"and {len(found) - _MOST_LISTED} more")
+    if count > len(found):
+        lines.append(f"and {count - len(found)} more")
     return "\n".join([*lines, "give one of these as PID instead of -C"])
 
 
-def _describe(pid: int) -> tuple[str, str, str]:
+def _describe(process: NamedProcess) -> tuple[str, str, str]:
     """Return the cells of a process; "?" for what cannot be read any more."""
-    try:
-        status = (_PROC / str(pid) / "status").read_text("utf-8", "backslashreplace")
-        [uid] = [line.split()[2] for line in status.splitlines() if line.startswith("Uid:")]
-        arguments = b" ".join(_read_arguments(pid)).decode("utf-8", "backslashreplace")
-    except (OSError, ValueError):
-        return str(pid), "?", "?"
-    return str(pid), escape_text(_name_user(int(uid))), escape_text(arguments) or "-"
+    uids = _read_status(process.directory, b"Uid").split()
+    if not uids:
+        return str(process.pid), "?", "?"
+    arguments = b" ".join(_read_arguments(process.directory)).decode("utf-8", "backslashreplace")
+    user = escape_text(_name_user(int(uids[1])))
+    return str(process.pid), user, escape_text(arguments) or "-"
 
 
 def _name_user(uid: int) -> str:

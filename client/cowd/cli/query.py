@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """`cowctl query`: what the pages of a process are, and which have been copied."""
 
+import re
 from collections.abc import Sequence
-from itertools import chain
+from itertools import chain, islice
 from mmap import PAGESIZE
 from typing import Final, NamedTuple
 
@@ -11,7 +12,7 @@ import click
 import cowd
 from cowd import MappingKind
 from cowd._backend import ask
-from cowd._runs import Run, Segment, iter_runs, iter_segments
+from cowd._runs import Run, Segment, iter_runs, iter_segments, join_segments
 from cowd.cli.columns import FLAGS, KPAGEFLAGS, LETTERS
 from cowd.cli.options import (
     backend_option,
@@ -34,6 +35,8 @@ _PID: Final = click.IntRange(1, 2**31 - 1)
 _LARGEST_PID: Final = 1 << 22
 """PID_MAX_LIMIT, include/linux/threads.h."""
 _PRIVATE_KINDS: Final = (MappingKind.PRIVATE_FILE, MappingKind.ANONYMOUS)
+_MOST_RUNS: Final = 1_000_000
+"""Some 300 MB of them; and who would read more?"""
 _OUT_OF_PAGEMAP: Final = b"[vsyscall]"
 """The one mapping of Linux that pagemap does not cover: it lies in the kernel's addresses."""
 
@@ -51,7 +54,7 @@ _COLUMNS: Final[Sequence[Column[Run]]] = (
     Column(
         "copied",
         "COPIED",
-        "has a private copy; - where no file could be copied from",
+        "has a private copy; - in no private file mapping, or not known",
         style=style_of,
     ),
     LETTERS,
@@ -120,16 +123,8 @@ def command(
     def question(source: cowd.Backend) -> _Answer:
         return _read(source, pid, wanted, text, each=each)
 
-    refusals: list[cowd.Error] = []
-
-    def note(error: cowd.Error) -> None:
-        if error.reason == "ACCESS_DENIED":  # The kernel may say the same in a moment.
-            refusals.append(error)
-        else:
-            note_fallback(error)
-
-    answer = ask(backend, question, address=socket, on_fallback=note)
-    for refusal in refusals:
+    answer, refusal = ask(backend, question, address=socket)
+    if refusal:
         note_fallback(refusal)
     if named:
         verify_unchanged(named)
@@ -175,7 +170,7 @@ def _parse_words(words: Sequence[str], name: str | None) -> tuple[int, AddressRa
             error.param_hint = "'PID'"
             raise
         words = words[1:]
-    elif words and words[0].isdecimal() and int(words[0]) <= _LARGEST_PID:
+    elif words and re.fullmatch(r"0*[0-9]{1,10}", words[0]) and int(words[0]) <= _LARGEST_PID:
         raise click.UsageError(
             "PID and -C exclude each other: leave one of them out; if "
             f"{words[0]} is an address, write 0x{words[0]}",
@@ -205,13 +200,18 @@ def _read(
 ) -> _Answer:
     listed = source.list_mappings(pid)
     segments = _choose_segments(listed, wanted, text)
-    ranges = [piece.as_range(PAGESIZE) for piece in segments]
+    ranges = [(start, (end - start) // PAGESIZE) for start, end in join_segments(segments)]
     parts = source.iter_page_flags(pid, ranges, expected_start_time_ticks=listed.start_time_ticks)
     first = next(parts)
     tracked = track_pages(
         chain([first], parts), f"Reading process {pid}", sum(count for _, count in ranges)
     )
-    runs = list(iter_runs(tracked, segments, each=each))
+    runs = list(islice(iter_runs(tracked, segments, each=each), _MOST_RUNS + 1))
+    if len(runs) > _MOST_RUNS:
+        raise click.ClickException(
+            f"process {pid} has more than {_MOST_RUNS} rows to show: ask for less, with a RANGE or "
+            "--mapping"
+        )
     _note_changes(source, listed, segments)
     return _Answer(source.name, listed.start_time_ticks, first.masks, runs)
 

@@ -62,9 +62,14 @@ def cut_text(text: str, width: int, *, keep: Literal["start", "end"] = "end") ->
     """Return `text` in at most `width` columns. By default the end stays: it tells paths apart."""
     if measure_text(text) <= width:
         return text
-    while text and measure_text(text) > width - 1:
-        text = text[1:] if keep == "end" else text[:-1]
-    return f"…{text}" if keep == "end" else f"{text}…"
+    left = width - 1
+    kept = 0
+    for char in text if keep == "start" else reversed(text):
+        left -= measure_text(char)
+        if left < 0:
+            break
+        kept += 1
+    return f"…{text[len(text) - kept :]}" if keep == "end" else f"{text[:kept]}…"
 
 
 def wrap_text(text: str, width: int) -> list[str]:

@@ -105,8 +105,9 @@ def read_capabilities(pid: int, pidfd: int) -> Capability:
 
 def read_status(pid: int) -> dict[str, str]:
     """Return the lines of /proc/PID/status by their names; reading them never waits."""
-    text = Path(f"/proc/{pid}/status").read_text(errors="replace")
-    return dict(line.split(":\t", 1) for line in text.splitlines() if ":\t" in line)
+    # The name in it may hold anything but a newline, which the kernel escapes.
+    text = Path(f"/proc/{pid}/status").read_bytes().decode(errors="replace")
+    return dict(line.split(":\t", 1) for line in text.split("\n") if ":\t" in line)
 
 
 def has_ended(pidfd: int) -> bool:

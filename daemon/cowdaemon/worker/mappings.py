@@ -13,6 +13,8 @@ from typing import Final, NamedTuple
 __all__ = ["Mapping", "MappingKind", "iter_mappings", "parse_mapping"]
 
 _READ_BYTES: Final = 1 << 16
+_LONGEST_PATH_BYTES: Final = 4096
+"""PATH_MAX. Files that are deeper can be mapped, thousands of times: not all of that is kept."""
 # fs/proc/task_mmu.c, show_vma_header_prefix(): start-end perms offset major:minor inode path
 _LINE: Final = re.compile(
     rb"([0-9a-f]+)-([0-9a-f]+) ([-rwxsp]{4}) ([0-9a-f]+) [0-9a-f]+:[0-9a-f]+ (\d+) *(.*)"
@@ -96,5 +98,10 @@ def parse_mapping(line: bytes) -> Mapping:
     else:
         kind = MappingKind.ANONYMOUS
     return Mapping(
-        int(start, 16), int(end, 16), permissions.decode("ascii"), int(offset, 16), path, kind
+        start_address=int(start, 16),
+        end_address=int(end, 16),
+        permissions=permissions.decode("ascii"),
+        file_offset_bytes=int(offset, 16),
+        path=path[:_LONGEST_PATH_BYTES],
+        kind=kind,
     )

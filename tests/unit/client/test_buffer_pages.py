@@ -135,6 +135,8 @@ def test_a_copy_of_the_last_page_counts_though_the_file_ends_inside_it(words):
         lambda _: memoryview(bytearray(3 * PAGE))[PAGE:],
         lambda _: np.zeros(2 * PAGE, "M8[s]"),
         lambda _: np.asfortranarray(np.zeros((64, PAGE))),
+        lambda _: memoryview(np.asfortranarray(np.zeros((64, PAGE)))),
+        lambda _: (ctypes.c_char_p * PAGE)(),
         lambda _: np.float64(1.5),
         lambda _: ctypes.create_string_buffer(2 * PAGE),
         lambda path: mmap.mmap(os.open(path, os.O_RDONLY), 0, prot=mmap.PROT_READ),
@@ -191,6 +193,20 @@ def test_asking_changes_nothing(path):
     words = np.memmap(path, dtype="u1", mode="c")
     assert not cowd.copied(words).any()
     assert set(cowd.pages(words, backend="local").states) == {PageState.ABSENT}
+
+
+def test_a_backend_is_taken_for_what_it_answers(words):
+    class Named(cowd.Local):
+        name = "named"
+
+    pages = cowd.pages(words, backend=Named())
+    assert (pages.backend, pages.kpageflags, pages.masks) == ("named", None, None)
+    assert "No kernel flags" in str(pages)
+
+
+def test_none_is_no_backend(words):
+    with pytest.raises(cowd.InvalidRequest, match="there is no backend None"):
+        cowd.pages(words, backend=None)
 
 
 def test_there_is_no_other_backend(words):

@@ -184,7 +184,7 @@ def test_a_client_closed_during_a_call_is_unavailable(fake, client):
         while not fake.called:
             time.sleep(0.01)  # Nothing to wait on: the call is in a thread of grpc.
         client.close()
-        with pytest.raises(cowd.Unavailable):
+        with pytest.raises(cowd.Unavailable, match="this client was closed during the call"):
             call.result()
 
 
@@ -205,6 +205,11 @@ def test_a_client_closed_during_a_call_is_unavailable(fake, client):
 def test_addresses_are_paths_or_uris(monkeypatch, address, path):
     monkeypatch.delenv("COWD_SOCKET", raising=False)
     assert resolve_address(address) == path
+
+
+def test_an_address_that_can_be_no_path_is_refused():
+    with pytest.raises(cowd.InvalidRequest, match="it can be no path"):
+        resolve_address("a\ud800b")
 
 
 @pytest.mark.parametrize("address", ["tcp:localhost:80", "dns:///x", "unix:", "unix://host/x"])

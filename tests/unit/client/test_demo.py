@@ -159,7 +159,7 @@ def test_a_missing_answer_exits_with_1(answering, fake, capsys):
     fake.missing_page_count = 1
     assert main(["demo"]) == 1
     written = capsys.readouterr()
-    assert (written.out, "number of pages" in written.err) == ("", True)
+    assert (written.out, "not about the pages" in written.err) == ("", True)
 
 
 def test_an_answer_outside_any_mapping_is_wrong(answering, fake, capsys, mapping):

@@ -137,5 +137,8 @@ def test_another_server_on_the_socket_is_an_internal_error(socket_path):
 
 def test_an_answer_with_too_few_pages_is_an_internal_error(fake):
     fake.missing_page_count = 1
-    with cowd.Client() as client, pytest.raises(cowd.InternalError, match="number of pages"):
+    with (
+        cowd.Client() as client,
+        pytest.raises(cowd.InternalError, match="not about the pages"),
+    ):
         client.get_page_flags(7, 0x1000, 2)

@@ -174,8 +174,7 @@ def people(tmp_path, monkeypatch):
         for file, text in (
             ("comm", f"{comm}\n"),
             ("cmdline", f"{command}\0"),
-            ("stat", f"{pid} ({comm}) S {' '.join(map(str, range(1, 30)))}\n"),
-            ("status", f"Name:\t{comm}\nUid:\t{uid}\t{uid}\t{uid}\t{uid}\n"),
+            ("status", f"Name:\t{comm}\nState:\tS (sleeping)\nUid:\t{uid}\t{uid}\t{uid}\t{uid}\n"),
         ):
             (proc / str(pid) / file).write_text(text)
 

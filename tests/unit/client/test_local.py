@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The backend without a daemon, on pages of this process and its children."""
 
+import errno
 import mmap
 import os
 import signal
@@ -248,6 +249,68 @@ def test_a_process_that_ends_while_it_is_read(child):
 )
 def test_what_cannot_be_asked(kind, reason, arguments):
     failure(kind, reason, Local().get_page_flags, *arguments)
+
+
+@pytest.mark.parametrize("arguments", [("1", 0, 1), (1.5, 0, 1), (None, 0, 1)])
+def test_a_pid_must_be_a_number(arguments):
+    with pytest.raises(cowd.InvalidRequest, match="is no pid: give an int"):
+        Local().get_page_flags(*arguments)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "options"),
+    [(("0", 1), {}), ((0, 1.0), {}), ((0, 1), {"expected_start_time_ticks": "5"})],
+)
+def test_the_rest_must_be_numbers_too(arguments, options):
+    with pytest.raises(cowd.InvalidRequest, match="give an int"):
+        Local().get_page_flags(os.getpid(), *arguments, **options)
+
+
+def test_one_call_has_the_bounds_of_the_daemons():
+    with pytest.raises(cowd.InvalidRequest, match="ask for 1 to 65536 pages a call"):
+        Local().get_page_flags(os.getpid(), 0, 65_537)
+
+
+def test_a_process_that_ends_before_the_second_look_has_gone(child, monkeypatch):
+    """The ioctl then says ESRCH."""
+    mappings = Local().list_mappings(child.pid).mappings
+    address = next(each.start_address for each in mappings if each.path == b"[stack]")
+
+    def end_and_scan(*arguments):
+        child.kill()
+        child.wait()
+        return scan(*arguments)
+
+    scan = _local._scan
+    assert _local.has_pagemap_scan()
+    monkeypatch.setattr(_local, "_scan", end_and_scan)
+    monkeypatch.setattr(_local._pagemap, "MAYBE_ZERO", bytes(range(256)))
+    failure(cowd.Aborted, "PROCESS_GONE", Local().get_page_flags, child.pid, address, 1)
+
+
+@pytest.fixture
+def unprobed():
+    """Have the kernel asked anew whether it has PAGEMAP_SCAN, and afterwards again."""
+    _local._try_pagemap_scan.cache_clear()
+    yield
+    _local._try_pagemap_scan.cache_clear()
+
+
+@pytest.mark.usefixtures("unprobed")
+@pytest.mark.parametrize(
+    ("number", "times"), [(errno.EMFILE, 2), (errno.ENOTTY, 1), (errno.EINVAL, 1)]
+)
+def test_only_an_answer_of_the_kernel_is_remembered(monkeypatch, number, times):
+    asked = []
+
+    def refuse(*_):
+        asked.append(number)
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(_local, "_scan", refuse)
+    assert not _local.has_pagemap_scan()
+    assert not _local.has_pagemap_scan()
+    assert len(asked) == times
 
 
 def test_ranges_must_be_pairs_of_numbers():

@@ -12,7 +12,7 @@ def line(start, end, permissions="rw-p", offset=0, inode=77, path=b"/lib/x.so"):
 
 
 def test_the_fields_of_a_line():
-    assert list(iter_mappings(line(0x7F00, 0x9F00, "r-xp", 0x3000, 12, b"/a b\\012\xff"))) == [
+    assert list(iter_mappings([line(0x7F00, 0x9F00, "r-xp", 0x3000, 12, b"/a b\\012\xff")])) == [
         Mapping(0x7F00, 0x9F00, "r-xp", 0x3000, b"/a b\\012\xff", MappingKind.PRIVATE_FILE)
     ]
 
@@ -35,20 +35,20 @@ def test_the_fields_of_a_line():
 )
 def test_what_backs_a_mapping(permissions, inode, path, kind):
     text = line(0x1000, 0x2000, permissions, 0, inode, path)
-    assert [mapping.kind.name for mapping in iter_mappings(text)] == [kind]
+    assert [mapping.kind.name for mapping in iter_mappings([text])] == [kind]
 
 
 def test_mappings_that_the_kernel_joined_between_two_reads_do_not_overlap():
     text = line(0x1000, 0x3000) + line(0x1000, 0x5000) + line(0x2000, 0x3000) + line(0x5000, 0x6000)
     assert [
         (mapping.start_address, mapping.end_address, mapping.file_offset_bytes)
-        for mapping in iter_mappings(text)
+        for mapping in iter_mappings([text])
     ] == [(0x1000, 0x3000, 0), (0x3000, 0x5000, 0x2000), (0x5000, 0x6000, 0)]
 
 
 def test_anonymous_memory_has_no_offset_to_move():
     text = line(0x1000, 0x3000, inode=0) + line(0x1000, 0x5000, inode=0)
-    assert [mapping.file_offset_bytes for mapping in iter_mappings(text)] == [0, 0]
+    assert [mapping.file_offset_bytes for mapping in iter_mappings([text])] == [0, 0]
 
 
 @pytest.mark.parametrize(
@@ -62,9 +62,22 @@ def test_anonymous_memory_has_no_offset_to_move():
 )
 def test_only_what_has_a_part_between_two_addresses(start, end, found):
     text = line(0x1000, 0x2000) + line(0x2000, 0x3000) + line(0x4000, 0x5000)
-    assert [mapping.start_address for mapping in iter_mappings(text, start, end)] == found
+    assert [mapping.start_address for mapping in iter_mappings([text], start, end)] == found
+
+
+def test_only_a_newline_ends_a_line():
+    """The kernel escapes no other character of a file's name."""
+    name = b"/memfd:a\r1000-2000 rw-p 0 00:00 7 /x\x0b\x0c\x1c\x85"
+    assert [mapping.path for mapping in iter_mappings([line(0x1000, 0x2000, path=name)])] == [name]
+
+
+def test_lines_go_across_chunks():
+    text = line(0x1000, 0x2000) + line(0x2000, 0x3000, path=b"/" + b"x" * 9999)
+    whole = list(iter_mappings([text]))
+    assert list(iter_mappings(text[at : at + 7] for at in range(0, len(text), 7))) == whole
+    assert [len(mapping.path) for mapping in whole] == [9, 4096]
 
 
 def test_a_line_of_another_form_is_an_error():
     with pytest.raises(ValueError, match="not a line of /proc/PID/maps"):
-        list(iter_mappings(b"1000-2000 rw-p\n"))
+        list(iter_mappings([b"1000-2000 rw-p\n"]))

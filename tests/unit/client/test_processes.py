@@ -10,7 +10,7 @@ import pytest
 from cowd._backend import ask
 from cowd.cli import processes
 from cowd.cli.main import main
-from cowd.cli.processes import NamedProcess, find_process, verify_unchanged
+from cowd.cli.processes import find_process, verify_unchanged
 
 
 @pytest.fixture
@@ -21,30 +21,32 @@ def add(tmp_path, monkeypatch):
     (tmp_path / "self").mkdir()
     (tmp_path / "uptime").write_text("1 1")
 
-    def add(pid, comm, command=b"", *, state="S", start=500, uid=4_000_000_000):
+    def add(pid, comm, command=b"", *, state="S", uid=4_000_000_000):
         directory = tmp_path / str(pid)
-        directory.mkdir(exist_ok=True)
+        if directory.exists():  # another process of this number has another directory
+            shutil.rmtree(directory)
+        directory.mkdir()
         (directory / "comm").write_bytes(comm + b"\n")
         (directory / "cmdline").write_bytes(command)
-        fields = " ".join(["0"] * 18)
-        (directory / "stat").write_bytes(
-            b"%d (%b) %b %b %d 0 0" % (pid, comm, state.encode(), fields.encode(), start)
-        )
-        (directory / "status").write_text(f"Name:\tx\nUid:\t0\t{uid}\t0\t0\n")
+        name = comm.replace(b"\n", rb"\n")
+        status = b"Name:\t%b\nState:\t%b (as ps has it)\nUid:\t0\t%d\t0\t0\n"
+        (directory / "status").write_bytes(status % (name, state.encode(), uid))
 
     return add
 
 
 def test_one_match_is_found(add):
     add(30, b"redis")
-    add(31, b"redis-server", start=600)
-    assert find_process("redis-server") == NamedProcess(31, 600)
+    add(31, b"redis-server")
+    assert find_process("redis-server").pid == 31
 
 
-@pytest.mark.parametrize("comm", [b"a b", b"x) S 1 (", b"\xff\xfe", b"x\ny"])
+@pytest.mark.parametrize(
+    "comm", [b"a b", b"x) S 1 (", b"\xff\xfe", b"x\ny", b"\rState:\tZ\x1cState:\tZ"]
+)
 def test_odd_names_are_found(add, comm):
-    add(30, comm, start=7)
-    assert find_process(os.fsdecode(comm)) == NamedProcess(30, 7)
+    add(30, comm)
+    assert find_process(os.fsdecode(comm)).pid == 30
 
 
 def test_a_name_that_comm_has_no_room_for_is_found_by_argv(add):
@@ -52,7 +54,9 @@ def test_a_name_that_comm_has_no_room_for_is_found_by_argv(add):
     add(31, b"a-program-with-", b"a-program-with-another-name\0")
     add(32, b"a-program", b"a-program-with-a-long-name\0")  # not cut: it is called otherwise
     add(33, b"b-program-with-", b"a-program-with-a-long-name\0")
+    add(34, b"a-script-with-a", b"/usr/bin/python3\0./a-script-with-a-name.py\0")
     assert find_process("a-program-with-a-long-name").pid == 30
+    assert find_process("a-script-with-a-name.py").pid == 34
     assert find_process("b-program-with-").pid == 33
     with pytest.raises(click.ClickException, match="2 processes"):
         find_process("a-program-with-")
@@ -118,9 +122,10 @@ def test_a_pid_that_passes_to_another_process_is_noticed(add):
     add(30, b"x")
     found = find_process("x")
     verify_unchanged(found)
-    add(30, b"x", start=501)
+    add(30, b"x")
     with pytest.raises(click.ClickException, match="process 30, found by its name, ended"):
         verify_unchanged(found)
+    found = find_process("x")
     add(30, b"x", state="Z")
     with pytest.raises(click.ClickException):
         verify_unchanged(found)
@@ -196,7 +201,7 @@ def test_an_answer_about_another_process_than_the_named_one_is_thrown_away(
 
     def ask_meanwhile(*arguments, **options):
         answer = ask(*arguments, **options)
-        add(7, b"x", start=501)
+        add(7, b"x")
         return answer
 
     monkeypatch.setattr("cowd.cli.query.ask", ask_meanwhile)

@@ -2,6 +2,7 @@
 """Folding pages that are alike, and the map drawn of them."""
 
 from array import array
+from itertools import pairwise
 
 import pytest
 from cowd import (
@@ -12,7 +13,7 @@ from cowd import (
     PageFlags,
     PageState,
 )
-from cowd._runs import Run, Segment, fold_pages, iter_runs
+from cowd._runs import Run, Segment, fold_pages, iter_runs, join_segments
 from cowd.cli.strip import draw_strip
 
 START = 0x10000
@@ -95,11 +96,10 @@ def test_nothing_is_copied_outside_a_mapping():
 def read(drawn, segments, *, each=False, maximum_page_count=4):
     """Return the runs, from answers about at most `maximum_page_count` pages."""
     parts = []
-    for segment in segments:
-        first, count = segment.as_range(4096)
-        first = (first - START) // 4096
-        for start in range(first, first + count, maximum_page_count):
-            part = drawn[start : min(start + maximum_page_count, first + count)]
+    for start_address, end_address in join_segments(segments):
+        first, last = (start_address - START) // 4096, (end_address - START) // 4096
+        for start in range(first, last, maximum_page_count):
+            part = drawn[start : min(start + maximum_page_count, last)]
             parts.append(make_pages(part, address=START + start * 4096))
     return list(iter_runs(parts, segments, each=each))
 
@@ -119,6 +119,33 @@ def test_runs_end_at_the_border_of_a_mapping():
     cut = START + 2 * 4096
     runs = read("aaaa", [Segment(START, cut, MAPPING), Segment(cut, cut + 8192, None)])
     assert [(run.page_count, run.copied) for run in runs] == [(2, True), (2, None)]
+
+
+def test_answers_are_cut_where_mappings_are_and_the_other_way_round():
+    borders = [0, 1, 3, 8, 9, 10]
+    segments = [
+        Segment(START + first * 4096, START + last * 4096, MAPPING if first % 2 else None)
+        for first, last in pairwise(borders)
+    ]
+    runs = read("aaaaaaff..", segments, each=True, maximum_page_count=4)
+    assert [run.address for run in runs] == [START + page * 4096 for page in range(10)]
+    assert "".join(run.state.name[:2] for run in runs) == "ANANANANANANFIFIABAB"
+    assert [run.mapping is MAPPING for run in runs] == [0, 1, 1, 1, 1, 1, 1, 1, 0, 1]
+
+
+def test_segments_with_a_gap_are_read_apart():
+    segments = [Segment(START, START + 4096, MAPPING), Segment(START + 8192, START + 16384, None)]
+    assert list(join_segments(segments)) == [
+        (START, START + 4096),
+        (START + 8192, START + 16384),
+    ]
+    runs = read("afaf", segments)
+    assert [(run.address - START, run.state.name) for run in runs] == [
+        (0, "ANON"),
+        (8192, "ANON"),
+        (12288, "FILE"),
+    ]
+    assert list(join_segments([])) == []
 
 
 def draw(drawn, width, **options):
