@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 from harness import switches
 from harness.author import AuthorsMethod
+from harness.cowctl import SECONDS, Ended, RunCowctl, StartCowctl
 from harness.daemon import ROOT, Daemon, StartDaemon
 from harness.programs import (
     NOBODY,
@@ -167,6 +168,41 @@ def start_subject(
             return subject
 
         yield start
+
+
+@pytest.fixture
+def start_cowctl(daemon: Daemon) -> Iterator[StartCowctl]:
+    """Return a function that starts cowctl with pipes for its output."""
+    with ExitStack() as stack:
+
+        def start(
+            *arguments: str, user: User = NOBODY, socket_path: Path | None = None
+        ) -> "subprocess.Popen[bytes]":
+            process = subprocess.Popen(
+                user.command([sys.executable, "-m", "cowd.cli.main", *arguments]),
+                env={**environment(), "COWD_SOCKET": str(socket_path or daemon.socket_path)},
+                cwd="/",
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+            )
+            stack.callback(process.communicate)
+            stack.callback(process.kill)
+            return process
+
+        yield start
+
+
+@pytest.fixture
+def run_cowctl(start_cowctl: StartCowctl) -> RunCowctl:
+    """Return a function that runs cowctl to its end."""
+
+    def run(*arguments: str, **options: Any) -> Ended:
+        process = start_cowctl(*arguments, **options)
+        out, err = process.communicate(timeout=SECONDS)
+        return Ended(process.returncode, out.decode(), err.decode())
+
+    return run
 
 
 @pytest.fixture

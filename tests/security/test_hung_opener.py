@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from cowdaemon.limits import OPENER_SECONDS
 from cowproto.v1 import pageflags_pb2
+from harness.cowctl import RunCowctl
 from harness.daemon import StartDaemon
 from harness.programs import GAMES, CallError, StartCaller, StartSubject
 from security.silent_file_system import SilentFileSystem
@@ -80,3 +81,36 @@ def test_hanging_target(
     after = daemon.settled_tree(openers=2, workers=2)
     assert len(set(after.openers) & set(before.openers)) == 1  # the other one was replaced
     assert set(after.workers) == set(before.workers)
+
+
+@pytest.mark.parametrize("backend", ["local", "auto"])
+def test_hanging_target_without_a_daemon(
+    backend: str,
+    start_subject: StartSubject,
+    silent_file_system: SilentFileSystem,
+    run_cowctl: RunCowctl,
+) -> None:
+    """Who asks the kernel alone has a deadline as well."""
+    hanging = start_subject("hanging-exec", silent_file_system.file)
+    assert silent_file_system.flushed.wait(SLACK_SECONDS)
+    started = time.monotonic()
+    ended = run_cowctl(
+        "query", str(hanging.pid), "--backend", backend, socket_path=Path("/nowhere")
+    )
+    assert time.monotonic() - started < OPENER_SECONDS + SLACK_SECONDS
+    assert (ended.returncode, ended.stdout) == (1, "")
+    assert "it hangs in exec or exit. Ask again when it has moved on" in ended.stderr
+
+
+def test_hanging_process_is_found_by_its_name(
+    start_subject: StartSubject, silent_file_system: SilentFileSystem, run_cowctl: RunCowctl
+) -> None:
+    """Whoever has any name cannot keep others from asking about it."""
+    hanging = start_subject("hanging-exec", silent_file_system.file)
+    assert silent_file_system.flushed.wait(SLACK_SECONDS)
+    name = Path(f"/proc/{hanging.pid}/comm").read_text().strip()
+    status, _, err = run_cowctl("query", "-C", name)
+    assert status == 1
+    assert (
+        "it hangs in exec or exit" in err or f" {hanging.pid} " in err
+    )  # alone, or one of several

@@ -56,6 +56,8 @@ class FakeDaemon(pageflags_pb2_grpc.PageFlagsServiceServicer):
         page_elsewhere: state of the pages outside of them.
         mappings: of the process; `listing_count` at most in one answer.
         start_times: of the process, one for each call; the last one stays.
+        change_pages: is called with every answer of GetPageFlags.
+        next_start_address: of an answer of ListMappings, if not the right one, by its request.
         failure: raised by every call.
         asked: (address, count) of the GetPageFlags calls so far.
     """
@@ -76,6 +78,8 @@ class FakeDaemon(pageflags_pb2_grpc.PageFlagsServiceServicer):
         self.called = False
         self.delay_seconds = 0.0
         self.missing_page_count = 0
+        self.change_pages = lambda _: None
+        self.next_start_address: Callable[..., int] | None = None
         self.asked: list[tuple[int, int]] = []
 
     def GetPageFlags(self, request, context):  # noqa: N802 (a name of the contract)
@@ -87,7 +91,7 @@ class FakeDaemon(pageflags_pb2_grpc.PageFlagsServiceServicer):
             self.pages[index] if 0 <= index < len(self.pages) else self.page_elsewhere
             for index in range(first, first + request.count - self.missing_page_count)
         ]
-        return pageflags_pb2.GetPageFlagsResponse(
+        response = pageflags_pb2.GetPageFlagsResponse(
             page_size_bytes=PAGE_BYTES,
             address=request.address,
             start_time_ticks=self.start_times[0],
@@ -96,6 +100,8 @@ class FakeDaemon(pageflags_pb2_grpc.PageFlagsServiceServicer):
             state=[STATES[state] for state in states],
             attributes=[1 if state == "a" else 0 for state in states],
         )
+        self.change_pages(response)
+        return response
 
     def ListMappings(self, request, context):  # noqa: N802
         self._check(request, context)
@@ -106,6 +112,8 @@ class FakeDaemon(pageflags_pb2_grpc.PageFlagsServiceServicer):
             mappings=part,
             next_start_address=part[-1].end_address if len(rest) > len(part) else 0,
         )
+        if self.next_start_address:
+            response.next_start_address = self.next_start_address(request)
         if len(self.start_times) > 1:
             del self.start_times[0]
         return response

@@ -135,6 +135,48 @@ def test_another_server_on_the_socket_is_an_internal_error(socket_path):
     assert caught.value.reason is None
 
 
+@pytest.mark.parametrize("change", ["page_size_bytes", "address", "kpageflags"])
+def test_an_answer_about_something_else_is_an_internal_error(fake, change):
+    fake.change_pages = {
+        "page_size_bytes": lambda answer: setattr(answer, "page_size_bytes", 0),
+        "address": lambda answer: setattr(answer, "address", answer.address + 4096),
+        "kpageflags": lambda answer: answer.kpageflags.append(0),
+    }[change]
+    with cowd.Client() as client, pytest.raises(cowd.InternalError, match="not about the pages"):
+        client.get_page_flags(7, 0x1000, 2)
+
+
+@pytest.mark.parametrize(
+    "ranges",
+    [
+        [(0x1001, 0x3000)],
+        [(0x1000, 0x3001)],
+        [(0x3000, 0x1000)],
+        [(0x1000, 0x1000)],
+        [(0x1000, 0x3000), (0x2000, 0x4000)],
+        [(0x3000, 0x4000), (0x1000, 0x2000)],
+    ],
+)
+def test_mappings_out_of_order_are_an_internal_error(fake, mapping, ranges):
+    fake.mappings = []
+    for start, end in ranges:
+        each = mapping(start, 1)
+        each.end_address = end
+        fake.mappings.append(each)
+    with cowd.Client() as client, pytest.raises(cowd.InternalError, match="out of order"):
+        client.list_mappings(7)
+
+
+@pytest.mark.parametrize("step", [1, 0x1000])
+def test_a_listing_that_does_not_go_on_is_an_internal_error(fake, step):
+    fake.next_start_address = lambda request: request.start_address + step
+    with (
+        cowd.Client() as client,
+        pytest.raises(cowd.InternalError, match=r"does not go on|of order"),
+    ):
+        client.list_mappings(7)
+
+
 def test_an_answer_with_too_few_pages_is_an_internal_error(fake):
     fake.missing_page_count = 1
     with (
