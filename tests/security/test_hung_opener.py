@@ -94,12 +94,12 @@ def test_hanging_target_without_a_daemon(
     hanging = start_subject("hanging-exec", silent_file_system.file)
     assert silent_file_system.flushed.wait(SLACK_SECONDS)
     started = time.monotonic()
-    ended = run_cowctl(
-        "query", str(hanging.pid), "--backend", backend, socket_path=Path("/nowhere")
+    status, out, err = run_cowctl(
+        "query", str(hanging.pid), f"--backend={backend}", socket_path=Path("/nowhere")
     )
     assert time.monotonic() - started < OPENER_SECONDS + SLACK_SECONDS
-    assert (ended.returncode, ended.stdout) == (1, "")
-    assert "it hangs in exec or exit. Ask again when it has moved on" in ended.stderr
+    assert (status, out) == (1, "")
+    assert "it hangs in exec or exit. Ask again when it has moved on" in err
 
 
 def test_hanging_process_is_found_by_its_name(
