@@ -8,6 +8,7 @@ this table lacks: they print as `bit_NN`.
 
 import re
 from collections.abc import Iterator
+from difflib import get_close_matches
 from enum import KEEP, IntFlag
 from typing import Final, NamedTuple
 
@@ -177,11 +178,12 @@ def _parse_part(part: str) -> int:
         return 1 << int(match[1])
     flags = 0
     for letter in part.replace("_", ""):
-        if letter not in _BY_LETTER:
-            raise ValueError(f"{part!r} is no flag word, name or letters: {letter!r} is unknown")
-        if flags >> _BY_LETTER[letter] & 1:  # Rather a misspelt name.
-            raise ValueError(f"{part!r} is no flag word, name or letters: {letter!r} comes twice")
-        flags |= 1 << _BY_LETTER[letter]
+        bit = _BY_LETTER.get(letter)
+        if bit is None or flags >> bit & 1:  # A letter that comes twice: rather a misspelt name.
+            near = get_close_matches(part.lower(), _BY_NAME, 1)
+            hint = f"did you mean {near[0]}?" if near else f"{letter!r} is unknown or comes twice"
+            raise ValueError(f"{part!r} is no flag word, name or letters: {hint}")
+        flags |= 1 << bit
     if not flags:
         raise ValueError("no flag is named")
     return flags

@@ -82,7 +82,9 @@ def _set_up_log() -> None:
 
 def _run(socket_path: Path | None, user: str) -> None:
     if os.geteuid() != 0:
-        raise _UnableError("must be run as root, which alone may read page flags: sudo cowd")
+        raise _UnableError(
+            f"must be run as root, which alone may read page flags: sudo {sys.argv[0]}"
+        )
     try:
         if pwd.getpwnam(user).pw_uid == 0:
             raise _UnableError(f"--user {user} is root: name a user without privilege")
@@ -104,8 +106,8 @@ def _run(socket_path: Path | None, user: str) -> None:
         from cowdaemon.broker.server import Server, ServerError
     except ModuleNotFoundError as error:
         raise _UnableError(
-            f"the Python module {error.name} is missing: apt install python3-systemd, or "
-            "pip install 'cowd[daemon]'"
+            f"the Python module {error.name} is missing: apt install python3-systemd, or, for a "
+            "virtual environment, pip install '.[daemon]' in a checkout"
         ) from error
     # Who started us may have left these otherwise, and we rest on them.
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)

@@ -13,6 +13,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from pathlib import Path
 
 import cowd
@@ -63,32 +64,29 @@ def read_entries(pagemap: int, address: int, pages: int) -> None:
 
 def main() -> None:
     """Print the figures."""
-    with tempfile.TemporaryDirectory(dir="/var/tmp") as directory:
+    with tempfile.TemporaryDirectory(dir="/var/tmp") as directory, ExitStack() as stack:
         daemon = Daemon(Path(directory))
-        client = cowd.Client(os.fspath(daemon.socket_path))
+        stack.callback(daemon.stop)
+        client = stack.enter_context(cowd.Client(os.fspath(daemon.socket_path)))
         many, few = map_half_copied(directory, MANY_PAGES), map_half_copied(directory, FEW_PAGES)
-        with open("/proc/self/pagemap", "rb") as pagemap:
-            ways = {
-                "pread of pagemap, nothing else": lambda: read_entries(
-                    pagemap.fileno(), many.ctypes.data, MANY_PAGES
-                ),
-                'pages(backend="local")': lambda: cowd.pages(many, backend="local"),
-                "copied()": lambda: cowd.copied(many),
-                "pages(backend=client)": lambda: cowd.pages(many, backend=client),
-            }
-            print(f"{MANY_PAGES} pages, half copied: ns a page")
-            for name, seconds in measure(ways, 1).items():
-                print(f"{seconds / MANY_PAGES * 1e9:9.1f}  {name}")
-        ways = {
-            "copied()": lambda: cowd.copied(few),
-            'pages(backend="local")': lambda: cowd.pages(few, backend="local"),
-            "pages(backend=client)": lambda: cowd.pages(few, backend=client),
-        }
+        pagemap = stack.enter_context(open("/proc/self/pagemap", "rb"))
+        print(f"{MANY_PAGES} pages, half copied: ns a page")
+        address, number = many.ctypes.data, pagemap.fileno()
+        ways = {"pread of pagemap, no more": lambda: read_entries(number, address, MANY_PAGES)}
+        for name, seconds in measure(ways | ask_about(many, client), 1).items():
+            print(f"{seconds / MANY_PAGES * 1e9:9.1f}  {name}")
         print(f"{FEW_PAGES} pages: us a call")
-        for name, seconds in measure(ways, REPEATS).items():
+        for name, seconds in measure(ask_about(few, client), REPEATS).items():
             print(f"{seconds * 1e6:9.0f}  {name}")
-        client.close()
-        daemon.stop()
+
+
+def ask_about(words: np.ndarray, client: cowd.Client) -> dict[str, Callable[[], object]]:
+    """Return the questions about a buffer by what a user would write."""
+    return {
+        "copied()": lambda: cowd.copied(words),
+        'pages(backend="local")': lambda: cowd.pages(words, backend="local"),
+        "pages(backend=client)": lambda: cowd.pages(words, backend=client),
+    }
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 """How the daemon starts, by hand and by systemd's protocol, and how it ends."""
 
 import os
+import shutil
 import signal
 import socket
 import stat
@@ -11,9 +12,10 @@ import time
 from pathlib import Path
 
 import pytest
+from conftest import MakeDirectory
 from cowdaemon.limits import WORKER_IDLE_SECONDS
 from cowproto.v1 import pageflags_pb2
-from harness.daemon import START_SECONDS, StartDaemon
+from harness.daemon import ROOT, START_SECONDS, StartDaemon
 from harness.processes import Departure
 from harness.programs import NOBODY, Caller, StartCaller, StartSubject, Subject, environment
 
@@ -26,6 +28,29 @@ def ask(caller: Caller, subject: Subject) -> int:
     """Return the state of the subject's first page."""
     address = subject.description["pages"][0]["address"]
     return caller.get_page_flags(subject.pid, address).state[0]
+
+
+def test_code_that_the_user_of_the_workers_cannot_read(make_directory: MakeDirectory) -> None:
+    """As in a checkout below /root: gRPC loads some of its modules when they are needed."""
+    closed = make_directory()
+    closed.chmod(0o700)
+    shutil.copytree(ROOT / "daemon", closed / "daemon")
+    path = os.pathsep.join([str(closed / "daemon"), str(ROOT / "proto")])
+    done = subprocess.run(
+        [
+            *(sys.executable, "-m", "cowdaemon.main", "--user", "daemon"),
+            *("--socket", str(make_directory() / "cowd.sock")),
+        ],
+        env={"PATH": os.defpath, "PYTHONPATH": path, "PYTHONDONTWRITEBYTECODE": "1"},
+        cwd="/",
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert "cowd: user daemon cannot read " in done.stderr
+    assert "install cowd where every user can" in done.stderr
 
 
 def test_start_and_stop_leave_nothing(

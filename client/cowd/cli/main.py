@@ -27,8 +27,8 @@ _EXIT_DENIED: Final = 4
 _EXIT_INTERRUPTED: Final = 130
 
 _START_HINT: Final = (
-    "start it with `systemctl start cowd.socket`, or as root with `cowd --socket PATH`, "
-    "and set COWD_SOCKET=PATH; `cowctl doctor` tells more"
+    "root starts it with `systemctl start cowd.socket`, or by hand with `cowd`; "
+    "COWD_SOCKET or --socket name another place; `cowctl doctor` tells more"
 )
 
 
@@ -67,8 +67,8 @@ reached, 4 permission denied, 130 interrupted.""",
 def _cowctl(ctx: click.Context, socket: str | None) -> None:
     """Tell which pages of a process have been copied.
 
-    Asks the daemon cowd, as the calling user: the kernel decides what you may see. The daemon's
-    socket is unix:/run/cowd/cowd.sock, or what COWD_SOCKET or --socket says.
+    Asks the daemon cowd, or the kernel alone, as the calling user: the kernel decides what you may
+    see. The daemon's socket is unix:/run/cowd/cowd.sock, or what COWD_SOCKET or --socket says.
     """
     ctx.obj = socket  # for the command's own --socket to fall back to
 

@@ -45,7 +45,7 @@ backend_option = click.option(
     type=click.Choice(cowd.BACKENDS),
     default="auto",
     help="Who is asked: the daemon; the kernel alone (local), which tells no kernel flags; or, by "
-    "default, the first of them that answers.",
+    "default, the daemon, and the kernel if the daemon cannot be reached or refuses.",
 )
 
 

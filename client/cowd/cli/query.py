@@ -167,8 +167,9 @@ def _parse_words(words: Sequence[str], name: str | None) -> tuple[int, AddressRa
         try:
             pid = int(_PID(words[0], ctx=context))
         except click.BadParameter as error:
-            error.param_hint = "'PID'"
-            raise
+            raise click.UsageError(
+                f"{words[0]!r} is no process id: give a number, or a name with -C", context
+            ) from error
         words = words[1:]
     elif words and re.fullmatch(r"0*[0-9]{1,10}", words[0]) and int(words[0]) <= _LARGEST_PID:
         raise click.UsageError(

@@ -23,6 +23,8 @@ const LARGEST_ANSWER_BYTES = 32 << 20; // mappings may have long paths
 // In a private mapping of a file, an anonymous page is a copy, wherever it is now.
 const COPIED = new Set(['PAGE_STATE_ANON', 'PAGE_STATE_ANON_SWAPPED']);
 
+process.stdout.on('error', () => process.exit()); // whoever read has seen enough
+
 const definitions = protoLoader.loadSync(['cowd/v1/pageflags.proto', 'error_details.proto'], {
   includeDirs: ['../../../proto', '..'].map((path) => fileURLToPath(new URL(path, import.meta.url))),
   defaults: true,
@@ -90,7 +92,8 @@ async function main(pid, text) {
     console.log('ADDRESS        PERM PAGES COPIED PATH');
   }
   for (const mapping of mappings) {
-    const path = mapping.path.toString(); // bytes, in truth: a file may have any name
+    // Bytes, in truth, and chosen by the process: nothing of them may steer a terminal.
+    const path = mapping.path.toString().replace(/\p{C}/gu, '?');
     if (text !== undefined && !path.includes(text)) {
       continue;
     }

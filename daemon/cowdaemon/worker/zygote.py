@@ -15,6 +15,8 @@ import socket
 import sys
 from typing import Final
 
+import grpc
+
 from cowdaemon import wire
 from cowdaemon.errors import Reason
 from cowdaemon.worker.features import probe_features
@@ -24,7 +26,7 @@ from cowdaemon.worker.service import Caller, PageFlagsService, RefusingService
 from cowdaemon.worker.targets import Targets
 from cowdaemon.worker.worker import Service, run_worker
 
-__all__ = ["main"]
+__all__ = ["main", "verify_readable"]
 
 _log: Final = logging.getLogger(__name__)
 
@@ -42,12 +44,22 @@ def main(arguments: list[str]) -> None:
     broker_pid = os.getppid()
     reader = Reader(kpageflags, probe_features())
     become(user)
+    verify_readable(user, grpc.__file__, __file__)
     bind_to_parent(broker_pid)
     try:
         wire.send(control, wire.READY)
     except BrokenPipeError:
         return  # the broker was stopped meanwhile
     _serve(control, reader)
+
+
+def verify_readable(user: str, *files: str) -> None:
+    """Exit, with what to do, unless the user may read the files: grpc imports some when needed."""
+    for file in files:
+        try:
+            open(file, "rb").close()
+        except PermissionError:
+            sys.exit(f"cowd: user {user} cannot read {file}: install cowd where every user can")
 
 
 def _serve(control: socket.socket, reader: Reader) -> None:

@@ -210,3 +210,21 @@ def test_a_refusal_of_the_daemon_alone_is_noted(fake, capsys):
     refusal, note = written.err.splitlines()
     assert refusal.startswith("cowctl: note: the kernel does not let you inspect process 7:")
     assert note == "cowctl: note: asking the kernel alone, which tells no kernel flags"
+
+
+@pytest.mark.usefixtures("several")
+def test_more_rows_than_anybody_reads_are_refused(query, monkeypatch):
+    monkeypatch.setattr("cowd.cli.query._MOST_RUNS", 5)
+    assert query()[0] == 0
+    status, lines, messages = query("--each")
+    assert (status, lines) == (1, [])
+    assert messages == [
+        "cowctl: process 7 has more than 5 rows to show: ask for less, with a RANGE or --mapping"
+    ]
+
+
+@pytest.mark.usefixtures("several")
+def test_neighbouring_mappings_are_asked_about_at_once(several, query):
+    several.listing_count = 10
+    assert query(f"{START:x}-{START + 9 * PAGE:x}")[0] == 0
+    assert several.asked == [(START, 8), (START + 8 * PAGE, 1)]  # 8 are the most of one call
