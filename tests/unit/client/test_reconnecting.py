@@ -160,12 +160,13 @@ def test_threads_share_a_client(fake):
 
 
 FORK = """
-import os, sys
+import os, signal, sys
 import cowd
 client = cowd.Client(sys.argv[1], timeout_seconds=10)
 assert client.get_server_info().version == "9.8.7"
 child = os.fork()
 if child == 0:
+    signal.alarm(30)  # whatever becomes of it
     outcomes = []
     for make in (lambda: client, lambda: cowd.Client(sys.argv[1], timeout_seconds=10)):
         try:
