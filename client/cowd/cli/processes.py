@@ -9,6 +9,7 @@ import os
 import shutil
 import sys
 from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -17,7 +18,7 @@ import click
 
 from cowd.cli.text import MESSAGE_PREFIX, cut_text, escape_text, measure_text
 
-__all__ = ["NamedProcess", "find_process", "verify_unchanged"]
+__all__ = ["NamedProcess", "find_process"]
 
 _PROC: Final = Path("/proc")
 _LONGEST_COMM_BYTES: Final = 15  # TASK_COMM_LEN - 1, include/linux/sched.h
@@ -30,42 +31,42 @@ class NamedProcess(NamedTuple):
     """A process that a name was found to belong to.
 
     `directory` is a descriptor of its directory in /proc, which is of no other process that may get
-    the same pid. It is kept until the program ends.
+    the same pid.
     """
 
     pid: int
     directory: int
 
 
-def find_process(name: str) -> NamedProcess:
-    """Return the one process whose command has this name; cowctl itself does not count.
+@contextmanager
+def find_process(name: str) -> Iterator[NamedProcess]:
+    """Yield the one process whose command has this name; cowctl itself does not count.
 
     Raises:
-        click.ClickException: there is none, or there are several.
+        click.ClickException: there is none, or there are several; at the end: it has ended.
     """
     found: list[NamedProcess] = []
     count = 0
-    for process in _iter_processes(os.fsencode(name)):
-        count += 1
-        if len(found) < _MOST_LISTED:
-            found.append(process)
-        else:
-            os.close(process.directory)
-    if not found:
-        raise click.ClickException(
-            f"no process has the command name {name!r}: `ps -e` lists the names that you can see"
-        )
-    if count > 1:
-        raise click.ClickException(_describe_several(name, found, count))
-    return found[0]
-
-
-def verify_unchanged(process: NamedProcess) -> None:
-    """Raise click.ClickException if the process that was found has ended."""
-    if not _is_alive(process.directory):
-        raise click.ClickException(
-            f"process {process.pid}, found by its name, ended while it was read: ask again"
-        )
+    with ExitStack() as stack:
+        for process in _iter_processes(os.fsencode(name)):
+            count += 1
+            if len(found) < _MOST_LISTED:
+                found.append(process)
+                stack.callback(os.close, process.directory)
+            else:
+                os.close(process.directory)
+        if not found:
+            raise click.ClickException(
+                f"no process has the command name {name!r}: `ps -e` lists the names that you can "
+                "see"
+            )
+        if count > 1:
+            raise click.ClickException(_describe_several(name, found, count))
+        yield found[0]
+        if not _is_alive(found[0].directory):
+            raise click.ClickException(
+                f"process {found[0].pid}, found by its name, ended while it was read: ask again"
+            )
 
 
 def _iter_processes(name: bytes) -> Iterator[NamedProcess]:

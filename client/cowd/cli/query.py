@@ -3,6 +3,7 @@
 
 import re
 from collections.abc import Sequence
+from contextlib import nullcontext
 from itertools import chain, islice
 from mmap import PAGESIZE
 from typing import Final, NamedTuple
@@ -21,7 +22,7 @@ from cowd.cli.options import (
     socket_option,
 )
 from cowd.cli.output import Column, Json, Output, format_masks, format_word
-from cowd.cli.processes import find_process, verify_unchanged
+from cowd.cli.processes import find_process
 from cowd.cli.progress import track_pages
 from cowd.cli.ranges import AddressRange, align_range, parse_range
 from cowd.cli.strip import draw_strip, style_of
@@ -117,17 +118,13 @@ def command(
     """
     given_pid, pages = _parse_words(words, name)
     wanted = _align(pages) if pages else None
-    named = find_process(name) if name is not None else None
-    pid = named.pid if named else given_pid
-
-    def question(source: cowd.Backend) -> _Answer:
-        return _read(source, pid, wanted, text, each=each)
-
-    answer, refusal = ask(backend, question, address=socket)
+    with nullcontext() if name is None else find_process(name) as named:
+        pid = named.pid if named else given_pid
+        answer, refusal = ask(
+            backend, lambda source: _read(source, pid, wanted, text, each=each), address=socket
+        )
     if refusal:
         note_fallback(refusal)
-    if named:
-        verify_unchanged(named)
     if output.is_for_person:
         if named:
             print_message(f"note: {name} is process {pid}")

@@ -33,6 +33,11 @@ def words(path):
     return words
 
 
+def map_readable(path):
+    with path.open("rb") as file:
+        return mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ)
+
+
 @pytest.mark.parametrize(
     ("start", "size", "address", "page_count", "starts_inside", "ends_inside"),
     [
@@ -139,7 +144,7 @@ def test_a_copy_of_the_last_page_counts_though_the_file_ends_inside_it(words):
         lambda _: (ctypes.c_char_p * PAGE)(),
         lambda _: np.float64(1.5),
         lambda _: ctypes.create_string_buffer(2 * PAGE),
-        lambda path: mmap.mmap(os.open(path, os.O_RDONLY), 0, prot=mmap.PROT_READ),
+        lambda path: map_readable(path),
     ],
 )
 def test_whatever_has_memory_has_pages(make, path):
@@ -172,7 +177,7 @@ def test_what_has_no_memory_or_not_in_one_piece_is_refused(make):
 
 
 def test_a_closed_mmap_is_refused(path):
-    memory = mmap.mmap(os.open(path, os.O_RDONLY), 0, prot=mmap.PROT_READ)
+    memory = map_readable(path)
     memory.close()
     with pytest.raises(cowd.InvalidRequest, match="give an open mmap"):
         cowd.copied(memory)

@@ -10,7 +10,7 @@ import pytest
 from cowd._backend import ask
 from cowd.cli import processes
 from cowd.cli.main import main
-from cowd.cli.processes import find_process, verify_unchanged
+from cowd.cli.processes import find_process
 
 
 @pytest.fixture
@@ -35,10 +35,16 @@ def add(tmp_path, monkeypatch):
     return add
 
 
+def find(name):
+    """Return the pid of the process of that name."""
+    with find_process(name) as found:
+        return found.pid
+
+
 def test_one_match_is_found(add):
     add(30, b"redis")
     add(31, b"redis-server")
-    assert find_process("redis-server").pid == 31
+    assert find("redis-server") == 31
 
 
 @pytest.mark.parametrize(
@@ -46,7 +52,7 @@ def test_one_match_is_found(add):
 )
 def test_odd_names_are_found(add, comm):
     add(30, comm)
-    assert find_process(os.fsdecode(comm)).pid == 30
+    assert find(os.fsdecode(comm)) == 30
 
 
 def test_a_name_that_comm_has_no_room_for_is_found_by_argv(add):
@@ -55,26 +61,26 @@ def test_a_name_that_comm_has_no_room_for_is_found_by_argv(add):
     add(32, b"a-program", b"a-program-with-a-long-name\0")  # not cut: it is called otherwise
     add(33, b"b-program-with-", b"a-program-with-a-long-name\0")
     add(34, b"a-script-with-a", b"/usr/bin/python3\0./a-script-with-a-name.py\0")
-    assert find_process("a-program-with-a-long-name").pid == 30
-    assert find_process("a-script-with-a-name.py").pid == 34
-    assert find_process("b-program-with-").pid == 33
+    assert find("a-program-with-a-long-name") == 30
+    assert find("a-script-with-a-name.py") == 34
+    assert find("b-program-with-") == 33
     with pytest.raises(click.ClickException, match="2 processes"):
-        find_process("a-program-with-")
+        find("a-program-with-")
 
 
 def test_neither_cowctl_itself_nor_what_has_ended_is_found(add):
     add(os.getpid(), b"x")
     add(30, b"x", state="Z")
     with pytest.raises(click.ClickException, match=r"no process .* 'x': `ps -e`"):
-        find_process("x")
+        find("x")
     add(31, b"x")
-    assert find_process("x").pid == 31
+    assert find("x") == 31
 
 
 def test_part_of_a_name_is_not_enough(add):
     add(30, b"redis-server", b"redis-server\0")
     with pytest.raises(click.ClickException):
-        find_process("redis")
+        find("redis")
 
 
 def test_several_are_listed_with_a_next_step(add):
@@ -82,7 +88,7 @@ def test_several_are_listed_with_a_next_step(add):
     add(30, b"gunicorn", b"gunicorn\0\x1b[31m\n", uid=0)
     add(31, b"gunicorn")
     with pytest.raises(click.ClickException) as caught:
-        find_process("gunicorn")
+        find("gunicorn")
     lines = caught.value.message.split("\n")
     assert lines == [
         "3 processes have the command name 'gunicorn':",
@@ -108,7 +114,7 @@ def test_a_crowd_is_listed_in_part(add):
     for pid in range(1, 31):
         add(pid, b"x", b"x\0")
     with pytest.raises(click.ClickException) as caught:
-        find_process("x")
+        find("x")
     lines = caught.value.message.split("\n")
     assert lines[0].startswith("30 processes")
     assert lines[-3:] == [
@@ -118,17 +124,36 @@ def test_a_crowd_is_listed_in_part(add):
     ]
 
 
-def test_a_pid_that_passes_to_another_process_is_noticed(add):
+@pytest.mark.parametrize("state", ["S", "Z"])
+def test_a_pid_that_passes_to_another_process_is_noticed(add, state):
     add(30, b"x")
-    found = find_process("x")
-    verify_unchanged(found)
+    with (
+        pytest.raises(click.ClickException, match="process 30, found by its name, ended"),
+        find_process("x"),
+    ):
+        add(30, b"x", state=state)
+
+
+def test_a_process_that_ends_is_noticed(add, tmp_path):
     add(30, b"x")
-    with pytest.raises(click.ClickException, match="process 30, found by its name, ended"):
-        verify_unchanged(found)
-    found = find_process("x")
-    add(30, b"x", state="Z")
+    status = tmp_path / "30" / "status"
+    ended = status.read_bytes().replace(b"State:\tS", b"State:\tZ")
+    with (
+        pytest.raises(click.ClickException, match="process 30, found by its name, ended"),
+        find_process("x"),
+    ):
+        status.write_bytes(ended)
+
+
+def test_nothing_stays_open(add):
+    before = os.listdir("/proc/self/fd")
+    for pid in range(1, 31):
+        add(pid, b"x")
+    add(40, b"y")
+    find("y")
     with pytest.raises(click.ClickException):
-        verify_unchanged(found)
+        find("x")
+    assert os.listdir("/proc/self/fd") == before
 
 
 @pytest.fixture
