@@ -144,7 +144,7 @@ def test_a_copy_of_the_last_page_counts_though_the_file_ends_inside_it(words):
         lambda _: (ctypes.c_char_p * PAGE)(),
         lambda _: np.float64(1.5),
         lambda _: ctypes.create_string_buffer(2 * PAGE),
-        lambda path: map_readable(path),
+        map_readable,
     ],
 )
 def test_whatever_has_memory_has_pages(make, path):
