@@ -176,6 +176,13 @@ def test_cpp_client(daemon: Daemon, cpp_program: Path, medium: Medium, four_page
     assert four_pages.read_bytes() == b"original".ljust(4 * PAGE_BYTES)
 
 
+def test_node_client(daemon: Daemon, node_program: Path, medium: Medium, four_pages: Path) -> None:
+    heading, *table = ask(daemon, "node", node_program, four_pages)
+    assert heading.endswith(f" rw-p {four_pages}")
+    verify_authors_pages(parse_pages(table), medium)
+    assert four_pages.read_bytes() == b"original".ljust(4 * PAGE_BYTES)
+
+
 def test_node_client_page_by_page(
     daemon: Daemon, node_program: Path, medium: Medium, start_subject: StartSubject
 ) -> None:
@@ -272,11 +279,13 @@ def test_node_client_tells_the_reason_of_a_refusal(daemon: Daemon, node_program:
     assert done.stderr.startswith("copied: PERMISSION_DENIED (ACCESS_DENIED): ")
 
 
-def test_short_file(c_program: Path, cpp_program: Path, public_directory: Path) -> None:
+def test_short_file(
+    c_program: Path, cpp_program: Path, node_program: Path, public_directory: Path
+) -> None:
     """Touching a page past the end of the file would be the end of the program."""
     short = public_directory / "short"
     short.write_bytes(b"x" * 3 * PAGE_BYTES)
-    for program in (c_program, cpp_program):
-        done = run([program, short])
+    for program in ([c_program], [cpp_program], ["node", node_program]):
+        done = run([*program, short])
         assert (done.returncode, done.stdout) == (1, "")
         assert "four pages" in done.stderr

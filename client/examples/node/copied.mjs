@@ -2,17 +2,22 @@
 //
 // Which pages of a process's private file mappings have been copied? Asks cowd, as any user.
 //
-// Usage: node copied.mjs [PID [TEXT]]
+// Usage: node copied.mjs FILE
+//        node copied.mjs [PID [TEXT]]
 //
-// Prints a line for each private file mapping of the process, by default this one: where it is, how
-// many pages it has and how many of them have been copied. With TEXT, a line for each page of those
-// mappings whose path contains TEXT.
+// With FILE: has four pages of it mapped privately, 0 and 2 written, 3 read, 1 left alone, and prints
+// a line for each. Node has no mmap, so a child in Python maps them; the file is only read.
 //
-// Node has no mmap, so this asks about mappings that are there: every process maps its program and
-// its libraries privately, and owns the pages that it wrote to, at start-up or later.
+// Otherwise prints a line for each private file mapping of a process, by default this one: where it
+// is, how many pages it has and how many of them have been copied. With TEXT, a line for each page of
+// those mappings whose path contains TEXT. Every process maps its program and its libraries privately,
+// and owns the pages that it wrote to, at start-up or later.
 //
 // COWD_SOCKET names another socket than the usual one. Exit status: 0 done, 1 failed, 2 wrong usage.
 
+import { spawn } from 'node:child_process';
+import { once } from 'node:events';
+import { realpathSync } from 'node:fs';
 import { fileURLToPath } from 'node:url';
 
 import grpc from '@grpc/grpc-js';
@@ -22,6 +27,20 @@ const TIMEOUT_MILLISECONDS = 30_000;
 const LARGEST_ANSWER_BYTES = 32 << 20; // mappings may have long paths
 // In a private mapping of a file, an anonymous page is a copy, wherever it is now.
 const COPIED = new Set(['PAGE_STATE_ANON', 'PAGE_STATE_ANON_SWAPPED']);
+
+const FOUR_PAGES = `
+import sys
+from mmap import MAP_PRIVATE, PAGESIZE, PROT_READ, PROT_WRITE, mmap
+try:
+    with open(sys.argv[1], "rb") as file:
+        memory = mmap(file.fileno(), 4 * PAGESIZE, MAP_PRIVATE, PROT_READ | PROT_WRITE)
+except (OSError, ValueError) as error:
+    sys.exit(f"copied: cannot map four pages of {sys.argv[1]}: {error}")
+memory[0] = memory[2 * PAGESIZE] = 1
+memory[3 * PAGESIZE]
+print("mapped", flush=True)
+sys.stdin.read()
+`;
 
 process.stdout.on('error', () => process.exit()); // whoever read has seen enough
 
@@ -114,6 +133,22 @@ async function main(pid, text) {
   }
 }
 
+// Returns the exit status.
+async function mapFourPages(file) {
+  const child = spawn('python3', ['-c', FOUR_PAGES, file], { stdio: ['pipe', 'pipe', 'inherit'] });
+  const ended = once(child, 'exit');
+  try {
+    if ((await Promise.race([ended, once(child.stdout, 'data')]))[0] === 1) {
+      return 1; // the child has said why
+    }
+    await main(child.pid, realpathSync(file));
+    return 0;
+  } finally {
+    child.stdin.end();
+    await ended;
+  }
+}
+
 function hex(word) {
   return `0x${BigInt(word).toString(16)}`;
 }
@@ -142,14 +177,19 @@ function explain(error) {
   return `${code}: ${error.details}`;
 }
 
-const [pid = String(process.pid), text, ...rest] = process.argv.slice(2);
+const [first = String(process.pid), text, ...rest] = process.argv.slice(2);
 // Of seven digits at most, as the kernel gives them: a longer number might be cut to another one.
-if (!/^[0-9]{1,7}$/.test(pid) || rest.length > 0) {
-  console.error('usage: node copied.mjs [PID [TEXT]]');
+const isPid = /^[0-9]{1,7}$/.test(first);
+if (rest.length > 0 || (!isPid && text !== undefined)) {
+  console.error('usage: node copied.mjs FILE\n       node copied.mjs [PID [TEXT]]');
   process.exit(2);
 }
 try {
-  await main(Number(pid), text);
+  if (isPid) {
+    await main(Number(first), text);
+  } else {
+    process.exitCode = await mapFourPages(first);
+  }
 } catch (error) {
   if (!(error.code in grpc.status)) {
     throw error; // a mistake in this program
