@@ -176,9 +176,11 @@ def _open_in_time(pid: int) -> Process:
         is_done.set()
 
     threading.Thread(target=open_it, name="cowd-open", daemon=True).start()
-    is_done.wait(_OPEN_SECONDS)
-    with lock:
-        is_late = not found
+    try:
+        is_done.wait(_OPEN_SECONDS)
+    finally:  # Ctrl-C ends the wait as well
+        with lock:
+            is_late = not found
     if is_late:
         raise TimedOut(
             f"the kernel did not open process {pid} within {_OPEN_SECONDS:g} s: it hangs in exec "
