@@ -9,7 +9,8 @@ import os
 import cowd
 import numpy as np
 import pytest
-from cowd import PageAttributes, PageState, Span
+from cowd import PageAttributes, PageState, Span, _buffer_pages
+from cowd._backend import ask
 from cowd._buffers import as_array
 
 PAGE = mmap.PAGESIZE
@@ -254,6 +255,21 @@ def test_a_swapped_page_is_a_copy_still(words):
     states = [PageState.ANON_SWAPPED, PageState.ZERO, PageState.GUARD, *[PageState.ABSENT] * 2]
     pages = cowd.pages(words, backend=answer_with(states, [0] * 5))
     assert pages.copied.tolist() == [True, False, False, False, False]
+
+
+def test_on_an_older_kernel_the_daemon_is_asked_first(words, monkeypatch):
+    asked = []
+
+    def note(backend, question):
+        asked.append(backend)
+        return ask(backend, question)
+
+    monkeypatch.setenv("COWD_SOCKET", "/nowhere")
+    monkeypatch.setattr(_buffer_pages, "ask", note)
+    assert cowd.copied(words)[0]
+    monkeypatch.setattr(_buffer_pages, "has_pagemap_scan", lambda: False)
+    assert cowd.copied(words)[0]
+    assert asked == ["local", "auto"]
 
 
 def test_tracker_tells_what_is_new_at_each_look(words):

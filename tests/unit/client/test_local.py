@@ -11,7 +11,7 @@ import threading
 
 import cowd
 import pytest
-from cowd import Local, MappingKind, PageAttributes, PageState, _local
+from cowd import Local, MappingKind, PageAttributes, PageState, _local, _process
 from cowd._buffers import Span, as_array
 
 PAGE = mmap.PAGESIZE
@@ -311,6 +311,12 @@ def test_only_an_answer_of_the_kernel_is_remembered(monkeypatch, number, times):
     assert not _local.has_pagemap_scan()
     assert not _local.has_pagemap_scan()
     assert len(asked) == times
+
+
+def test_a_kernel_without_pagemap_is_said():
+    error = _process._translate(FileNotFoundError(errno.ENOENT, "No such file", "pagemap"), 7)
+    assert isinstance(error, cowd.FailedPrecondition)
+    assert "CONFIG_PROC_PAGE_MONITOR" in str(error)
 
 
 def test_ranges_must_be_pairs_of_numbers():

@@ -228,3 +228,10 @@ def test_neighbouring_mappings_are_asked_about_at_once(several, query):
     several.listing_count = 10
     assert query(f"{START:x}-{START + 9 * PAGE:x}")[0] == 0
     assert several.asked == [(START, 8), (START + 8 * PAGE, 1)]  # 8 are the most of one call
+
+
+def test_a_pid_that_is_reused_before_the_pages_are_read_is_noticed(fake, query):
+    fake.start_times = [500, 501]
+    status, lines, messages = query("--backend=daemon")
+    assert (status, lines) == (1, [])
+    assert messages == ["cowctl: the pid now belongs to another process"]
