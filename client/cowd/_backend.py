@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Who answers: the daemon, the kernel alone, or the first of the two that does."""
+"""Who answers: the daemon, or the kernel alone by choice, or where the daemon does not."""
 
 from collections.abc import Callable, Iterable, Iterator
 from typing import Final, Literal, Protocol, TypeAlias, TypeVar

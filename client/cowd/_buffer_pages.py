@@ -214,7 +214,7 @@ def pages(buffer: Memory, *, backend: Backend | BackendName = "auto") -> Pages:
 
     (name, parts), refusal = ask(backend, question)
     words = [part.kpageflags for part in parts if part.kpageflags is not None]
-    has_flags = len(words) == len(parts)
+    has_flags = 0 < len(words) == len(parts)
     return Pages(
         span=span,
         backend=name,

@@ -4,13 +4,13 @@
 Runs with the caller's own privileges; the daemon sees who connects.
 """
 
-import operator
 from collections.abc import Iterable, Iterator
 from mmap import PAGESIZE
 from types import TracebackType
 from typing import Final, Self
 
 from cowd._address import resolve_address
+from cowd._arguments import as_ranges
 from cowd._errors import FailedPrecondition, InternalError, InvalidRequest
 from cowd._pages import Mapping, MappingList, PageFlags, ServerInfo
 
@@ -110,10 +110,7 @@ class Client:
         Raises:
             Error: a subclass of it, see `cowd.Error`; FailedPrecondition if the pid was reused.
         """
-        try:
-            wanted = [(operator.index(address), operator.index(count)) for address, count in ranges]
-        except (TypeError, ValueError) as error:
-            raise InvalidRequest(f"a range is an address and a count: {error}") from error
+        wanted = as_ranges(ranges)
         self._limits = info = self._limits or self.get_server_info()
         step = max(1, info.maximum_page_count)
         for address, count in wanted:

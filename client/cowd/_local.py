@@ -9,7 +9,6 @@ kernel (`kpageflags`) are for root: they are None here.
 import errno
 import fcntl
 import functools
-import operator
 import os
 import struct
 from array import array
@@ -17,9 +16,10 @@ from collections.abc import Iterable, Iterator
 from typing import Final
 
 from cowd import _pagemap
+from cowd._arguments import as_integer, as_ranges
 from cowd._errors import InvalidRequest
 from cowd._pages import MappingKind, MappingList, PageAttributes, PageFlags, PageState
-from cowd._process import Process, as_integer, open_process
+from cowd._process import Process, open_process
 
 __all__ = ["Local", "has_pagemap_scan"]
 
@@ -68,10 +68,7 @@ class Local:
 
         Args and errors are those of `Client.iter_page_flags`.
         """
-        try:
-            wanted = [(operator.index(address), operator.index(count)) for address, count in ranges]
-        except (TypeError, ValueError) as error:
-            raise InvalidRequest(f"a range is an address and a count: {error}") from error
+        wanted = as_ranges(ranges)
         for address, count in wanted:
             _verify_range(address, count)
         with open_process(pid, expected_start_time_ticks) as process:

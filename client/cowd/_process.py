@@ -6,14 +6,14 @@ that the daemon gives for the same.
 """
 
 import errno
-import operator
 import os
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import Final, SupportsIndex
+from typing import Final
 
+from cowd._arguments import as_integer
 from cowd._errors import (
     Aborted,
     AccessDenied,
@@ -28,7 +28,7 @@ from cowd._maps import iter_mappings
 from cowd._pagemap import ENTRY_BYTES
 from cowd._pages import Mapping
 
-__all__ = ["Process", "as_integer", "open_process"]
+__all__ = ["Process", "open_process"]
 
 _PAGE_SIZE_BYTES: Final = os.sysconf("SC_PAGE_SIZE")
 _READ_BYTES: Final = 1 << 20
@@ -134,18 +134,6 @@ def open_process(pid: int, expected_start_time_ticks: int = 0) -> Iterator[Proce
         except OSError as error:  # as of an ioctl on a process that has just gone
             process.verify_alive()
             raise _translate(error, pid) from error
-
-
-def as_integer(value: SupportsIndex, what: str) -> int:
-    """Return a number as an int.
-
-    Raises:
-        InvalidRequest: it is none.
-    """
-    try:
-        return operator.index(value)
-    except TypeError as error:
-        raise InvalidRequest(f"{value!r} is no {what}: give an int") from error
 
 
 def _open_self() -> Process:

@@ -160,6 +160,7 @@ def test_whatever_has_memory_has_pages(make, path):
 def test_an_empty_buffer_has_no_pages(make):
     pages = cowd.pages(make(), backend="local")
     assert (len(pages), pages.runs(), list(pages.copied)) == (0, [], [])
+    assert (pages.kpageflags, pages.masks) == (None, None)
     assert pages.summary().page_count == 0
 
 
