@@ -13,7 +13,7 @@ peer. Numbers are in host order: both ends run on one machine.
                         | Control(OPENER) + [opener] | Control(DRAIN)
     worker -> broker    Control(CLOSED), for each released connection that ended
     worker -> opener    OpenRequest
-    opener -> worker    OpenReply + [pagemap, maps] if opened
+    opener -> worker    OpenReply + [pagemap, maps] if opened, or + [list] for Purpose.LIST
 """
 
 import array
@@ -21,6 +21,7 @@ import os
 import socket
 import struct
 from collections.abc import Sequence
+from enum import IntEnum
 from typing import Any, Final, NamedTuple
 
 __all__ = [
@@ -34,9 +35,11 @@ __all__ = [
     "RELEASED",
     "SPAWN_BYTES",
     "Control",
+    "Detail",
     "KillRequest",
     "OpenReply",
     "OpenRequest",
+    "Purpose",
     "SpawnRequest",
     "WireError",
     "receive",
@@ -55,10 +58,10 @@ DISCARDED: Final = b"T"
 CLOSED: Final = b"X"
 
 _GROUPS: Final = 65_536  # NGROUPS_MAX, linux/limits.h
-_OPEN_REQUEST: Final = struct.Struct("=i")
+_OPEN_REQUEST: Final = struct.Struct("=Bi")
 _OPEN_REPLY: Final = struct.Struct("=iIQ")
 _CONTROL: Final = struct.Struct("=cI")
-_SPAWN: Final = struct.Struct("=cIIII")
+_SPAWN: Final = struct.Struct("=cIIIIBB")
 _KILL: Final = struct.Struct("=cI")
 SPAWN_BYTES: Final = _SPAWN.size + 4 * _GROUPS
 """Longest SpawnRequest: a caller may have as many groups as the kernel allows."""
@@ -70,6 +73,26 @@ _SO_PASSRIGHTS: Final = 83  # asm-generic/socket.h
 
 class WireError(Exception):
     """A peer broke the protocol."""
+
+
+class Detail(IntEnum):
+    """How much a caller is granted of processes that the kernel alone would keep from it."""
+
+    NONE = 0
+    SUMMARY = 1
+    PAGES = 2
+
+
+class Purpose(IntEnum):
+    """What a process is opened for. SWEEP is SUMMARY of one of many: to be refused is no news.
+
+    LIST opens no process: it asks for the pids that are worth trying, as int32 in a file.
+    """
+
+    PAGES = 1
+    SUMMARY = 2
+    SWEEP = 3
+    LIST = 4
 
 
 class Control(NamedTuple):
@@ -89,18 +112,23 @@ class Control(NamedTuple):
 
 
 class OpenRequest(NamedTuple):
-    """Open a process."""
+    """Open a process; `pid` is 0 for Purpose.LIST."""
 
+    purpose: Purpose
     pid: int
 
     def pack(self) -> bytes:
         """Return the message's bytes."""
-        return _OPEN_REQUEST.pack(self.pid)
+        return _OPEN_REQUEST.pack(*self)
 
     @classmethod
     def unpack(cls, message: bytes) -> "OpenRequest":
         """Return the message in `message`; raise WireError if it is none."""
-        return cls(*_unpack(_OPEN_REQUEST, message))
+        purpose, pid = _unpack(_OPEN_REQUEST, message)
+        try:
+            return cls(Purpose(purpose), pid)
+        except ValueError as error:
+            raise WireError(f"there is no purpose {purpose}") from error
 
 
 class OpenReply(NamedTuple):
@@ -127,32 +155,37 @@ class SpawnRequest(NamedTuple):
     """Fork a worker for this caller; `refusal` is 0, or the number of an errors.Reason to refuse.
 
     With it go, in this order, the worker's control socket, its room and its opener's socket.
-    `uid`, `gid` and `groups` are what GetServerInfo tells the caller about itself; the worker
-    decides nothing by them.
+    `uid`, `gid`, `groups` and `granted` are what GetServerInfo tells the caller about itself; the
+    opener decides by them, not the worker. `sees_all_flags` chooses the disclosure mask.
     """
 
     worker_id: int
-    refusal: int
-    uid: int
-    gid: int
-    groups: tuple[int, ...]
+    refusal: int = 0
+    uid: int = 0
+    gid: int = 0
+    granted: Detail = Detail.NONE
+    sees_all_flags: bool = False
+    groups: tuple[int, ...] = ()
 
     def pack(self) -> bytes:
         """Return the message's bytes."""
-        head = _SPAWN.pack(b"S", self.worker_id, self.refusal, self.uid, self.gid)
-        return head + array.array("I", self.groups).tobytes()
+        *numbers, groups = self
+        return _SPAWN.pack(b"S", *numbers) + array.array("I", groups).tobytes()
 
     @classmethod
     def unpack(cls, message: bytes) -> "SpawnRequest":
         """Return the message in `message`; raise WireError if it is none."""
         head = _unpack(_SPAWN, message[: _SPAWN.size], b"S")
-        _, worker_id, refusal, uid, gid = head
+        _, worker_id, refusal, uid, gid, granted, sees_all_flags = head
         groups = array.array("I")
+        if sees_all_flags > 1:
+            raise WireError("a truth value is neither 0 nor 1")
         try:
             groups.frombytes(message[_SPAWN.size :])
+            detail = Detail(granted)
         except ValueError as error:
-            raise WireError("groups are cut off") from error
-        return cls(worker_id, refusal, uid, gid, tuple(groups))
+            raise WireError("groups are cut off, or what is granted is not known") from error
+        return cls(worker_id, refusal, uid, gid, detail, bool(sees_all_flags), tuple(groups))
 
 
 class KillRequest(NamedTuple):

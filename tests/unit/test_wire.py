@@ -18,10 +18,16 @@ I32 = st.integers(-(2**31), 2**31 - 1)
 U32 = st.integers(0, 2**32 - 1)
 U64 = st.integers(0, 2**64 - 1)
 CONTROLS = st.builds(wire.Control, st.binary(min_size=1, max_size=1), U32)
-OPEN_REQUESTS = st.builds(wire.OpenRequest, I32)
+OPEN_REQUESTS = st.builds(wire.OpenRequest, st.sampled_from(wire.Purpose), I32)
 OPEN_REPLIES = st.builds(wire.OpenReply, I32, U32, U64)
 KILL_REQUESTS = st.builds(wire.KillRequest, U32)
-SPAWN_REQUESTS = st.builds(wire.SpawnRequest, U32, U32, U32, U32, st.lists(U32).map(tuple))
+SPAWN_REQUESTS = st.builds(
+    wire.SpawnRequest,
+    *[U32] * 4,
+    st.sampled_from(wire.Detail),
+    st.booleans(),
+    st.lists(U32).map(tuple),
+)
 FIXED_SIZE = st.one_of(CONTROLS, OPEN_REQUESTS, OPEN_REPLIES, KILL_REQUESTS)
 KINDS = [wire.Control, wire.OpenRequest, wire.OpenReply, wire.SpawnRequest, wire.KillRequest]
 
@@ -53,7 +59,7 @@ def test_message_is_what_was_packed(message: Message) -> None:
 
 
 def test_message_of_the_most_groups_fits(ends: Ends) -> None:
-    request = wire.SpawnRequest(1, 0, 2**32 - 1, 2**32 - 1, tuple(range(65_536)))
+    request = wire.SpawnRequest(1, 0, 2**32 - 1, 2**32 - 1, groups=tuple(range(65_536)))
     wire.send(ends[0], request.pack())
     message, _ = wire.receive(ends[1], longest_bytes=wire.SPAWN_BYTES)
     assert wire.SpawnRequest.unpack(message) == request
@@ -88,7 +94,7 @@ def test_random_bytes_raise_or_are_a_message(kind: type[Message], message: bytes
     assert unpacked.pack() == message
 
 
-@pytest.mark.parametrize("message", [wire.SpawnRequest(1, 2, 3, 4, ()), wire.KillRequest(5)])
+@pytest.mark.parametrize("message", [wire.SpawnRequest(1, 2, 3, 4), wire.KillRequest(5)])
 def test_message_of_another_kind_raises(message: Message) -> None:
     with pytest.raises(wire.WireError):
         type(message).unpack(wire.READY + message.pack()[1:])

@@ -103,7 +103,7 @@ class Pairs:
         handed = [worker_control.detach()]
         try:
             handed.append(self._rooms.make(pair.worker_id))
-            request = wire.SpawnRequest(pair.worker_id, 0, 0, 0, ())
+            request = wire.SpawnRequest(pair.worker_id)
             if isinstance(key, Credential):
                 handed.append(_start_opener(pair, key).detach())
                 request = request._replace(uid=key.uid, gid=key.gid, groups=key.groups)

@@ -138,7 +138,7 @@ class Targets:
         with self._asking:
             if self._stuck_until.get(pid, 0) > time.monotonic():
                 raise CowdError(Reason.OPEN_TIMED_OUT, pid=pid, seconds=OPENER_SECONDS)
-            reply, descriptors = self._ask(wire.OpenRequest(pid))
+            reply, descriptors = self._ask(wire.OpenRequest(wire.Purpose.PAGES, pid))
         if reply.outcome:
             _close(descriptors)
             raise CowdError(Reason.from_number(reply.outcome), pid=pid)

@@ -48,7 +48,7 @@ class Opener:
 
     def ask(self, pid: int) -> tuple[Reason | None, int, list[int]]:
         """Return why `pid` was not opened, if it was not, its start time and its descriptors."""
-        wire.send(self._end, wire.OpenRequest(pid).pack())
+        wire.send(self._end, wire.OpenRequest(wire.Purpose.PAGES, pid).pack())
         message, descriptors = wire.receive(self._end, 2)
         self._received += descriptors
         reply = wire.OpenReply.unpack(message)

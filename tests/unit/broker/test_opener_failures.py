@@ -128,7 +128,7 @@ def test_opener_that_cannot_become_the_caller_opens_nothing(
     # Its name is set by prctl as well, and comes first.
     break_libc(call, result, error, after_calls=2 if call == "prctl" else 0)
     opener = start_opener()
-    opener.send(wire.OpenRequest(os.getpid()).pack())
+    opener.send(wire.OpenRequest(wire.Purpose.PAGES, os.getpid()).pack())
     assert opener.read_end() == FAILED
 
 
@@ -145,7 +145,7 @@ def test_opener_that_loses_hold_of_its_capabilities_ends(
     break_libc("capset", result, errno.ENOMEM, after_calls)
     subject = start_subject("anonymous")
     opener = start_opener()
-    opener.send(wire.OpenRequest(subject.pid).pack())
+    opener.send(wire.OpenRequest(wire.Purpose.PAGES, subject.pid).pack())
     assert opener.read_end() == FAILED
 
 
@@ -163,7 +163,7 @@ def test_stuck_opener_is_ended_by_its_alarm(
     monkeypatch.setattr(module, "OPENER_SECONDS", 0.05)
     monkeypatch.setattr(module, "_open_in", be_stuck)
     opener = start_opener()
-    opener.send(wire.OpenRequest(pid).pack())
+    opener.send(wire.OpenRequest(wire.Purpose.PAGES, pid).pack())
     assert opener.read_end() == -signal.SIGALRM
 
 
@@ -189,7 +189,7 @@ def test_worker_that_breaks_the_protocol_has_no_opener_any_more(
 
 def test_descriptors_are_not_taken_from_a_worker(start_opener: StartOpener) -> None:
     opener = start_opener()
-    opener.send(wire.OpenRequest(1).pack(), (0,))
+    opener.send(wire.OpenRequest(wire.Purpose.PAGES, 1).pack(), (0,))
     assert opener.read_end() == FAILED
 
 

@@ -105,7 +105,7 @@ def test_opener_is_started_with_its_worker_and_ends_with_it(real_pairing: Pairin
     pair = real_pairing.start(Credential(NOBODY.uid, NOBODY.gid, (), Capability(0)))
     assert pair.opener
     end = real_pairing.zygote.openers[pair.worker_id]
-    wire.send(end, wire.OpenRequest(1).pack())
+    wire.send(end, wire.OpenRequest(wire.Purpose.PAGES, 1).pack())
     assert wire.OpenReply.unpack(wire.receive(end)[0]).outcome == Reason.ACCESS_DENIED.number
     with Departure([pair.opener.pid]) as departure:
         end.close()
@@ -143,7 +143,7 @@ def test_opener_that_was_killed_is_replaced(real_pairing: Pairing) -> None:
     assert wire.Control.unpack(message).kind == wire.OPENER
     with socket.socket(fileno=descriptor) as end:
         end.settimeout(SECONDS)
-        wire.send(end, wire.OpenRequest(1).pack())
+        wire.send(end, wire.OpenRequest(wire.Purpose.PAGES, 1).pack())
         assert wire.OpenReply.unpack(wire.receive(end)[0]).outcome == Reason.ACCESS_DENIED.number
 
 

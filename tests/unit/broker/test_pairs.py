@@ -37,8 +37,8 @@ def test_pair_is_found_by_its_credential_and_by_nothing_less(pairing: Pairing) -
 def test_worker_is_told_whom_it_serves(pairing: Pairing) -> None:
     serving, refusing = pairing.start(credential()), pairing.start(Reason.CALLER_GONE)
     assert pairing.zygote.requests == [
-        wire.SpawnRequest(serving.worker_id, 0, UID, 100, (4, 5)),
-        wire.SpawnRequest(refusing.worker_id, Reason.CALLER_GONE.number, 0, 0, ()),
+        wire.SpawnRequest(serving.worker_id, 0, UID, 100, groups=(4, 5)),
+        wire.SpawnRequest(refusing.worker_id, Reason.CALLER_GONE.number),
     ]
     assert serving.worker_id != refusing.worker_id
     assert refusing.opener is None
@@ -107,8 +107,8 @@ def test_worker_that_ends_ends_the_pair(pairing: Pairing) -> None:
         wire.Control(wire.CLOSED, 0).pack(),
         wire.CLOSED,
         wire.Control(wire.CLOSED, 2).pack() + b"\0",
-        wire.OpenRequest(1).pack(),
-        wire.SpawnRequest(1, 0, 0, 0, ()).pack(),
+        wire.OpenRequest(wire.Purpose.PAGES, 1).pack(),
+        wire.SpawnRequest(1).pack(),
         bytes(wire.MESSAGE_BYTES),
         bytes(wire.MESSAGE_BYTES + 1),
         bytes(100_000),
