@@ -125,6 +125,13 @@ class Reason(Enum):
         "the process that made this connection ended before cowd could see its namespaces: "
         "connect from a process that stays",
     )
+    CALLER_NOT_ALLOWED = (
+        23,
+        Code.PERMISSION_DENIED,
+        "the administrator of this machine lets only members of certain groups use cowd, and you "
+        "were in none of them when you connected: ask to be added (groups in cowd.toml), log in "
+        "again",
+    )
     # Limits.
     TOO_MANY_CONNECTIONS = (
         30,

@@ -14,6 +14,8 @@ CONNECTIONS: Final = 1024
 """In all. Bounds what the broker remembers; with the cap by uid it takes many users to reach."""
 ACCEPT_PAUSE_SECONDS: Final = 0.1
 """After accept failed for want of descriptors or memory: some are given back meanwhile."""
+TICK_SECONDS: Final = 0.25
+"""How often the broker looks at the clock while it serves somebody."""
 LISTEN_BACKLOG: Final = 128
 """Connections that wait in the kernel while the zygote starts or the broker is busy."""
 ACCEPTS_PER_WAKEUP: Final = 32
@@ -50,6 +52,14 @@ OPENER_BUFFER_BYTES: Final = 4_096
 all openers together (RLIMIT_NOFILE of root); a few messages are enough for one call at a time."""
 TARGETS_KEPT: Final = 32
 """Opened targets that a worker keeps, two descriptors each."""
+
+# The audit log. Each opener has its own bounds, and the broker: 65 x 20 records in 5 s at most.
+AUDIT_SECONDS: Final = 5.0
+"""Records are counted over this; what was dropped is told when it is over."""
+AUDIT_RECORDS_PER_UID: Final = 20
+"""Enough for a program that tries this and that, too little to fill a journal."""
+AUDIT_RECORDS: Final = 100
+"""Of all uids together: many users at once shall not fill a journal either."""
 
 # Calls.
 PAGES_PER_CALL: Final = 65_536

@@ -10,11 +10,20 @@ import logging
 import os
 import pwd
 import signal
+import socket
 import sys
 from pathlib import Path
 from typing import Final
 
 from cowdaemon import __version__
+from cowdaemon.config import Settings
+from cowdaemon.system.journal import Journal, JournalHandler
+from cowdaemon.system.privileges import (
+    PrivilegeError,
+    name_process,
+    read_permitted_capabilities,
+    restrict_capabilities,
+)
 
 __all__ = ["main"]
 
@@ -22,6 +31,7 @@ _DESCRIPTION: Final = """\
 Answers, over gRPC on a Unix socket, which pages of a process have been copied, to everybody whom
 the kernel would let inspect that process. Usually started by systemd, which hands it its socket.
 """
+_STOP_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 _EPILOG: Final = """\
 examples:
   cowd                                        listen on /run/cowd/cowd.sock
@@ -32,9 +42,8 @@ examples:
 def main(argv: list[str] | None = None) -> int:
     """Run the daemon until it is told to stop; return the exit status."""
     arguments = _parse(argv)
-    _set_up_log()
     try:
-        _run(arguments.socket, arguments.user)
+        _run(arguments.socket, arguments.user, Settings())
     except _UnableError as error:
         print(f"cowd: {error}", file=sys.stderr)
         return 1
@@ -69,18 +78,27 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def _set_up_log() -> None:
+def _set_up_log() -> Journal:
+    journal = Journal()
     handler: logging.Handler = logging.StreamHandler()
-    log_file = os.fstat(2)
-    # systemd.exec(5): other programs inherit the variable, too.
-    if os.environ.get("JOURNAL_STREAM") == f"{log_file.st_dev}:{log_file.st_ino}":
-        from systemd.journal import JournalHandler
-
-        handler = JournalHandler(SYSLOG_IDENTIFIER="cowd")
+    if journal.is_structured:
+        handler = JournalHandler(journal)
     logging.basicConfig(level=logging.INFO, format="cowd: %(message)s", handlers=[handler])
+    return journal
 
 
-def _run(socket_path: Path | None, user: str) -> None:
+def _catch_stop_signals() -> socket.socket:
+    """Return what turns readable when a signal says to stop."""
+    reader, writer = socket.socketpair()
+    reader.setblocking(False)
+    writer.setblocking(False)
+    signal.set_wakeup_fd(writer.detach(), warn_on_full_buffer=False)  # to the end of the process
+    for number in _STOP_SIGNALS:
+        signal.signal(number, lambda *_: None)
+    return reader
+
+
+def _run(socket_path: Path | None, user: str, settings: Settings) -> None:
     if os.geteuid() != 0:
         raise _UnableError(
             f"must be run as root, which alone may read page flags: sudo {sys.argv[0]}"
@@ -94,21 +112,15 @@ def _run(socket_path: Path | None, user: str) -> None:
             "with --user"
         ) from None
     try:
-        from cowdaemon.broker.kernel_files import KernelError, open_kpageflags
-        from cowdaemon.broker.listener import Listener, ListenerError
-        from cowdaemon.broker.privileges import (
-            PrivilegeError,
-            name_process,
-            read_permitted_capabilities,
-            restrict_capabilities,
-        )
         from cowdaemon.broker.rooms import Rooms, RoomsError
         from cowdaemon.broker.server import Server, ServerError
+        from cowdaemon.listener import Listener, ListenerError
     except ModuleNotFoundError as error:
         raise _UnableError(
             f"the Python module {error.name} is missing: apt install python3-systemd, or, for a "
             "virtual environment, pip install '.[daemon]' in a checkout"
         ) from error
+    journal = _set_up_log()
     # Who started us may have left these otherwise, and we rest on them.
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_SETMASK, [])
@@ -116,14 +128,13 @@ def _run(socket_path: Path | None, user: str) -> None:
         name_process("cowd-broker")
         permitted = read_permitted_capabilities()
         restrict_capabilities(permitted, permitted)
-        kpageflags = open_kpageflags()
         listener = Listener.obtain(socket_path)
-    except (PrivilegeError, KernelError, ListenerError) as error:
+    except (PrivilegeError, ListenerError) as error:
         raise _UnableError(str(error)) from error
     try:
         rooms = Rooms(listener.path)
         try:
-            Server(listener, rooms, kpageflags, user).run()
+            Server(listener, rooms, settings, journal, user, _catch_stop_signals()).run()
         finally:
             rooms.close()
     except (RoomsError, ServerError) as error:

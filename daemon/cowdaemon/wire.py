@@ -61,7 +61,7 @@ _GROUPS: Final = 65_536  # NGROUPS_MAX, linux/limits.h
 _OPEN_REQUEST: Final = struct.Struct("=Bi")
 _OPEN_REPLY: Final = struct.Struct("=iIQ")
 _CONTROL: Final = struct.Struct("=cI")
-_SPAWN: Final = struct.Struct("=cIIIIBB")
+_SPAWN: Final = struct.Struct("=cIIIIBBB")
 _KILL: Final = struct.Struct("=cI")
 SPAWN_BYTES: Final = _SPAWN.size + 4 * _GROUPS
 """Longest SpawnRequest: a caller may have as many groups as the kernel allows."""
@@ -165,6 +165,7 @@ class SpawnRequest(NamedTuple):
     gid: int = 0
     granted: Detail = Detail.NONE
     sees_all_flags: bool = False
+    calls_per_worker: int = 0
     groups: tuple[int, ...] = ()
 
     def pack(self) -> bytes:
@@ -176,7 +177,7 @@ class SpawnRequest(NamedTuple):
     def unpack(cls, message: bytes) -> "SpawnRequest":
         """Return the message in `message`; raise WireError if it is none."""
         head = _unpack(_SPAWN, message[: _SPAWN.size], b"S")
-        _, worker_id, refusal, uid, gid, granted, sees_all_flags = head
+        _, worker_id, refusal, uid, gid, granted, sees_all_flags, calls_per_worker = head
         groups = array.array("I")
         if sees_all_flags > 1:
             raise WireError("a truth value is neither 0 nor 1")
@@ -185,7 +186,16 @@ class SpawnRequest(NamedTuple):
             detail = Detail(granted)
         except ValueError as error:
             raise WireError("groups are cut off, or what is granted is not known") from error
-        return cls(worker_id, refusal, uid, gid, detail, bool(sees_all_flags), tuple(groups))
+        return cls(
+            worker_id,
+            refusal,
+            uid,
+            gid,
+            detail,
+            bool(sees_all_flags),
+            calls_per_worker,
+            tuple(groups),
+        )
 
 
 class KillRequest(NamedTuple):

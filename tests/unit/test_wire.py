@@ -26,6 +26,7 @@ SPAWN_REQUESTS = st.builds(
     *[U32] * 4,
     st.sampled_from(wire.Detail),
     st.booleans(),
+    st.integers(0, 255),
     st.lists(U32).map(tuple),
 )
 FIXED_SIZE = st.one_of(CONTROLS, OPEN_REQUESTS, OPEN_REPLIES, KILL_REQUESTS)

@@ -8,111 +8,188 @@ P-open adds SYS_ADMIN, so that the descriptor shows frame numbers. SYS_ADMIN als
 perfmon_capable(), which widens access on newer kernels, and a target may execute a setuid program
 at any moment: so A, P, A, and the P descriptor is handed over only if both A-opens were granted.
 
+What the kernel refuses to the caller, a grant of the configuration may still open: the same again,
+with SYS_PTRACE and DAC_READ_SEARCH. This process has them only if there is such a grant.
+
 An open can be made to hang for ever by the target (exec_update_lock, fs/exec.c). The alarm then
 ends this process, and the broker starts another. It also ends when its worker does, or the broker.
 """
 
+import array
 import errno
+import fcntl
 import os
 import signal
 import socket
+from collections.abc import Iterator
 from typing import Final, NamedTuple
 
 from cowdaemon import wire
+from cowdaemon.broker.audit import Audit, Target
 from cowdaemon.broker.peers import Credential
-from cowdaemon.broker.privileges import (
-    Capability,
-    assume_file_system_ids,
-    bind_to_parent,
-    close_to_others,
-    raised,
-    read_permitted_capabilities,
-    restrict_capabilities,
-)
 from cowdaemon.errors import CowdError, Reason
-from cowdaemon.limits import OPENER_SECONDS
+from cowdaemon.limits import AUDIT_SECONDS, OPENER_SECONDS
+from cowdaemon.system import privileges, procfs
+from cowdaemon.system.journal import Journal
+from cowdaemon.system.privileges import Capability, raised
 
 __all__ = ["run_opener"]
 
 _REFUSED: Final = (errno.EACCES, errno.EPERM)
 _ABSENT: Final = (errno.ENOENT, errno.ESRCH)
-# include/linux/sched.h; shown in field 9 of /proc/PID/stat.
-_PF_EXITING: Final = 0x00000004
-_PF_KTHREAD: Final = 0x00200000
+_ON_RECORD: Final = (Reason.ACCESS_DENIED, Reason.OWN_PROCESS)
+_ANY_PROCESS: Final = Capability.SYS_PTRACE | Capability.DAC_READ_SEARCH
 
 
-def run_opener(credential: Credential, worker: socket.socket, broker_pid: int) -> None:
+def run_opener(
+    credential: Credential,
+    granted: wire.Detail,
+    worker: socket.socket,
+    journal: Journal,
+    broker_pid: int,
+) -> int:
     """Become the opener of `credential` and serve its worker until that closes its end."""
-    permitted = read_permitted_capabilities()
-    assume_file_system_ids(credential.uid, credential.gid, credential.groups)
+    permitted = privileges.read_permitted_capabilities()
+    privileges.assume_file_system_ids(credential.uid, credential.gid, credential.groups)
     authority = credential.capabilities & permitted
-    restrict_capabilities(authority | Capability.SYS_ADMIN, authority)
-    close_to_others()
-    bind_to_parent(broker_pid)
+    by_grant = _ANY_PROCESS & permitted if granted else Capability(0)
+    privileges.restrict_capabilities(authority | by_grant | Capability.SYS_ADMIN, authority)
+    privileges.close_to_others()
+    privileges.bind_to_parent(broker_pid)
+    audit = Audit(journal)
+    opener = _Opener(credential, granted, by_grant, audit, broker_pid)
+    worker.settimeout(AUDIT_SECONDS)
     while True:
-        message, _ = wire.receive(worker)
-        if not message:
-            return
-        reply, descriptors = _answer(wire.OpenRequest.unpack(message).pid, broker_pid)
-        wire.send(worker, reply.pack(), descriptors)
-        for descriptor in descriptors:
-            os.close(descriptor)
-
-
-def _answer(pid: int, broker_pid: int) -> tuple[wire.OpenReply, list[int]]:
-    signal.setitimer(signal.ITIMER_REAL, OPENER_SECONDS)  # SIGALRM has its default action: die
-    descriptors: list[int] = []
-    try:
-        start_time_ticks = _open_target(pid, broker_pid, descriptors)
-        return wire.OpenReply(pid, 0, start_time_ticks), descriptors
-    except CowdError as refusal:
-        outcome = refusal.reason
-    except OSError as error:
-        if error.errno in _REFUSED:
-            outcome = Reason.ACCESS_DENIED
-        elif error.errno in _ABSENT:
-            outcome = Reason.NO_SUCH_PROCESS
-        else:
-            outcome = Reason.INTERNAL_ERROR
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-    for descriptor in descriptors:
-        os.close(descriptor)
-    return wire.OpenReply(pid, outcome.number, 0), []
-
-
-def _open_target(pid: int, broker_pid: int, descriptors: list[int]) -> int:
-    """Append pagemap (showing frames) and maps of `pid`; return its start time in ticks.
-
-    Raises:
-        CowdError: a rule of cowd's own refuses.
-        OSError: the kernel refuses, or has no such process.
-    """
-    directory = os.open(f"/proc/{pid}", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        _verify_process(pid)
-        stat = _read_stat(directory)
-        if _is_own(pid, stat.parent_pid, broker_pid):
-            raise CowdError(Reason.OWN_PROCESS, pid=pid)
-        if stat.has_no_memory:
-            raise CowdError(Reason.NO_ADDRESS_SPACE, pid=pid)
+        audit.flush()
         try:
-            os.close(_open_in(directory, "pagemap"))
-            with raised(Capability.SYS_ADMIN):
-                descriptors.append(_open_in(directory, "pagemap"))
-            os.close(_open_in(directory, "pagemap"))
-            descriptors.append(_open_in(directory, "maps"))
-        except (PermissionError, ProcessLookupError):
-            if _read_stat(directory).has_no_memory:  # it has begun to exit meanwhile
-                raise CowdError(Reason.NO_ADDRESS_SPACE, pid=pid) from None
-            raise
-        return stat.start_time_ticks
-    finally:
-        os.close(directory)
+            message, _ = wire.receive(worker)
+        except TimeoutError:
+            continue
+        if not message:
+            return 0
+        descriptors: list[int] = []
+        reply = opener.answer(wire.OpenRequest.unpack(message), descriptors)
+        wire.send(worker, reply.pack(), descriptors)
+        _close(descriptors)
 
 
-def _open_in(directory: int, name: str) -> int:
-    return os.open(name, os.O_RDONLY | os.O_CLOEXEC, dir_fd=directory)
+class _Opener(NamedTuple):
+    """Opens processes with the authority of one credential."""
+
+    credential: Credential
+    granted: wire.Detail
+    by_grant: Capability
+    audit: Audit
+    broker_pid: int
+
+    def answer(self, request: wire.OpenRequest, descriptors: list[int]) -> wire.OpenReply:
+        """Append what was opened to `descriptors`; return how it went."""
+        signal.setitimer(signal.ITIMER_REAL, OPENER_SECONDS)  # SIGALRM has its default action: die
+        pid, outcome, start_time_ticks = request.pid, 0, 0
+        try:
+            if request.purpose is wire.Purpose.LIST:
+                descriptors.append(self._list_processes())
+            else:
+                start_time_ticks = self._open(request, descriptors)
+        except (CowdError, OSError) as error:
+            reason = _reason_of(error)
+            outcome = reason.number
+            _close(descriptors)
+            if reason in _ON_RECORD and request.purpose is not wire.Purpose.SWEEP:
+                self.audit.record(self.credential, "refused", reason.name, _describe(pid))
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+        return wire.OpenReply(pid, outcome, start_time_ticks)
+
+    def _open(self, request: wire.OpenRequest, descriptors: list[int]) -> int:
+        """Open a process as the caller, else by grant; return its start time in ticks."""
+        wants_pages = request.purpose is wire.Purpose.PAGES
+        needed = wire.Detail.PAGES if wants_pages else wire.Detail.SUMMARY
+        try:
+            return self._open_target(request.pid, descriptors)
+        except OSError as error:
+            is_refusal = error.errno in _REFUSED + _ABSENT  # what is hidden looks absent
+            if not is_refusal or self.granted < needed:
+                raise
+        _close(descriptors)
+        with raised(self.by_grant):
+            start_time_ticks = self._open_target(request.pid, descriptors)
+            target = _describe(request.pid)
+        self.audit.record(self.credential, "granted", request.purpose.name, target)
+        return start_time_ticks
+
+    def _open_target(self, pid: int, descriptors: list[int]) -> int:
+        """Append pagemap (showing frames) and maps of `pid`; return its start time in ticks.
+
+        Raises:
+            CowdError: a rule of cowd's own refuses.
+            OSError: the kernel refuses, or has no such process.
+        """
+        directory = procfs.open_directory(pid)
+        try:
+            _verify_process(pid)
+            stat = procfs.read_stat(directory)
+            if _is_own(pid, stat.parent_pid, self.broker_pid):
+                raise CowdError(Reason.OWN_PROCESS, pid=pid)
+            if stat.has_no_memory:
+                raise CowdError(Reason.NO_ADDRESS_SPACE, pid=pid)
+            try:
+                os.close(procfs.open_in(directory, "pagemap"))
+                with raised(Capability.SYS_ADMIN):
+                    descriptors.append(procfs.open_in(directory, "pagemap"))
+                os.close(procfs.open_in(directory, "pagemap"))
+                descriptors.append(procfs.open_in(directory, "maps"))
+            except (PermissionError, ProcessLookupError):
+                if procfs.read_stat(directory).has_no_memory:  # it has begun to exit meanwhile
+                    raise CowdError(Reason.NO_ADDRESS_SPACE, pid=pid) from None
+                raise
+            return stat.start_time_ticks
+        finally:
+            os.close(directory)
+
+    def _list_processes(self) -> int:
+        """Return a sealed file with the pids that are worth trying, ascending, as int32."""
+        with raised(self.by_grant):
+            pids = array.array("i", sorted(self._iter_processes()))
+        listed = os.memfd_create("processes", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+        os.write(listed, pids)
+        seals = fcntl.F_SEAL_WRITE | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_SEAL
+        fcntl.fcntl(listed, fcntl.F_ADD_SEALS, seals)
+        return listed
+
+    def _iter_processes(self) -> Iterator[int]:
+        # Whose the directory is says who might be let in, and root's is what is not dumpable.
+        anybodys = bool(self.by_grant | self.credential.capabilities)
+        for name in os.listdir("/proc"):
+            try:
+                if name.isdigit() and (
+                    anybodys or os.stat(f"/proc/{name}").st_uid == self.credential.uid
+                ):
+                    yield int(name)
+            except OSError:
+                pass  # it has ended
+
+
+def _reason_of(error: CowdError | OSError) -> Reason:
+    if isinstance(error, CowdError):
+        return error.reason
+    if error.errno in _REFUSED:
+        return Reason.ACCESS_DENIED
+    return Reason.NO_SUCH_PROCESS if error.errno in _ABSENT else Reason.INTERNAL_ERROR
+
+
+def _close(descriptors: list[int]) -> None:
+    while descriptors:
+        os.close(descriptors.pop())
+
+
+def _describe(pid: int) -> Target | None:
+    """Return what a record says of a process; reading it never waits."""
+    try:
+        status = procfs.read_status(pid)
+    except OSError:
+        return None  # it has ended
+    return Target(pid, int(status["Uid"].split()[1]), status["Name"])
 
 
 def _verify_process(pid: int) -> None:
@@ -125,38 +202,11 @@ def _verify_process(pid: int) -> None:
         raise FileNotFoundError(errno.ENOENT, "a thread, not a process") from error
 
 
-class _Stat(NamedTuple):
-    """What /proc/PID/stat says to everybody who sees the process at all (proc(5))."""
-
-    parent_pid: int
-    start_time_ticks: int
-    has_no_memory: bool
-
-
-def _read_stat(directory: int) -> _Stat:
-    stat = _open_in(directory, "stat")
-    try:
-        text = os.read(stat, 4096)
-    finally:
-        os.close(stat)
-    fields = text[text.rindex(b")") + 2 :].split()  # the name before may hold anything
-    state, parent_pid, flags, start_time_ticks = (fields[index] for index in (0, 1, 6, 19))
-    # For these the kernel says EACCES, ESRCH or nothing at all, by release and caller.
-    has_no_memory = state in (b"Z", b"X") or bool(int(flags) & (_PF_EXITING | _PF_KTHREAD))
-    return _Stat(int(parent_pid), int(start_time_ticks), has_no_memory)
-
-
 def _is_own(pid: int, parent_pid: int, broker_pid: int) -> bool:
     """Tell whether a process is cowd's: the broker, its children, and the zygote's children."""
     if broker_pid in (pid, parent_pid):
         return True
     try:
-        parent = os.open(f"/proc/{parent_pid}", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        return int(procfs.read_status(parent_pid)["PPid"]) == broker_pid
     except OSError:
         return False  # it has no parent that we may see: ours has
-    try:
-        return _read_stat(parent).parent_pid == broker_pid
-    except OSError:
-        return False
-    finally:
-        os.close(parent)

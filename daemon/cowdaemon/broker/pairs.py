@@ -12,7 +12,6 @@ import os
 import signal
 import socket
 import time
-from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Final
@@ -20,16 +19,13 @@ from typing import Final
 from cowdaemon import wire
 from cowdaemon.broker.opener import run_opener
 from cowdaemon.broker.peers import Credential
-from cowdaemon.broker.processes import Child, fork_child
 from cowdaemon.broker.rooms import Rooms
 from cowdaemon.broker.zygote import ZygoteLink
+from cowdaemon.config import Settings
 from cowdaemon.errors import Reason
-from cowdaemon.limits import (
-    OPENER_BUFFER_BYTES,
-    WORKER_IDLE_SECONDS,
-    WORKERS,
-    WORKERS_PER_UID,
-)
+from cowdaemon.limits import OPENER_BUFFER_BYTES
+from cowdaemon.system.journal import Journal
+from cowdaemon.system.processes import Child, fork_child
 
 __all__ = ["Pair", "Pairs"]
 
@@ -50,45 +46,47 @@ class Pair:
     connections: dict[int, int] = field(default_factory=dict)
     idle_since: float = field(default_factory=time.monotonic)
 
+    @property
+    def refuses(self) -> bool:
+        """Whether it does nothing but say no."""
+        return isinstance(self.key, Reason)
+
 
 class Pairs:
-    """All pairs, and how many connections each uid has.
+    """All pairs; `by_key` is to be read only.
 
     Args:
         rooms: where their workers make their own sockets.
+        settings: what is granted to whom, and how many there may be.
+        journal: what the openers write their records to.
     """
 
-    def __init__(self, rooms: Rooms) -> None:
+    def __init__(self, rooms: Rooms, settings: Settings, journal: Journal) -> None:
         self._rooms = rooms
-        self._pairs: dict[Credential | Reason, Pair] = {}
+        self._settings = settings
+        self._journal = journal
+        self.by_key: dict[Credential | Reason, Pair] = {}
         self._numbers = itertools.count(1)
-        self.connections_by_uid: Counter[int] = Counter()
 
     def __iter__(self) -> Iterator[Pair]:
-        return iter(list(self._pairs.values()))
+        return iter(list(self.by_key.values()))
 
-    def __len__(self) -> int:
-        return len(self._pairs)
+    def count_connections(self) -> int:
+        """Return how many connections there are."""
+        return sum(len(pair.connections) for pair in self.by_key.values())
 
-    def find(self, key: Credential | Reason) -> Pair | None:
-        """Return the pair of `key`, if it has one."""
-        return self._pairs.get(key)
+    def count_connections_of(self, uid: int, refused: bool) -> int:
+        """Return how many connections a uid has that are refused, or served."""
+        of_kind = (pair for pair in self.by_key.values() if pair.refuses == refused)
+        return sum(list(pair.connections.values()).count(uid) for pair in of_kind)
 
-    def has_room(self, credential: Credential) -> bool:
-        """Tell whether a worker for one more credential of this uid fits the limits."""
-        return not self._in_the_way(credential)
-
-    def find_idle(self, credential: Credential) -> Pair | None:
-        """Return the pair to end for the credential: idle for longest, of those in its way."""
-        idle = [pair for pair in self._in_the_way(credential) if not pair.connections]
-        return min(idle, key=lambda pair: pair.idle_since, default=None)
-
-    def _in_the_way(self, credential: Credential) -> list[Pair]:
-        serving = [pair for pair in self if isinstance(pair.key, Credential)]
-        of_uid = [key for key in self._pairs if _uid_of(key) == credential.uid]
-        if len(of_uid) >= WORKERS_PER_UID:  # nobody else makes room for it then
-            return [self._pairs[key] for key in of_uid]
-        return serving if len(serving) >= WORKERS else []
+    def crowd(self, credential: Credential) -> list[Pair]:
+        """Return the pairs of which one must end first, if one for `credential` is too many."""
+        serving = [pair for pair in self if not pair.refuses]
+        of_uid = [pair for pair in serving if pair.key.uid == credential.uid]  # type: ignore[union-attr]
+        if len(of_uid) >= self._settings.limits.workers_per_uid:
+            return of_uid  # nobody else makes room for it then
+        return serving if len(serving) >= self._settings.limits.workers else []
 
     def start(self, key: Credential | Reason, zygote: ZygoteLink) -> Pair:
         """Start what serves `key`.
@@ -103,13 +101,9 @@ class Pairs:
         handed = [worker_control.detach()]
         try:
             handed.append(self._rooms.make(pair.worker_id))
-            request = wire.SpawnRequest(pair.worker_id)
             if isinstance(key, Credential):
-                handed.append(_start_opener(pair, key).detach())
-                request = request._replace(uid=key.uid, gid=key.gid, groups=key.groups)
-            else:
-                request = request._replace(refusal=key.number)
-            zygote.spawn(request, handed)
+                handed.append(self._start_opener(pair, key).detach())
+            zygote.spawn(self._describe(pair), handed)
         except OSError:
             self._kill_opener(pair)
             self._end(pair)
@@ -117,37 +111,48 @@ class Pairs:
         finally:
             for descriptor in handed:
                 os.close(descriptor)
-        self._pairs[key] = pair
+        self.by_key[key] = pair
         return pair
 
-    def hand_over(self, pair: Pair, client: socket.socket, uid: int) -> None:
-        """Give a connection to the pair's worker; it is closed here.
+    def _describe(self, pair: Pair) -> wire.SpawnRequest:
+        key, calls = pair.key, self._settings.limits.calls_per_worker
+        if isinstance(key, Reason):
+            return wire.SpawnRequest(pair.worker_id, key.number, calls_per_worker=calls)
+        granted = self._settings.granted(key.gids)
+        sees_all_flags = self._settings.sees_all_flags(key.uid, key.gids)
+        return wire.SpawnRequest(
+            pair.worker_id, 0, key.uid, key.gid, granted, sees_all_flags, calls, key.groups
+        )
+
+    def _start_opener(self, pair: Pair, credential: Credential) -> socket.socket:
+        """Fork the pair's opener; return the end that its worker talks to."""
+        local, remote = wire.seqpacket_pair(OPENER_BUFFER_BYTES)
+        granted = self._settings.granted(credential.gids)
+        broker_pid = os.getpid()
+        with local:
+            pair.opener = fork_child(
+                "cowd-opener",
+                lambda: run_opener(credential, granted, local, self._journal, broker_pid),
+                keep=[local.fileno(), *self._journal.descriptors],
+            )
+        return remote
+
+    def hand_over(self, pair: Pair, client: socket.socket, uid: int | None) -> None:
+        """Give a connection to the pair's worker, to serve for `uid` or, without one, to close.
 
         Raises:
             OSError: the worker is gone or does not read. The connection is open if it did not
                 get there.
         """
-        connection_id = self._send_client(pair, client)
-        pair.connections[connection_id] = uid
-        self.connections_by_uid[uid] += 1
-        wire.send(pair.control, wire.Control(wire.RELEASED, connection_id).pack())
-
-    def discard(self, pair: Pair, client: socket.socket) -> None:
-        """Have the pair's worker close a connection, which may keep whoever does it waiting.
-
-        Raises:
-            OSError: as in hand_over.
-        """
-        connection_id = self._send_client(pair, client)
-        wire.send(pair.control, wire.Control(wire.DISCARDED, connection_id).pack())
-
-    def _send_client(self, pair: Pair, client: socket.socket) -> int:
-        # The worker lets go of it after the message that follows, so ours is never the last.
         connection_id = next(self._numbers) & 0xFFFFFFFF
         notice = wire.Control(wire.CONNECTION, connection_id).pack()
         wire.send(pair.control, notice, [client.fileno()])
         client.close()
-        return connection_id
+        if uid is not None:
+            pair.connections[connection_id] = uid
+        # The worker lets go of it after this, so that ours is never the last reference.
+        kind = wire.DISCARDED if uid is None else wire.RELEASED
+        wire.send(pair.control, wire.Control(kind, connection_id).pack())
 
     def receive(self, pair: Pair) -> bool:
         """Take one message of the worker; return whether the pair lives on."""
@@ -165,9 +170,8 @@ class Pairs:
         except wire.WireError as error:
             _log.error("worker %d broke the protocol and is ended: %s", pair.worker_id, error)
             return False
-        self._forget(pair.connections.pop(connection_id))
-        if not pair.connections:
-            pair.idle_since = time.monotonic()
+        del pair.connections[connection_id]
+        pair.idle_since = time.monotonic()
         return True
 
     def replace_opener(self, pair: Pair) -> bool:
@@ -181,14 +185,10 @@ class Pairs:
         status = opener.reap()
         if status >= 0:
             return status == 0
-        _log.warning(
-            "opener %d of uid %d ended by %s and is replaced",
-            opener.pid,
-            pair.key.uid,
-            signal.Signals(-status).name,
-        )
+        name = signal.Signals(-status).name
+        _log.warning("opener of uid %d ended by %s and is replaced", pair.key.uid, name)
         try:
-            with _start_opener(pair, pair.key) as remote:
+            with self._start_opener(pair, pair.key) as remote:
                 notice = wire.Control(wire.OPENER).pack()
                 wire.send(pair.control, notice, [remote.fileno()])
         except OSError:
@@ -198,10 +198,13 @@ class Pairs:
 
     def remove(self, pair: Pair) -> None:
         """Forget a pair; its worker sees its control socket close."""
-        del self._pairs[pair.key]
+        del self.by_key[pair.key]
         self._end(pair)
-        for uid in pair.connections.values():
-            self._forget(uid)
+
+    def expired(self, now: float) -> list[Pair]:
+        """Return the pairs that have had no connection for long enough."""
+        since = now - self._settings.limits.worker_idle_seconds
+        return [pair for pair in self if not pair.connections and pair.idle_since <= since]
 
     def _kill_opener(self, pair: Pair) -> None:
         """Kill and reap an opener that nobody watches yet."""
@@ -215,33 +218,3 @@ class Pairs:
         if pair.opener:  # whoever else its worker may have given its end to
             signal.pidfd_send_signal(pair.opener.pidfd, signal.SIGKILL)
         self._rooms.remove(pair.worker_id)
-
-    def expired(self, now: float) -> list[Pair]:
-        """Return the pairs that have had no connection for long enough."""
-        return [pair for pair in self if self.expires_at(pair) <= now]
-
-    def expires_at(self, pair: Pair) -> float:
-        """Return when the pair ends if nobody connects, on the monotonic clock."""
-        return float("inf") if pair.connections else pair.idle_since + WORKER_IDLE_SECONDS
-
-    def _forget(self, uid: int) -> None:
-        self.connections_by_uid[uid] -= 1
-        if not self.connections_by_uid[uid]:
-            del self.connections_by_uid[uid]
-
-
-def _uid_of(key: Credential | Reason) -> int | None:
-    return key.uid if isinstance(key, Credential) else None
-
-
-def _start_opener(pair: Pair, credential: Credential) -> socket.socket:
-    """Fork the pair's opener; return the end that its worker talks to."""
-    local, remote = wire.seqpacket_pair(OPENER_BUFFER_BYTES)
-    broker_pid = os.getpid()
-    with local:
-        pair.opener = fork_child(
-            "cowd-opener",
-            lambda: run_opener(credential, local, broker_pid),
-            keep=[local.fileno()],
-        )
-    return remote

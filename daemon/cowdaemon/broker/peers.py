@@ -5,33 +5,17 @@ Root, in the broker. uid, gid and groups are authority; the pid never is: it onl
 process whose namespaces are looked at, and to the capabilities of a uid 0 caller.
 """
 
-import array
-import ctypes
 import errno
 import os
-import select
 import socket
-import struct
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Final
 
-from cowdaemon.broker.privileges import Capability
+from cowdaemon.system import peercred
+from cowdaemon.system.privileges import Capability
+from cowdaemon.system.procfs import has_ended, read_status
 
-__all__ = [
-    "Credential",
-    "has_ended",
-    "open_peer",
-    "read_capabilities",
-    "read_groups",
-    "read_peer_ids",
-    "read_status",
-]
-
-_SO_PEERGROUPS: Final = 59  # asm-generic/socket.h, Linux 4.13
-_SO_PEERPIDFD: Final = 77  # Linux 6.5
-
-_libc: Final = ctypes.CDLL(None, use_errno=True)
+__all__ = ["Credential", "Peer"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,58 +23,62 @@ class Credential:
     """One identity: whoever has the same is served by the same opener and worker.
 
     `groups` is ascending. `capabilities` is empty but for uid 0: what another uid holds when it
-    is looked at may come from a setuid program that it executed after it connected.
+    is looked at may come from a setuid program that it executed after it connected. `label` is the
+    security module's: it gives nothing, but the records of what was done have it.
     """
 
     uid: int
     gid: int
     groups: tuple[int, ...]
     capabilities: Capability
+    label: bytes = b""
+
+    @property
+    def gids(self) -> tuple[int, ...]:
+        """Every group that it is in."""
+        return (self.gid, *self.groups)
 
 
-def read_peer_ids(client: socket.socket) -> tuple[int, int, int]:
-    """Return pid, uid and gid of whoever connected, as they were then (SO_PEERCRED)."""
-    ucred = struct.Struct("iII")
-    return ucred.unpack(client.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, ucred.size))
-
-
-def read_groups(client: socket.socket) -> tuple[int, ...]:
-    """Return the supplementary groups of whoever connected, as they were then, ascending."""
-    # Python's getsockopt() stops at 1,024 bytes, which is 256 groups.
-    length = ctypes.c_uint32(0)
-    groups = array.array("I")
-    while True:
-        room = (ctypes.c_uint32 * (length.value // groups.itemsize))()
-        if _libc.getsockopt(
-            client.fileno(), socket.SOL_SOCKET, _SO_PEERGROUPS, room, ctypes.byref(length)
-        ):
-            if ctypes.get_errno() != errno.ERANGE:  # ERANGE: the length now says how much it takes
-                raise OSError(ctypes.get_errno(), "SO_PEERGROUPS")
-            continue
-        groups.frombytes(bytes(room)[: length.value])
-        return tuple(sorted(groups))
-
-
-def open_peer(client: socket.socket, pid: int) -> int:
-    """Return a pidfd of the process that connected.
+class Peer:
+    """An accepted connection and the process that made it, `pidfd` once that is held.
 
     Raises:
-        ProcessLookupError: it has ended.
+        OSError: the kernel does not tell who it is.
     """
-    try:
-        return array.array("i", client.getsockopt(socket.SOL_SOCKET, _SO_PEERPIDFD, 4))[0]
-    except OSError as error:
-        if error.errno in (errno.ESRCH, errno.EINVAL, errno.ENODATA):
-            raise ProcessLookupError(errno.ESRCH, "the peer has ended") from error
-        if error.errno != errno.ENOPROTOOPT:
-            raise
-    # Before SO_PEERPIDFD the number may have been reused: namespaces.place_by_proc() compares uids.
-    if pid <= 0:
-        raise ProcessLookupError(errno.ESRCH, "the peer is in no pid namespace below ours")
-    return os.pidfd_open(pid)
+
+    def __init__(self, client: socket.socket) -> None:
+        self.client: Final = client
+        self.pid, self.uid, self.gid = peercred.read_ids(client)
+        self.label: Final = peercred.read_label(client)
+        self.pidfd = -1
+
+    def hold_process(self) -> bool:
+        """Get hold of the process; return whether it was still there."""
+        try:
+            self.pidfd = peercred.open_process(self.client, self.pid)
+        except ProcessLookupError:
+            return False
+        return True
+
+    def release_process(self) -> None:
+        """Let go of the process."""
+        if self.pidfd >= 0:
+            os.close(self.pidfd)
+            self.pidfd = -1
+
+    def read_credential(self) -> Credential:
+        """Return the identity that it has with us.
+
+        Raises:
+            ProcessLookupError, FileNotFoundError: it has ended, so that this is not known.
+        """
+        # Of another uid they would be those of what it executes, not of who connected.
+        capabilities = Capability(0) if self.uid else _read_capabilities(self.pid, self.pidfd)
+        groups = peercred.read_groups(self.client)
+        return Credential(self.uid, self.gid, groups, capabilities, self.label)
 
 
-def read_capabilities(pid: int, pidfd: int) -> Capability:
+def _read_capabilities(pid: int, pidfd: int) -> Capability:
     """Return those of a uid 0 caller's effective capabilities that help it to open a process.
 
     Raises:
@@ -101,17 +89,3 @@ def read_capabilities(pid: int, pidfd: int) -> Capability:
         raise ProcessLookupError(errno.ESRCH, "the peer has ended or is root no more")
     effective = int(status["CapEff"], 16)
     return Capability(effective & (Capability.SYS_PTRACE | Capability.DAC_READ_SEARCH))
-
-
-def read_status(pid: int) -> dict[str, str]:
-    """Return the lines of /proc/PID/status by their names; reading them never waits."""
-    # The name in it may hold anything but a newline, which the kernel escapes.
-    text = Path(f"/proc/{pid}/status").read_bytes().decode(errors="replace")
-    return dict(line.split(":\t", 1) for line in text.split("\n") if ":\t" in line)
-
-
-def has_ended(pidfd: int) -> bool:
-    """Tell whether the process has ended."""
-    ended = select.poll()
-    ended.register(pidfd, select.POLLIN)
-    return bool(ended.poll(0))

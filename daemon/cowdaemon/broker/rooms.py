@@ -8,7 +8,7 @@ room: it has no name for any other.
 
 import os
 import shutil
-import stat
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
@@ -31,21 +31,17 @@ class Rooms:
     def __init__(self, socket_path: Path) -> None:
         self._directory: Final = socket_path.with_name(f"{socket_path.name}.workers")
         try:
-            self._remove_stale()
+            if os.path.lexists(self._directory):
+                self._remove_stale()
             self._directory.mkdir(mode=0o700)
             # All that follows goes by this descriptor: by name it could be another directory.
-            self._descriptor: Final = os.open(
-                self._directory, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-            )
+            flags = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+            self._descriptor: Final = os.open(self._directory, flags)
         except OSError as error:
             raise RoomsError(f"cannot make {self._directory}: {error.strerror or error}") from error
 
     def _remove_stale(self) -> None:
-        try:
-            found = self._directory.lstat()
-        except FileNotFoundError:
-            return
-        if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid():
+        if not self._directory.is_dir() or self._directory.lstat().st_uid != os.geteuid():
             raise FileExistsError(0, "something is there that is not of cowd: remove it")
         # Out of the way first: a hostile worker may have left what cannot be removed.
         aside = self._directory.with_name(f"{self._directory.name}.{os.getpid()}")
@@ -66,25 +62,18 @@ class Rooms:
 
     def remove(self, worker_id: int) -> None:
         """Remove a room; one that its worker left something in, which may be much, at the end."""
-        try:
+        with suppress(OSError):
             os.rmdir(str(worker_id), dir_fd=self._descriptor)
-        except OSError:
-            pass
 
     def close(self) -> None:
         """Remove all rooms, unless another cowd has made its own there meanwhile."""
-        try:
-            is_ours = os.path.samestat(self._directory.lstat(), os.fstat(self._descriptor))
-        except FileNotFoundError:
-            is_ours = False
+        with suppress(FileNotFoundError):
+            if os.path.samestat(self._directory.lstat(), os.fstat(self._descriptor)):
+                _remove_tree(self._directory)
         os.close(self._descriptor)
-        if is_ours:
-            _remove_tree(self._directory)
 
 
 def _remove_tree(directory: Path) -> None:
     """Remove what can be removed: a worker may have nested directories too deep, or closed one."""
-    try:
+    with suppress(RecursionError):
         shutil.rmtree(directory, ignore_errors=True)
-    except RecursionError:
-        pass

@@ -8,62 +8,33 @@ process of its own, and whatever does not take a message at once is ended.
 import logging
 import os
 import selectors
-import signal
 import socket
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final
 
-from systemd import daemon as systemd_daemon
-
-from cowdaemon import wire
-from cowdaemon.broker.listener import Listener
-from cowdaemon.broker.namespaces import PlacementChild, can_place_by_pidfd, place_by_pidfd
+from cowdaemon import limits, wire
+from cowdaemon.broker.audit import Audit
+from cowdaemon.broker.namespaces import judge_placement, place_by_pidfd, place_by_proc
 from cowdaemon.broker.pairs import Pair, Pairs
-from cowdaemon.broker.peers import (
-    Credential,
-    open_peer,
-    read_capabilities,
-    read_groups,
-    read_peer_ids,
-)
-from cowdaemon.broker.privileges import Capability
+from cowdaemon.broker.peers import Credential, Peer
 from cowdaemon.broker.rooms import Rooms
 from cowdaemon.broker.zygote import ZygoteLink
+from cowdaemon.config import Settings
 from cowdaemon.errors import Reason
-from cowdaemon.limits import (
-    ACCEPT_PAUSE_SECONDS,
-    ACCEPTS_PER_WAKEUP,
-    CONNECTIONS,
-    CONNECTIONS_PER_UID,
-    CONNECTIONS_PER_WORKER,
-    DRAIN_SECONDS,
-    REFUSED_CONNECTIONS_PER_UID,
-    ZYGOTE_START_SECONDS,
-)
+from cowdaemon.listener import Listener
+from cowdaemon.system import manager, namespaces
+from cowdaemon.system.journal import Journal
+from cowdaemon.system.processes import fork_child
 
 __all__ = ["Server", "ServerError"]
 
 _log: Final = logging.getLogger(__name__)
 
-_NEVER: Final = float("inf")
-_STOP_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
-
 
 class ServerError(Exception):
     """The broker cannot go on; the text says why."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Arrival:
-    """An accepted connection whose peer is not yet placed."""
-
-    client: socket.socket
-    pid: int
-    uid: int
-    gid: int
-    pidfd: int
 
 
 class Server:
@@ -72,25 +43,36 @@ class Server:
     Args:
         listener: where connections come from.
         rooms: where workers make sockets of their own.
-        kpageflags: descriptor for the zygote and its workers.
-        user: name of the user that these become.
+        settings: what the configuration says.
+        journal: where records of refusals go.
+        user: name of the user that zygote and workers become.
+        stop_signals: readable when a signal says to stop.
     """
 
-    def __init__(self, listener: Listener, rooms: Rooms, kpageflags: int, user: str) -> None:
+    def __init__(
+        self,
+        listener: Listener,
+        rooms: Rooms,
+        settings: Settings,
+        journal: Journal,
+        user: str,
+        stop_signals: socket.socket,
+    ) -> None:
         self._listener = listener
-        self._kpageflags = kpageflags
+        self._settings = settings
         self._user = user
-        self._selector = selectors.DefaultSelector()
-        self._catch_stop_signals()
-        self._pairs = Pairs(rooms)
-        self._placing_uids: list[int] = []
+        self._stop_signals = stop_signals
+        self._audit = Audit(journal)
+        self._pairs = Pairs(rooms, settings, journal)
+        self._placing: list[Peer] = []
         self._held: list[socket.socket] = []
-        self._places_by_pidfd = can_place_by_pidfd()
+        self._can_ask_pidfd = namespaces.can_ask_pidfd()
+        self._accept_at: float | None = None
         self._drain_until: float | None = None
-        self._accept_at = _NEVER
+        self._selector = selectors.DefaultSelector()
+        self._watch(stop_signals, self._stop)
         self._zygote = self._start_zygote()
-        watchdog_usec = int(os.environ.get("WATCHDOG_USEC", "0"))
-        self._watchdog_seconds = watchdog_usec / 2e6 if watchdog_usec else _NEVER
+        self._watchdog_seconds = manager.read_watchdog_seconds()
 
     def run(self) -> None:
         """Serve until a stop signal, then let calls in flight finish.
@@ -98,61 +80,51 @@ class Server:
         Raises:
             ServerError: the zygote could not be started.
         """
-        while self._drain_until is None or self._has_to_drain():
-            for key, _ in self._selector.select(self._seconds_to_next_deadline()):
+        while self._drain_until is None or self._has_to_drain(self._drain_until):
+            for key, _ in self._selector.select(self._seconds_to_wait()):
                 handle: Callable[[], None] = key.data
                 handle()
-            now = time.monotonic()
-            for pair in self._pairs.expired(now):
-                self._retire(pair)
-            if now >= self._accept_at:
-                self._listen(self._zygote.is_ready)
-            if not self._zygote.is_ready and now > self._zygote_due:
-                raise ServerError(f"the zygote did not start in {ZYGOTE_START_SECONDS:g} s")
-            if self._watchdog_seconds != _NEVER:
-                _notify("WATCHDOG=1")
+            self._look_at_the_clock(time.monotonic())
+            if self._watchdog_seconds:
+                manager.notify("WATCHDOG=1")
 
-    def _has_to_drain(self) -> bool:
+    def _seconds_to_wait(self) -> float | None:
+        is_timed = (
+            self._pairs.by_key or self._accept_at or self._drain_until or not self._zygote.is_ready
+        )
+        return limits.TICK_SECONDS if is_timed else self._watchdog_seconds
+
+    def _look_at_the_clock(self, now: float) -> None:
+        self._audit.flush()
+        for pair in self._pairs.expired(now):
+            self._retire(pair)
+        if self._accept_at and now >= self._accept_at:
+            self._listen(self._zygote.is_ready)
+        if not self._zygote.is_ready and now > self._zygote_due:
+            raise ServerError(f"the zygote did not start in {limits.ZYGOTE_START_SECONDS:g} s")
+
+    def _has_to_drain(self, until: float) -> bool:
         """Tell whether a worker still answers, or any child still lives, within the deadline."""
-        if not self._pairs:
+        if not self._pairs.by_key:
             self._close_zygote()
-        only_wakeup = len(self._selector.get_map()) == 1
-        return not only_wakeup and time.monotonic() < (self._drain_until or 0)
+        only_signals = len(self._selector.get_map()) == 1
+        return not only_signals and time.monotonic() < until
 
     def _watch(self, descriptor: Any, handle: Callable[[], None]) -> None:  # noqa: ANN401
         self._selector.register(descriptor, selectors.EVENT_READ, handle)
 
-    def _seconds_to_next_deadline(self) -> float | None:
-        deadlines = [self._pairs.expires_at(pair) for pair in self._pairs]
-        deadlines.append(self._accept_at)
-        if self._drain_until is not None:
-            deadlines.append(self._drain_until)
-        if not self._zygote.is_ready:
-            deadlines.append(self._zygote_due)
-        next_deadline = min(deadlines, default=_NEVER) - time.monotonic()
-        seconds = max(0.0, min(next_deadline, self._watchdog_seconds))
-        return None if seconds == _NEVER else seconds
-
-    # Signals
-
-    def _catch_stop_signals(self) -> None:
-        self._wakeup, writer = socket.socketpair()
-        self._wakeup.setblocking(False)
-        writer.setblocking(False)
-        self._wakeup_writer = writer
-        signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
-        for number in _STOP_SIGNALS:
-            signal.signal(number, lambda *_: None)
-        self._watch(self._wakeup, self._stop)
+    def _unwatch(self, descriptor: Any) -> None:  # noqa: ANN401
+        if descriptor in self._selector.get_map():
+            self._selector.unregister(descriptor)
 
     def _stop(self) -> None:
-        self._wakeup.recv(64)
+        self._stop_signals.recv(64)
         if self._drain_until is not None:
             self._drain_until = 0.0  # a second signal: at once
             return
-        _log.info("stopping: calls in flight have %g s", DRAIN_SECONDS)
-        _notify("STOPPING=1")
-        self._drain_until = time.monotonic() + DRAIN_SECONDS
+        _log.info("stopping: calls in flight have %g s", limits.DRAIN_SECONDS)
+        manager.notify("STOPPING=1")
+        self._drain_until = time.monotonic() + limits.DRAIN_SECONDS
         self._listen(False)
         self._listener.remove_file()
         for pair in self._pairs:
@@ -165,10 +137,10 @@ class Server:
 
     def _start_zygote(self) -> ZygoteLink:
         try:
-            zygote = ZygoteLink(self._user, self._kpageflags)
+            zygote = ZygoteLink(self._user, self._settings.limits)
         except OSError as error:
             raise ServerError(f"the zygote could not be started: {error}") from error
-        self._zygote_due = time.monotonic() + ZYGOTE_START_SECONDS
+        self._zygote_due = time.monotonic() + limits.ZYGOTE_START_SECONDS
         self._watch(zygote.control, lambda: self._hear_zygote(zygote))
         self._watch(zygote.process.pidfd, lambda: self._bury_zygote(zygote))
         return zygote
@@ -177,15 +149,15 @@ class Server:
         """It says one thing, that it is ready; whatever comes after is its end."""
         if zygote.control.fileno() < 0:
             return  # buried in this round
-        self._selector.unregister(zygote.control)
+        self._unwatch(zygote.control)
         if zygote.receive_ready():
             self._listen(True)
-            _notify(f"READY=1\nSTATUS=Listening on {self._listener.path}")
+            manager.notify(f"READY=1\nSTATUS=Listening on {self._listener.path}")
             _log.info("listening on %s", self._listener.path)
 
     def _bury_zygote(self, zygote: ZygoteLink) -> None:
         """Its workers die with it. Start another: the next connections wait for it."""
-        self._selector.unregister(zygote.process.pidfd)
+        self._unwatch(zygote.process.pidfd)
         self._close_zygote()
         status = zygote.process.reap()
         for pair in self._pairs:
@@ -200,155 +172,156 @@ class Server:
 
     def _close_zygote(self) -> None:
         """Let it end, and what is left of its workers with it."""
-        if self._zygote.control.fileno() < 0:
-            return  # it has been told
-        if self._zygote.control in self._selector.get_map():
-            self._selector.unregister(self._zygote.control)
-        self._zygote.close()
-
-    def _listen(self, wanted: bool) -> None:
-        self._accept_at = _NEVER
-        listening = self._listener.listening
-        is_watched = listening in self._selector.get_map()
-        if wanted and not is_watched and self._drain_until is None:
-            self._watch(listening, self._accept)
-        elif not wanted and is_watched:
-            self._selector.unregister(listening)
+        if self._zygote.control.fileno() >= 0:
+            self._unwatch(self._zygote.control)
+            self._zygote.close()
 
     # Connections
 
+    def _listen(self, wanted: bool) -> None:
+        self._accept_at = None
+        self._unwatch(self._listener.listening)
+        if wanted and self._drain_until is None:
+            self._watch(self._listener.listening, self._accept)
+
     def _accept(self) -> None:
-        for _ in range(ACCEPTS_PER_WAKEUP):
+        for _ in range(limits.ACCEPTS_PER_WAKEUP):
             try:
                 client = self._listener.accept()
             except OSError as error:  # no descriptors or memory: some will be given back
                 _log.error("cannot accept: %s", error)
                 self._listen(False)
-                self._accept_at = time.monotonic() + ACCEPT_PAUSE_SECONDS
+                self._accept_at = time.monotonic() + limits.ACCEPT_PAUSE_SECONDS
                 return
             if client is None:
                 return
             try:
-                self._admit(client)
+                self._admit(Peer(client))
             except OSError as error:
                 _log.error("a connection was dropped: %s", error)
                 self._discard(client)
 
-    def _admit(self, client: socket.socket) -> None:
+    def _admit(self, peer: Peer) -> None:
         """See who it is, cheapest first, and hand the connection on, or drop it.
 
         Raises:
             OSError: no descriptors, memory or processes; the connection is still open.
         """
-        pid, uid, gid = read_peer_ids(client)
-        of_uid = self._pairs.connections_by_uid[uid] + self._placing_uids.count(uid)
-        total = self._pairs.connections_by_uid.total() + len(self._placing_uids)
-        if of_uid >= CONNECTIONS_PER_UID + REFUSED_CONNECTIONS_PER_UID or total >= CONNECTIONS:
-            self._discard(client)
-            return
-        if of_uid >= CONNECTIONS_PER_UID:
-            self._hand_over(client, uid, Reason.TOO_MANY_CONNECTIONS)
-            return
-        try:
-            pidfd = open_peer(client, pid)
-        except ProcessLookupError:
-            self._hand_over(client, uid, Reason.CALLER_GONE)
-            return
-        arrival = _Arrival(client, pid, uid, gid, pidfd)
-        try:
-            if self._places_by_pidfd:
-                self._finish_placement(arrival, place_by_pidfd(pidfd))
-            else:
-                self._place_in_child(arrival)
-        except OSError:
-            os.close(pidfd)
-            raise
+        allowed, placing = self._settings.limits, [other.uid for other in self._placing]
+        served = self._pairs.count_connections_of(peer.uid, refused=False)
+        if self._pairs.count_connections() + len(placing) >= allowed.connections:
+            self._discard(peer.client)
+        elif served + placing.count(peer.uid) >= allowed.connections_per_uid:
+            self._refuse(peer, Reason.TOO_MANY_CONNECTIONS)
+        elif not peer.hold_process():
+            self._refuse(peer, Reason.CALLER_GONE)
+        elif self._can_ask_pidfd:
+            self._finish_placement(peer, place_by_pidfd(peer.pidfd))
+        else:
+            self._place_in_child(peer)
 
-    def _place_in_child(self, arrival: _Arrival) -> None:
-        placement = PlacementChild(arrival.pid, arrival.uid, arrival.pidfd)
-        self._placing_uids.append(arrival.uid)
+    def _place_in_child(self, peer: Peer) -> None:
+        place = partial(place_by_proc, peer.pid, peer.uid, peer.pidfd, os.getpid())
+        child = fork_child("cowd-placement", place, keep=[peer.pidfd])
+        self._placing.append(peer)
 
         def finish() -> None:
-            self._selector.unregister(placement.child.pidfd)
-            self._placing_uids.remove(arrival.uid)
+            self._unwatch(child.pidfd)
+            self._placing.remove(peer)
             try:
-                self._finish_placement(arrival, placement.finish())
+                self._finish_placement(peer, judge_placement(child.reap()))
             except OSError as error:
                 _log.error("a connection was dropped: %s", error)
-                os.close(arrival.pidfd)
-                self._discard(arrival.client)
+                self._discard(peer.client)
 
-        self._watch(placement.child.pidfd, finish)
+        self._watch(child.pidfd, finish)
 
-    def _finish_placement(self, arrival: _Arrival, refusal: Reason | None) -> None:
+    def _finish_placement(self, peer: Peer, refusal: Reason | None) -> None:
         """Hand the connection on to the worker of its credential, or of its refusal.
 
         Raises:
-            OSError: no descriptors or memory; connection and pidfd are still open.
+            OSError: no descriptors or memory; the connection is still open.
         """
-        key: Credential | Reason
-        client, uid = arrival.client, arrival.uid
         try:
-            if refusal:
-                key = refusal
-            else:
-                # Of another uid they would be those of what it executes, not of who connected.
-                capabilities = (
-                    read_capabilities(arrival.pid, arrival.pidfd) if uid == 0 else Capability(0)
-                )
-                key = Credential(uid, arrival.gid, read_groups(client), capabilities)
+            credential = None if refusal else peer.read_credential()
         except (ProcessLookupError, FileNotFoundError):
-            key = Reason.CALLER_GONE
-        os.close(arrival.pidfd)
-        self._hand_over(client, uid, key)
+            credential, refusal = None, Reason.CALLER_GONE
+        finally:
+            peer.release_process()
+        if credential:
+            refusal = self._judge(credential)
+        if credential is None or refusal:
+            self._refuse(peer, refusal or Reason.INTERNAL_ERROR)
+        else:
+            self._hand_over(peer, credential)
 
-    def _hand_over(self, client: socket.socket, uid: int, key: Credential | Reason) -> None:
+    def _judge(self, credential: Credential) -> Reason | None:
+        """Return why cowd does not serve this credential; None once a worker for it fits."""
+        if not self._settings.may_connect(credential.uid, credential.gids):
+            return Reason.CALLER_NOT_ALLOWED
+        if self._pairs.by_key.get(credential):
+            return None
+        while crowd := self._pairs.crowd(credential):
+            idle = [pair for pair in crowd if not pair.connections]
+            if not idle:
+                return Reason.TOO_MANY_CREDENTIALS
+            self._retire(min(idle, key=lambda pair: pair.idle_since))
+        return None
+
+    def _refuse(self, peer: Peer, reason: Reason) -> None:
+        self._audit.record(peer, "refused", reason.name)
+        refused = self._pairs.count_connections_of(peer.uid, refused=True)
+        if refused >= limits.REFUSED_CONNECTIONS_PER_UID:
+            self._discard(peer.client)
+        else:
+            self._hand_over(peer, reason)
+
+    def _hand_over(self, peer: Peer, key: Credential | Reason) -> None:
         """Give the connection to the worker for `key`, or drop it."""
-        if not self._zygote.is_ready or self._drain_until is not None:
-            self._discard(client)  # a placement that finished meanwhile: the client tries again
-            return
-        if isinstance(key, Credential) and not self._pairs.find(key):
-            key = self._make_room(key)
-        pair = self._pairs.find(key)
-        if pair and len(pair.connections) >= CONNECTIONS_PER_WORKER:
-            self._discard(client)
+        pair = self._pairs.by_key.get(key)
+        is_full = pair and len(pair.connections) >= limits.CONNECTIONS_PER_WORKER
+        if is_full or not self._is_serving:  # it stopped during a placement: the client tries again
+            self._discard(peer.client)
             return
         try:
-            pair = pair or self._start_pair(key)
-            self._pairs.hand_over(pair, client, uid)
+            self._give(key, peer.client, peer.uid)
         except OSError as error:
-            _log.error("no worker for uid %d: %s", uid, error)
-            if pair:
-                self._retire(pair)
-            self._discard(client)
+            _log.error("no worker for uid %d: %s", peer.uid, error)
+            self._discard(peer.client)
 
     def _discard(self, client: socket.socket) -> None:
         """Close a connection without a word, and without waiting for what was sent along."""
-        if self._listener.can_be_held_up and self._drain_until is not None:
+        if not self._listener.can_be_held_up:
+            client.close()
+        elif not self._is_serving:
             self._held.append(client)  # to the end of the process, which no close holds up
-            return
-        if self._listener.can_be_held_up and self._zygote.is_ready:
-            for _ in range(2):  # once more with a fresh worker, if this one is held up itself
-                if client.fileno() < 0:
-                    return
-                pair = self._pairs.find(Reason.TOO_MANY_CONNECTIONS)
-                try:
-                    pair = pair or self._start_pair(Reason.TOO_MANY_CONNECTIONS)
-                    self._pairs.discard(pair, client)
-                except OSError:
-                    if pair:
-                        self._retire(pair)
-                else:
-                    return
+        for _ in range(2):  # once more with a fresh worker, if the first is held up itself
+            if client.fileno() < 0 or not self._is_serving:
+                return
+            try:
+                self._give(Reason.TOO_MANY_CONNECTIONS, client, None)
+            except OSError:
+                continue
         client.close()
 
-    def _make_room(self, credential: Credential) -> Credential | Reason:
-        """Return the credential once a worker for it fits, after ending an idle one if need be."""
-        while (idle := self._pairs.find_idle(credential)) is not None:
-            self._retire(idle)
-        return credential if self._pairs.has_room(credential) else Reason.TOO_MANY_CREDENTIALS
+    @property
+    def _is_serving(self) -> bool:
+        return self._zygote.is_ready and self._drain_until is None
 
     # Pairs
+
+    def _give(self, key: Credential | Reason, client: socket.socket, uid: int | None) -> None:
+        """Hand a connection to the pair of `key`, made if need be; see Pairs.hand_over().
+
+        Raises:
+            OSError: that did not work, and the pair is retired.
+        """
+        pair = self._pairs.by_key.get(key) or self._start_pair(key)
+        try:
+            self._pairs.hand_over(pair, client, uid)
+        except OSError:
+            self._retire(pair)
+            raise
 
     def _start_pair(self, key: Credential | Reason) -> Pair:
         pair = self._pairs.start(key, self._zygote)
@@ -370,8 +343,8 @@ class Server:
 
     def _bury_opener(self, pair: Pair) -> None:
         assert pair.opener  # noqa: S101 - for the type checker: it is what was watched
-        self._selector.unregister(pair.opener.pidfd)
-        if self._pairs.find(pair.key) is not pair:
+        self._unwatch(pair.opener.pidfd)
+        if self._pairs.by_key.get(pair.key) is not pair:
             pair.opener.reap()
         elif self._pairs.replace_opener(pair):
             self._watch_opener(pair)
@@ -383,15 +356,6 @@ class Server:
         self._remove(pair)
 
     def _remove(self, pair: Pair) -> None:
-        if self._pairs.find(pair.key) is pair:
-            if pair.control in self._selector.get_map():
-                self._selector.unregister(pair.control)
+        if self._pairs.by_key.get(pair.key) is pair:
+            self._unwatch(pair.control)
             self._pairs.remove(pair)
-
-
-def _notify(state: str) -> None:
-    """Tell the service manager, if there is one; one that is away just now is no reason to end."""
-    try:
-        systemd_daemon.notify(state)
-    except OSError as error:
-        _log.warning("the service manager cannot be told %r: %s", state, error)

@@ -12,13 +12,18 @@ from collections.abc import Sequence
 from typing import Final
 
 from cowdaemon import wire
-from cowdaemon.broker.processes import Child
+from cowdaemon.config import Limits
+from cowdaemon.system.processes import Child
 
 __all__ = ["ZygoteLink"]
 
 _MODULE: Final = "cowdaemon.worker.zygote"
-# A process with more than one thread must not fork; gRPC's own fork handlers are not needed then.
-_ONE_THREAD: Final = {"OPENBLAS_NUM_THREADS": "1", "GRPC_ENABLE_FORK_SUPPORT": "0"}
+_ENVIRONMENT: Final = {
+    # A process with more than one thread must not fork; gRPC's fork handlers are not needed then.
+    "OPENBLAS_NUM_THREADS": "1",
+    "GRPC_ENABLE_FORK_SUPPORT": "0",
+    "NOTIFY_SOCKET": "",  # the way to speak to systemd in our name
+}
 
 
 class ZygoteLink:
@@ -26,19 +31,20 @@ class ZygoteLink:
 
     Args:
         user: name of the user that it and the workers become.
-        kpageflags: descriptor of /proc/kpageflags, opened as root, which they read.
+        limits: what workers may use.
     """
 
-    def __init__(self, user: str, kpageflags: int) -> None:
+    def __init__(self, user: str, limits: Limits) -> None:
         self.control, remote = wire.seqpacket_pair()
         with remote:
+            numbers = (remote.fileno(), limits.worker_memory_bytes)
             process = subprocess.Popen(  # noqa: S603 - our own interpreter and module
                 # -P: the directory that root happens to stand in is no place to import from.
-                [sys.executable, "-P", "-m", _MODULE, str(remote.fileno()), str(kpageflags), user],
+                [sys.executable, "-P", "-m", _MODULE, user, *map(str, numbers)],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
-                pass_fds=(remote.fileno(), kpageflags),
-                env=_own_environment() | _ONE_THREAD,
+                pass_fds=[remote.fileno()],
+                env=os.environ | _ENVIRONMENT,
             )
         self.control.setblocking(False)
         wire.refuse_descriptors(self.control)
@@ -77,8 +83,3 @@ class ZygoteLink:
     def close(self) -> None:
         """Let it end: it and its workers do so when this end is closed."""
         self.control.close()
-
-
-def _own_environment() -> dict[str, str]:
-    """Return ours, without the way to speak to systemd in our name."""
-    return {name: value for name, value in os.environ.items() if name != "NOTIFY_SOCKET"}

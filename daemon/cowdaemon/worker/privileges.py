@@ -12,7 +12,7 @@ import signal
 from pathlib import Path
 from typing import Final
 
-from cowdaemon.limits import WORKER_DATA_BYTES, WORKER_DESCRIPTORS
+from cowdaemon.limits import WORKER_DESCRIPTORS
 
 __all__ = ["PrivilegeError", "become", "bind_to_parent", "name_process"]
 
@@ -28,11 +28,16 @@ class PrivilegeError(Exception):
     """Some privilege is left."""
 
 
-def become(user: str) -> None:
-    """Become `user` for good, without capabilities, groups, core dumps, or a way to get any."""
+def become(user: str, memory_bytes: int) -> None:
+    """Become `user` for good, without capabilities, groups, core dumps, or a way to get any.
+
+    Args:
+        user: name of the account.
+        memory_bytes: most that each worker may have (RLIMIT_DATA).
+    """
     account = pwd.getpwnam(user)
     _limit(resource.RLIMIT_CORE, 0)
-    _limit(resource.RLIMIT_DATA, WORKER_DATA_BYTES)
+    _limit(resource.RLIMIT_DATA, memory_bytes)
     _limit(resource.RLIMIT_NOFILE, WORKER_DESCRIPTORS)
     os.umask(0o077)
     os.chdir("/")

@@ -16,7 +16,6 @@ import grpc
 
 from cowdaemon import wire
 from cowdaemon.limits import (
-    CALLS_PER_WORKER,
     CONNECTION_IDLE_SECONDS,
     DRAIN_SECONDS,
     FLUSH_SECONDS,
@@ -54,16 +53,17 @@ class Service(Protocol):
         """Let go of what is kept for a while only."""
 
 
-def run_worker(control: socket.socket, room: int, service: Service) -> None:
+def run_worker(control: socket.socket, room: int, service: Service, calls_per_worker: int) -> None:
     """Serve connections that come through `control` until it closes; return to end the process.
 
     Args:
         control: to the broker.
         room: descriptor of the directory that is this worker's alone.
         service: what answers.
+        calls_per_worker: how many calls it works on at once.
     """
     threading.stack_size(THREAD_STACK_BYTES)
-    calls = ThreadPoolExecutor(CALLS_PER_WORKER, "call")
+    calls = ThreadPoolExecutor(calls_per_worker, "call")
     server = grpc.server(calls, [service.make_handler()], options=_SERVER_OPTIONS)
     inner = InnerListener(room, server.add_insecure_port)
     server.start()

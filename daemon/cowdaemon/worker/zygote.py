@@ -5,7 +5,7 @@ Starts as root, to import and to try out what the kernel can tell; then becomes 
 user, verified, before it takes its first message. It keeps one thread and makes no gRPC object,
 because a process that did either must not fork. Ends when the broker does; its workers end with it.
 
-    python3 -P -m cowdaemon.worker.zygote CONTROL KPAGEFLAGS USER
+    python3 -P -m cowdaemon.worker.zygote USER CONTROL WORKER_MEMORY_BYTES
 """
 
 import logging
@@ -20,6 +20,7 @@ import grpc
 from cowdaemon import wire
 from cowdaemon.errors import Reason
 from cowdaemon.worker.features import probe_features
+from cowdaemon.worker.kernel_files import KernelError, open_kpageflags
 from cowdaemon.worker.privileges import become, bind_to_parent, name_process
 from cowdaemon.worker.reader import Reader
 from cowdaemon.worker.service import Caller, PageFlagsService, RefusingService
@@ -33,7 +34,8 @@ _log: Final = logging.getLogger(__name__)
 
 def main(arguments: list[str]) -> None:
     """Serve the broker until it closes its end."""
-    control_number, kpageflags, user = int(arguments[0]), int(arguments[1]), arguments[2]
+    user = arguments[0]
+    control_number, memory_bytes = map(int, arguments[1:])
     logging.basicConfig(level=logging.INFO, format="cowd: %(message)s")
     name_process("cowd-zygote")
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
@@ -42,8 +44,12 @@ def main(arguments: list[str]) -> None:
     control = socket.socket(fileno=control_number)
     control.set_inheritable(False)
     broker_pid = os.getppid()
+    try:
+        kpageflags = open_kpageflags()
+    except KernelError as error:
+        sys.exit(f"cowd: {error}")
     reader = Reader(kpageflags, probe_features())
-    become(user)
+    become(user, memory_bytes)
     verify_readable(user, grpc.__file__, __file__)
     bind_to_parent(broker_pid)
     try:
@@ -126,7 +132,7 @@ def _run(request: wire.SpawnRequest, descriptors: list[int], reader: Reader) -> 
     else:
         caller = Caller(request.uid, request.gid, request.groups)
         service = PageFlagsService(caller, Targets(socket.socket(fileno=opener[0])), reader)
-    run_worker(socket.socket(fileno=control), room, service)
+    run_worker(socket.socket(fileno=control), room, service, request.calls_per_worker)
 
 
 if __name__ == "__main__":

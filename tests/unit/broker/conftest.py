@@ -17,8 +17,8 @@ from cowdaemon import wire
 from cowdaemon.broker import pairs, privileges
 from cowdaemon.broker.pairs import Pair
 from cowdaemon.broker.peers import Credential
-from cowdaemon.broker.privileges import Capability
-from cowdaemon.broker.processes import fork_child
+from cowdaemon.system.privileges import Capability
+from cowdaemon.system.processes import fork_child
 from harness.processes import read_children
 from harness.programs import NOBODY, User
 from unit.broker.opener_client import NONE, Opener, StartOpener

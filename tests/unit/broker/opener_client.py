@@ -14,8 +14,8 @@ from contextlib import suppress
 from cowdaemon import wire
 from cowdaemon.broker.opener import run_opener
 from cowdaemon.broker.peers import Credential
-from cowdaemon.broker.privileges import Capability, bind_to_parent
-from cowdaemon.broker.processes import Child, fork_child
+from cowdaemon.system.privileges import Capability, bind_to_parent
+from cowdaemon.system.processes import Child, fork_child
 from cowdaemon.errors import Reason
 
 SECONDS = 10.0

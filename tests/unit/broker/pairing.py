@@ -11,7 +11,7 @@ from pathlib import Path
 from cowdaemon import wire
 from cowdaemon.broker.pairs import Pair, Pairs
 from cowdaemon.broker.peers import Credential
-from cowdaemon.broker.privileges import Capability
+from cowdaemon.system.privileges import Capability
 from cowdaemon.broker.rooms import Rooms
 from cowdaemon.errors import Reason
 

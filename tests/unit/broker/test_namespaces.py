@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from cowdaemon.broker import namespaces as module
 from cowdaemon.broker.namespaces import PlacementChild, can_place_by_pidfd, place_by_pidfd
-from cowdaemon.broker.processes import fork_child
+from cowdaemon.system.processes import fork_child
 from cowdaemon.errors import Reason
 from harness.processes import read_status
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 from cowdaemon.broker import opener as module
-from cowdaemon.broker.privileges import Capability
-from cowdaemon.broker.processes import fork_child
+from cowdaemon.system.privileges import Capability
+from cowdaemon.system.processes import fork_child
 from cowdaemon.errors import Reason
 from harness.processes import read_status
 from harness.programs import DAEMON, GAMES, NOBODY, ROOT_USER, StartSubject, User

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 from cowdaemon import wire
 from cowdaemon.broker import opener as module
-from cowdaemon.broker.privileges import Capability
-from cowdaemon.broker.processes import FAILED
+from cowdaemon.system.privileges import Capability
+from cowdaemon.system.processes import FAILED
 from cowdaemon.errors import Reason
 from harness.processes import Departure, read_status
 from harness.programs import StartSubject

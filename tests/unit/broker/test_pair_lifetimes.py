@@ -11,8 +11,8 @@ from cowdaemon import wire
 from cowdaemon.broker import pairs as module
 from cowdaemon.broker.pairs import Pair
 from cowdaemon.broker.peers import Credential
-from cowdaemon.broker.privileges import Capability
-from cowdaemon.broker.processes import FAILED, Child, fork_child
+from cowdaemon.system.privileges import Capability
+from cowdaemon.system.processes import FAILED, Child, fork_child
 from cowdaemon.errors import Reason
 from cowdaemon.limits import WORKER_IDLE_SECONDS
 from harness.processes import Departure, read_children

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from cowdaemon import wire
 from cowdaemon.broker.peers import Credential
-from cowdaemon.broker.privileges import Capability
+from cowdaemon.system.privileges import Capability
 from cowdaemon.errors import Reason
 from unit.broker.pairing import UID, Pairing, credential
 

@@ -22,8 +22,8 @@ from cowdaemon.broker.peers import (
     read_peer_ids,
     read_status,
 )
-from cowdaemon.broker.privileges import Capability
-from cowdaemon.broker.processes import fork_child
+from cowdaemon.system.privileges import Capability
+from cowdaemon.system.processes import fork_child
 from cowdaemon.errors import Reason
 from harness.programs import NOBODY
 

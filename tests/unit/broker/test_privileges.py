@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 from cowdaemon.broker import privileges as module
-from cowdaemon.broker.privileges import (
+from cowdaemon.system.privileges import (
     Capability,
     PrivilegeError,
     assume_file_system_ids,
@@ -24,7 +24,7 @@ from cowdaemon.broker.privileges import (
     read_permitted_capabilities,
     restrict_capabilities,
 )
-from cowdaemon.broker.processes import fork_child
+from cowdaemon.system.processes import fork_child
 from harness.processes import Departure, read_status
 
 RunInChild = Callable[[Callable[[], Any]], Any]

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable
 
 import pytest
-from cowdaemon.broker.processes import FAILED, fork_child
+from cowdaemon.system.processes import FAILED, fork_child
 from harness.processes import read_children
 
 pytestmark = [

@@ -12,7 +12,7 @@ from contextlib import ExitStack, closing, suppress
 from pathlib import Path
 
 import pytest
-from cowdaemon.broker.listener import Listener, ListenerError
+from cowdaemon.listener import Listener, ListenerError
 from harness.programs import NOBODY
 
 SECONDS = 10.0
@@ -261,7 +261,7 @@ ACTIVATE = 'export LISTEN_FDS=$1 LISTEN_PID=$$; shift; exec "$@" 3<&0 4<&0'
 TAKE = """
 import json, os, sys
 from pathlib import Path
-from cowdaemon.broker.listener import Listener, ListenerError
+from cowdaemon.listener import Listener, ListenerError
 try:
     listener = Listener.obtain(Path(sys.argv[1]) if sys.argv[1:] else None)
 except ListenerError as error:

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The two files of /proc that all of cowd rests on: checked at start, kpageflags opened for good.
 
-Root, in the broker, once.
+Root, in the zygote before it gives up its privileges, once.
 """
 
 import ctypes

@@ -12,7 +12,7 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Final
 
-from cowdaemon.broker.privileges import name_process
+from cowdaemon.system.privileges import name_process
 
 __all__ = ["FAILED", "Child", "fork_child"]
 
@@ -36,8 +36,11 @@ class Child:
         return os.waitstatus_to_exitcode(status)
 
 
-def fork_child(name: str, run: Callable[[], None], keep: Collection[int]) -> Child:
-    """Fork a child that calls `run` with standard error and the descriptors `keep` alone."""
+def fork_child(name: str, run: Callable[[], int], keep: Collection[int]) -> Child:
+    """Fork a child that calls `run` with standard error and the descriptors `keep` alone.
+
+    What `run` returns is the child's exit status; FAILED if it raises.
+    """
     pid = os.fork()
     if pid:
         try:
@@ -52,11 +55,9 @@ def fork_child(name: str, run: Callable[[], None], keep: Collection[int]) -> Chi
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             signal.signal(number, signal.SIG_IGN)  # the broker acts on these, and closes our socket
         name_process(name)
-        # The journal's socket is among what is closed: from here on, standard error.
-        logging.basicConfig(force=True)
+        logging.basicConfig(force=True)  # to standard error: what else there was may be closed
         _close_all_but({2, *keep})
-        run()
-        status = 0
+        status = run()
     except BaseException:  # noqa: BLE001 - a child must end here, and say why
         _log.exception("%s failed", name)
     finally:

@@ -12,8 +12,9 @@ import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import IntFlag
-from pathlib import Path
 from typing import Final
+
+from cowdaemon.system.procfs import read_status
 
 __all__ = [
     "Capability",
@@ -121,11 +122,7 @@ def assume_file_system_ids(uid: int, gid: int, groups: tuple[int, ...]) -> None:
         raise PrivilegeError("the caller's groups could not be assumed") from error
     _libc.setfsgid(ctypes.c_uint32(gid))
     _libc.setfsuid(ctypes.c_uint32(uid))
-    status = dict(
-        line.split(":\t", 1)
-        for line in Path("/proc/self/status").read_text(errors="replace").splitlines()
-        if ":\t" in line
-    )
+    status = read_status("self")
     assumed_uid, assumed_gid = (int(status[key].split()[3]) for key in ("Uid", "Gid"))
     if (assumed_uid, assumed_gid) != (uid, gid) or sorted(os.getgroups()) != sorted(groups):
         raise PrivilegeError("the caller's ids could not be assumed")
