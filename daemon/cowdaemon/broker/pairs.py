@@ -71,11 +71,7 @@ class Pairs:
     def __iter__(self) -> Iterator[Pair]:
         return iter(list(self.by_key.values()))
 
-    def count_connections(self) -> int:
-        """Return how many connections there are."""
-        return sum(len(pair.connections) for pair in self.by_key.values())
-
-    def count_connections_of(self, uid: int, refused: bool) -> int:
+    def count_connections(self, uid: int, refused: bool) -> int:
         """Return how many connections a uid has that are refused, or served."""
         of_kind = (pair for pair in self.by_key.values() if pair.refuses == refused)
         return sum(list(pair.connections.values()).count(uid) for pair in of_kind)

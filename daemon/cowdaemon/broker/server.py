@@ -147,8 +147,6 @@ class Server:
 
     def _hear_zygote(self, zygote: ZygoteLink) -> None:
         """It says one thing, that it is ready; whatever comes after is its end."""
-        if zygote.control.fileno() < 0:
-            return  # buried in this round
         self._unwatch(zygote.control)
         if zygote.receive_ready():
             self._listen(True)
@@ -172,9 +170,8 @@ class Server:
 
     def _close_zygote(self) -> None:
         """Let it end, and what is left of its workers with it."""
-        if self._zygote.control.fileno() >= 0:
-            self._unwatch(self._zygote.control)
-            self._zygote.close()
+        self._unwatch(self._zygote.control)
+        self._zygote.close()
 
     # Connections
 
@@ -208,8 +205,8 @@ class Server:
             OSError: no descriptors, memory or processes; the connection is still open.
         """
         allowed, placing = self._settings.limits, [other.uid for other in self._placing]
-        served = self._pairs.count_connections_of(peer.uid, refused=False)
-        if self._pairs.count_connections() + len(placing) >= allowed.connections:
+        served = self._pairs.count_connections(peer.uid, refused=False)
+        if sum(len(pair.connections) for pair in self._pairs) + len(placing) >= allowed.connections:
             self._discard(peer.client)
         elif served + placing.count(peer.uid) >= allowed.connections_per_uid:
             self._refuse(peer, Reason.TOO_MANY_CONNECTIONS)
@@ -222,7 +219,11 @@ class Server:
 
     def _place_in_child(self, peer: Peer) -> None:
         place = partial(place_by_proc, peer.pid, peer.uid, peer.pidfd, os.getpid())
-        child = fork_child("cowd-placement", place, keep=[peer.pidfd])
+        try:
+            child = fork_child("cowd-placement", place, keep=[peer.pidfd])
+        except OSError:
+            peer.release_process()
+            raise
         self._placing.append(peer)
 
         def finish() -> None:
@@ -242,35 +243,34 @@ class Server:
         Raises:
             OSError: no descriptors or memory; the connection is still open.
         """
+        key: Credential | Reason
         try:
-            credential = None if refusal else peer.read_credential()
+            key = refusal or self._judge(peer.read_credential())
         except (ProcessLookupError, FileNotFoundError):
-            credential, refusal = None, Reason.CALLER_GONE
+            key = Reason.CALLER_GONE
         finally:
             peer.release_process()
-        if credential:
-            refusal = self._judge(credential)
-        if credential is None or refusal:
-            self._refuse(peer, refusal or Reason.INTERNAL_ERROR)
+        if isinstance(key, Reason):
+            self._refuse(peer, key)
         else:
-            self._hand_over(peer, credential)
+            self._hand_over(peer, key)
 
-    def _judge(self, credential: Credential) -> Reason | None:
-        """Return why cowd does not serve this credential; None once a worker for it fits."""
+    def _judge(self, credential: Credential) -> Credential | Reason:
+        """Return the credential once a worker for it fits, or why cowd does not serve it."""
         if not self._settings.may_connect(credential.uid, credential.gids):
             return Reason.CALLER_NOT_ALLOWED
-        if self._pairs.by_key.get(credential):
-            return None
+        if credential in self._pairs.by_key:
+            return credential
         while crowd := self._pairs.crowd(credential):
             idle = [pair for pair in crowd if not pair.connections]
             if not idle:
                 return Reason.TOO_MANY_CREDENTIALS
             self._retire(min(idle, key=lambda pair: pair.idle_since))
-        return None
+        return credential
 
     def _refuse(self, peer: Peer, reason: Reason) -> None:
         self._audit.record(peer, "refused", reason.name)
-        refused = self._pairs.count_connections_of(peer.uid, refused=True)
+        refused = self._pairs.count_connections(peer.uid, refused=True)
         if refused >= limits.REFUSED_CONNECTIONS_PER_UID:
             self._discard(peer.client)
         else:

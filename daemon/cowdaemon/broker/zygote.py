@@ -18,12 +18,9 @@ from cowdaemon.system.processes import Child
 __all__ = ["ZygoteLink"]
 
 _MODULE: Final = "cowdaemon.worker.zygote"
-_ENVIRONMENT: Final = {
-    # A process with more than one thread must not fork; gRPC's fork handlers are not needed then.
-    "OPENBLAS_NUM_THREADS": "1",
-    "GRPC_ENABLE_FORK_SUPPORT": "0",
-    "NOTIFY_SOCKET": "",  # the way to speak to systemd in our name
-}
+# A process with more than one thread must not fork; gRPC's own fork handlers are not needed then.
+_ONE_THREAD: Final = {"OPENBLAS_NUM_THREADS": "1", "GRPC_ENABLE_FORK_SUPPORT": "0"}
+_NO_MANAGER: Final = {"NOTIFY_SOCKET": ""}  # it does not speak in our name
 
 
 class ZygoteLink:
@@ -44,7 +41,7 @@ class ZygoteLink:
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 pass_fds=[remote.fileno()],
-                env=os.environ | _ENVIRONMENT,
+                env=os.environ | _ONE_THREAD | _NO_MANAGER,
             )
         self.control.setblocking(False)
         wire.refuse_descriptors(self.control)
