@@ -127,7 +127,7 @@ class _Opener(NamedTuple):
         """
         directory = procfs.open_directory(pid)
         try:
-            _verify_process(pid)
+            procfs.verify_process(pid)
             stat = procfs.read_stat(directory)
             if _is_own(pid, stat.parent_pid, self.broker_pid):
                 raise CowdError(Reason.OWN_PROCESS, pid=pid)
@@ -190,16 +190,6 @@ def _describe(pid: int) -> Target | None:
     except OSError:
         return None  # it has ended
     return Target(pid, int(status["Uid"].split()[1]), status["Name"])
-
-
-def _verify_process(pid: int) -> None:
-    """Raise ENOENT for a thread that does not lead its process: /proc shows it, hidden."""
-    try:
-        os.close(os.pidfd_open(pid))
-    except OSError as error:
-        if error.errno != errno.EINVAL:  # which older kernels say of a thread, newer ones ENOENT
-            raise
-        raise FileNotFoundError(errno.ENOENT, "a thread, not a process") from error
 
 
 def _is_own(pid: int, parent_pid: int, broker_pid: int) -> bool:

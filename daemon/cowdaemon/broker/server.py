@@ -11,6 +11,7 @@ import selectors
 import socket
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from typing import Any, Final
 
@@ -114,7 +115,7 @@ class Server:
         self._selector.register(descriptor, selectors.EVENT_READ, handle)
 
     def _unwatch(self, descriptor: Any) -> None:  # noqa: ANN401
-        if descriptor in self._selector.get_map():
+        with suppress(KeyError, ValueError):  # it is not watched, or was closed before
             self._selector.unregister(descriptor)
 
     def _stop(self) -> None:
@@ -207,6 +208,7 @@ class Server:
         allowed, placing = self._settings.limits, [other.uid for other in self._placing]
         served = self._pairs.count_connections(peer.uid, refused=False)
         if sum(len(pair.connections) for pair in self._pairs) + len(placing) >= allowed.connections:
+            self._audit.record(peer, "refused", Reason.TOO_MANY_CONNECTIONS.name)
             self._discard(peer.client)
         elif served + placing.count(peer.uid) >= allowed.connections_per_uid:
             self._refuse(peer, Reason.TOO_MANY_CONNECTIONS)

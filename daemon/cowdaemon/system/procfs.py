@@ -5,12 +5,21 @@ Used by root, in the broker and the openers. `stat` and `ns` wait for a process 
 (exec_update_lock, fs/exec.c); `status` and O_PATH do not.
 """
 
+import errno
 import os
 import select
 from pathlib import Path
 from typing import Final, NamedTuple
 
-__all__ = ["Stat", "has_ended", "open_directory", "open_in", "read_stat", "read_status"]
+__all__ = [
+    "Stat",
+    "has_ended",
+    "open_directory",
+    "open_in",
+    "read_stat",
+    "read_status",
+    "verify_process",
+]
 
 # include/linux/sched.h; shown in field 9 of /proc/PID/stat.
 _PF_EXITING: Final = 0x00000004
@@ -33,6 +42,16 @@ def open_directory(pid: int) -> int:
 def open_in(directory: int, name: str) -> int:
     """Open a file of /proc/PID for reading."""
     return os.open(name, os.O_RDONLY | os.O_CLOEXEC, dir_fd=directory)
+
+
+def verify_process(pid: int) -> None:
+    """Raise ENOENT for a thread that does not lead its process: /proc shows it, hidden."""
+    try:
+        os.close(os.pidfd_open(pid))
+    except OSError as error:
+        if error.errno != errno.EINVAL:  # which older kernels say of a thread, newer ones ENOENT
+            raise
+        raise FileNotFoundError(errno.ENOENT, "a thread, not a process") from error
 
 
 def read_stat(directory: int) -> Stat:
