@@ -281,7 +281,7 @@ class Server:
     def _hand_over(self, peer: Peer, key: Credential | Reason) -> None:
         """Give the connection to the worker for `key`, or drop it."""
         pair = self._pairs.by_key.get(key)
-        is_full = pair and len(pair.connections) >= limits.CONNECTIONS_PER_WORKER
+        is_full = pair and pair.refuses and len(pair.connections) >= limits.CONNECTIONS_PER_WORKER
         if is_full or not self._is_serving:  # it stopped during a placement: the client tries again
             self._discard(peer.client)
             return
