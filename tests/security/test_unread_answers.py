@@ -1,0 +1,69 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Answers that nobody reads stay within a worker's bounds: connections x streams x largest answer.
+
+gRPC takes an answer from its handler at once and keeps it until the client wants it, so the number
+of handlers bounds nothing.
+"""
+
+import sys
+import time
+from pathlib import Path
+
+from cowdaemon.limits import CONNECTIONS_PER_UID, PAGES_PER_CALL, STREAMS_PER_CONNECTION
+from harness.daemon import ROOT, StartDaemon
+from harness.programs import GAMES, NOBODY, Program, StartCaller
+
+READER = ROOT / "tests" / "security" / "silent_reader.py"
+BYTES_PER_PAGE = 10
+LARGEST_ANSWER_BYTES = PAGES_PER_CALL * BYTES_PER_PAGE
+COPIES = 4
+"""gRPC's own of an answer, as measured and rounded up: the message, its slices, buffers."""
+BOUND_BYTES = CONNECTIONS_PER_UID * STREAMS_PER_CONNECTION * LARGEST_ANSWER_BYTES * COPIES
+MANY_CALLS = 40
+"""On each connection: twenty times as many as are served at once."""
+LOOK_SECONDS = 0.2
+SETTLED_LOOKS = 5
+SECONDS = 60.0
+
+
+def read_anonymous_bytes(pid: int) -> int:
+    """Return what a process has of memory that no file stands behind."""
+    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+        if line.startswith("RssAnon:"):
+            return int(line.split()[1]) * 1024
+    raise AssertionError(f"process {pid} has ended")
+
+
+def wait_until_settled(pid: int) -> int:
+    """Return what a process has of memory once it takes no more."""
+    most, looks, deadline = 0, 0, time.monotonic() + SECONDS
+    while looks < SETTLED_LOOKS:
+        assert time.monotonic() < deadline
+        time.sleep(LOOK_SECONDS)
+        now = read_anonymous_bytes(pid)
+        looks = looks + 1 if now <= most else 0
+        most = max(most, now)
+    return most
+
+
+def test_unread_answers_are_bounded(start_daemon: StartDaemon, start_caller: StartCaller) -> None:
+    """Seen to fail with STREAMS_PER_CONNECTION at 100."""
+    daemon = start_daemon()
+    other = start_caller(GAMES, daemon.socket_path)
+    other.get_server_info()
+    [of_other] = daemon.tree().workers
+    program = Program(NOBODY.command([sys.executable, str(READER), str(daemon.socket_path)]))
+    try:
+        program.read()
+        program.write({"connections": 1, "calls": 0})
+        program.read()
+        [worker] = {*daemon.settled_tree(openers=2, workers=2).workers} - {of_other}
+        idle = wait_until_settled(worker)
+        program.write({"connections": CONNECTIONS_PER_UID - 1, "calls": MANY_CALLS})
+        assert program.read()["open"]
+        taken = wait_until_settled(worker) - idle
+        assert taken > LARGEST_ANSWER_BYTES * CONNECTIONS_PER_UID / 2  # it is what is looked at
+        assert taken < BOUND_BYTES
+        assert other.get_server_info().caller.uid == GAMES.uid
+    finally:
+        program.kill()
