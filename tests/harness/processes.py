@@ -6,10 +6,11 @@ Runs as root in the test process. A process that ends while it is looked at is l
 
 import os
 import select
+import signal
 import time
 from collections.abc import Iterable
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, NoReturn
 
 
 class Process(NamedTuple):
@@ -71,6 +72,12 @@ def read_socket_inodes(pid: int) -> set[int]:
         if target.startswith("socket:["):
             inodes.add(int(target[len("socket:[") : -1]))
     return inodes
+
+
+def wait_to_be_killed() -> NoReturn:
+    """Do nothing, as a child that ends by a signal alone."""
+    while True:
+        signal.pause()
 
 
 class Departure:

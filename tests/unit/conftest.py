@@ -1,9 +1,203 @@
 # SPDX-License-Identifier: Apache-2.0
-"""For the tests that draw their examples: no stop-watch, and the same examples wherever CI runs."""
+"""For all unit tests: no stop-watch where examples are drawn, and processes that change for us."""
 
+import ctypes
+import gc
 import os
+import pickle
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
 
+import pytest
+from cowdaemon.system import privileges
+from cowdaemon.system.processes import fork_child
+from harness.processes import read_children
 from hypothesis import settings
 
+# The same examples wherever CI runs.
 settings.register_profile("cowd", deadline=None, derandomize="COWD_REQUIRE_ALL" in os.environ)
 settings.load_profile("cowd")
+
+ACCEPT_SECONDS = 10.0
+RunInChild = Callable[[Callable[[], Any]], Any]
+"""The fixture run_in_child."""
+
+
+def count_descriptors() -> int:
+    return len(list(Path("/proc/self/fd").iterdir()))
+
+
+@pytest.fixture
+def nothing_is_left() -> Iterator[None]:
+    """Fail if the test leaves a descriptor behind."""
+    before = count_descriptors()
+    yield
+    if count_descriptors() != before:
+        gc.collect()  # what pytest.raises() caught holds frames, and is held by one of them
+    assert count_descriptors() <= before  # less where an earlier test had failed
+
+
+@pytest.fixture
+def run_in_child() -> RunInChild:
+    """Return a function that calls another in a forked child, and returns or raises as that did."""
+
+    def run(function: Callable[[], Any]) -> Any:
+        reader, writer = os.pipe()
+
+        def call() -> int:
+            try:
+                outcome = (function(), None)
+            except Exception as error:  # noqa: BLE001 - it is raised again by the parent
+                outcome = (None, error)
+            os.write(writer, pickle.dumps(outcome))
+            return 0
+
+        child = fork_child("cowd-test", call, keep=[writer])
+        os.close(writer)
+        with open(reader, "rb") as file:
+            written = file.read()
+        assert child.reap() == 0
+        result, error = pickle.loads(written)
+        if error:
+            raise error
+        return result
+
+    return run
+
+
+class BrokenLibc:
+    """libc with one function that, after some calls, does nothing and returns what it is told."""
+
+    def __init__(self, name: str, result: int, error: int, after_calls: int) -> None:
+        self._libc = ctypes.CDLL(None, use_errno=True)
+        self._name = name
+        self._outcome = (result, error)
+        self._calls_left = after_calls
+
+    def __getattr__(self, name: str) -> Any:
+        function = getattr(self._libc, name)
+        if name != self._name:
+            return function
+        self._calls_left -= 1
+        return function if self._calls_left >= 0 else self._do_nothing
+
+    def _do_nothing(self, *_: object) -> int:
+        result, error = self._outcome
+        ctypes.set_errno(error)
+        return result
+
+
+@pytest.fixture
+def break_libc(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Return a function that breaks one function of libc, for the module privileges alone."""
+
+    def break_function(name: str, result: int, error: int = 0, after_calls: int = 0) -> None:
+        monkeypatch.setattr(privileges, "_libc", BrokenLibc(name, result, error, after_calls))
+
+    return break_function
+
+
+class Placed:
+    """A process in some namespaces; `pid` is its number in ours."""
+
+    def __init__(self, *command: str) -> None:
+        self.process = subprocess.Popen(
+            [*command, "cat"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            bufsize=0,
+        )
+        assert self.process.stdin
+        assert self.process.stdout
+        try:
+            self.process.stdin.write(b"x")
+            self.is_there = self.process.stdout.read(1) == b"x"  # in its namespaces by now
+        except BrokenPipeError:
+            self.is_there = False
+        children = read_children(self.process.pid)
+        self.pid = children[0].pid if children else self.process.pid
+        self.pidfd = os.pidfd_open(self.pid) if self.is_there else -1
+
+    def close(self) -> None:
+        self.process.communicate()
+        if self.is_there:
+            os.close(self.pidfd)
+
+
+@pytest.fixture
+def start_placed() -> Iterator[Callable[..., Placed]]:
+    """Return a function that starts a process which waits, by a command that runs it."""
+    with ExitStack() as stack:
+
+        def start(*command: str) -> Placed:
+            placed = Placed(*command)
+            stack.callback(placed.close)
+            if not placed.is_there:
+                pytest.skip(f"no such namespace can be had here: {command}")
+            return placed
+
+        yield start
+
+
+# Connects, does what it was told to, says so, and stays until its input ends.
+CONNECT = """
+import os, socket, sys
+connection = socket.socket(socket.AF_UNIX)
+connection.connect(sys.argv[1])
+exec(sys.argv[2])
+print("connected", flush=True)
+sys.stdin.read()
+"""
+
+
+class Connector:
+    """A process that has connected, and our end of its connection."""
+
+    def __init__(self, process: subprocess.Popen[bytes], client: socket.socket) -> None:
+        self.process = process
+        self.pid = process.pid
+        self.client = client
+
+    def end(self) -> None:
+        """Let it end, and reap it."""
+        self.process.communicate()
+
+
+StartConnector = Callable[..., Connector]
+"""The fixture start_connector."""
+
+
+@pytest.fixture
+def start_connector(tmp_path: Path) -> Iterator[StartConnector]:
+    """Return a function that starts a process which connects, by a command that runs it.
+
+    Once it has connected it executes the statements `then`.
+    """
+    for folder in (tmp_path, *tmp_path.parents[:2]):
+        folder.chmod(folder.stat().st_mode | 0o711)
+    with ExitStack() as stack:
+        listening = stack.enter_context(socket.socket(socket.AF_UNIX))
+        listening.bind(os.fspath(tmp_path / "sock"))
+        (tmp_path / "sock").chmod(0o666)
+        listening.listen()
+        listening.settimeout(ACCEPT_SECONDS)
+
+        def start(*command: str, then: str = "") -> Connector:
+            program = [sys.executable, "-I", "-c", CONNECT, str(tmp_path / "sock"), then]
+            process = subprocess.Popen(
+                [*command, *program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd="/"
+            )
+            stack.enter_context(process)
+            assert process.stdout
+            assert process.stdout.readline() == b"connected\n"
+            connector = Connector(process, stack.enter_context(listening.accept()[0]))
+            stack.callback(process.kill)
+            return connector
+
+        yield start

@@ -8,6 +8,7 @@ room: it has no name for any other.
 
 import os
 import shutil
+import stat
 from contextlib import suppress
 from pathlib import Path
 from typing import Final
@@ -41,7 +42,8 @@ class Rooms:
             raise RoomsError(f"cannot make {self._directory}: {error.strerror or error}") from error
 
     def _remove_stale(self) -> None:
-        if not self._directory.is_dir() or self._directory.lstat().st_uid != os.geteuid():
+        found = self._directory.lstat()
+        if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid():
             raise FileExistsError(0, "something is there that is not of cowd: remove it")
         # Out of the way first: a hostile worker may have left what cannot be removed.
         aside = self._directory.with_name(f"{self._directory.name}.{os.getpid()}")

@@ -10,13 +10,16 @@ import signal
 import socket
 from collections.abc import Callable
 from contextlib import suppress
+from typing import NoReturn
 
 from cowdaemon import wire
 from cowdaemon.broker.opener import run_opener
 from cowdaemon.broker.peers import Credential
+from cowdaemon.errors import Reason
+from cowdaemon.system.journal import Journal
 from cowdaemon.system.privileges import Capability, bind_to_parent
 from cowdaemon.system.processes import Child, fork_child
-from cowdaemon.errors import Reason
+from harness.processes import wait_to_be_killed
 
 SECONDS = 10.0
 PAGE = os.sysconf("SC_PAGE_SIZE")
@@ -31,14 +34,14 @@ KERNEL_THREAD = 2
 class Opener:
     """The worker's end of an opener, and the broker that it belongs to."""
 
-    def __init__(self, credential: Credential) -> None:
+    def __init__(self, credential: Credential, granted: wire.Detail, journal: Journal) -> None:
         self._end, remote = wire.seqpacket_pair()
         self._end.settimeout(SECONDS)
         reader, writer = os.pipe()
         self._broker: Child = fork_child(
             "cowd-broker",
-            lambda: play_broker(credential, remote, writer),
-            keep=[remote.fileno(), writer],
+            lambda: play_broker(credential, granted, remote, journal, writer),
+            keep=[remote.fileno(), writer, *journal.descriptors],
         )
         remote.close()
         os.close(writer)
@@ -46,20 +49,23 @@ class Opener:
         self.pids: dict[str, int] = json.loads(self._news.readline())
         self._received: list[int] = []
 
-    def ask(self, pid: int) -> tuple[Reason | None, int, list[int]]:
+    def ask(
+        self, pid: int, purpose: wire.Purpose = wire.Purpose.PAGES
+    ) -> tuple[Reason | None, int, list[int]]:
         """Return why `pid` was not opened, if it was not, its start time and its descriptors."""
-        wire.send(self._end, wire.OpenRequest(wire.Purpose.PAGES, pid).pack())
+        wire.send(self._end, wire.OpenRequest(purpose, pid).pack())
         message, descriptors = wire.receive(self._end, 2)
         self._received += descriptors
         reply = wire.OpenReply.unpack(message)
         assert reply.pid == pid
         reason = Reason.from_number(reply.outcome) if reply.outcome else None
-        assert len(descriptors) == (0 if reason else 2)
+        expected = 1 if purpose is wire.Purpose.LIST else 2
+        assert len(descriptors) == (0 if reason else expected)
         return reason, reply.start_time_ticks, descriptors
 
-    def refusal(self, pid: int) -> Reason | None:
+    def refusal(self, pid: int, purpose: wire.Purpose = wire.Purpose.PAGES) -> Reason | None:
         """Return why `pid` was not opened."""
-        return self.ask(pid)[0]
+        return self.ask(pid, purpose)[0]
 
     def send(self, message: bytes, descriptors: tuple[int, ...] = ()) -> None:
         """Say something to an opener that may have ended by itself already."""
@@ -91,34 +97,42 @@ class Opener:
         self._broker.reap()
 
 
-def play_broker(credential: Credential, end: socket.socket, news: int) -> None:
+def play_broker(
+    credential: Credential,
+    granted: wire.Detail,
+    end: socket.socket,
+    journal: Journal,
+    news: int,
+) -> NoReturn:
     """Fork an opener, and a child with a child; write their pids, and the opener's exit status."""
     broker = os.getpid()
     reader, writer = os.pipe()
 
-    def play_zygote() -> None:
+    def play_zygote() -> NoReturn:
         bind_to_parent(broker)
         zygote = os.getpid()
 
-        def play_worker() -> None:
+        def play_worker() -> NoReturn:
             bind_to_parent(zygote)
             os.write(writer, str(os.getpid()).encode())
-            signal.pause()
+            wait_to_be_killed()
 
         fork_child("cowd-worker", play_worker, keep=[writer])
-        signal.pause()
+        wait_to_be_killed()
 
     zygote = fork_child("cowd-zygote", play_zygote, keep=[writer])
     os.close(writer)
     worker = int(os.read(reader, 16) or b"0")  # where no process can be bound to another, none
     opener = fork_child(
-        "cowd-opener", lambda: run_opener(credential, end, broker), keep=[end.fileno()]
+        "cowd-opener",
+        lambda: run_opener(credential, granted, end, journal, broker),
+        keep=[end.fileno(), *journal.descriptors],
     )
     end.close()
     pids = {"broker": broker, "opener": opener.pid, "zygote": zygote.pid, "worker": worker}
     os.write(news, json.dumps(pids).encode() + b"\n")
     os.write(news, b"%d\n" % opener.reap())
-    signal.pause()
+    wait_to_be_killed()
 
 
 StartOpener = Callable[..., Opener]

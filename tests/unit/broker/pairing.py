@@ -11,9 +11,11 @@ from pathlib import Path
 from cowdaemon import wire
 from cowdaemon.broker.pairs import Pair, Pairs
 from cowdaemon.broker.peers import Credential
-from cowdaemon.system.privileges import Capability
 from cowdaemon.broker.rooms import Rooms
+from cowdaemon.config import Limits, Settings
 from cowdaemon.errors import Reason
+from cowdaemon.system.journal import Journal
+from cowdaemon.system.privileges import Capability
 
 SECONDS = 10.0
 UID = 1000
@@ -57,10 +59,18 @@ class Pairing:
     def __init__(self, directory: Path, stack: ExitStack) -> None:
         self.rooms = Rooms(directory / "cowd.sock")
         stack.callback(self.rooms.close)
-        self.pairs = Pairs(self.rooms)
+        self.limit()
         self.zygote = Zygote(stack)
         self.now = time.monotonic()
         self._stack = stack
+
+    def limit(self, **limits: int) -> None:
+        """Begin anew, with these limits."""
+        self.configure(Settings(limits=Limits(**limits)))
+
+    def configure(self, settings: Settings) -> None:
+        """Begin anew, with these settings."""
+        self.pairs = Pairs(self.rooms, settings, Journal())
 
     def start(self, key: Credential | Reason) -> Pair:
         pair = self.pairs.start(key, self.zygote)  # type: ignore[arg-type]

@@ -5,17 +5,19 @@ import os
 import select
 import signal
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
 from cowdaemon.broker import namespaces as module
-from cowdaemon.broker.namespaces import PlacementChild, can_place_by_pidfd, place_by_pidfd
-from cowdaemon.system.processes import fork_child
+from cowdaemon.broker.namespaces import judge_placement, place_by_pidfd, place_by_proc
 from cowdaemon.errors import Reason
-from harness.processes import read_status
+from cowdaemon.system import namespaces
+from cowdaemon.system.namespaces import can_ask_pidfd
+from cowdaemon.system.processes import FAILED, fork_child
+from harness.processes import read_status, wait_to_be_killed
 
 SECONDS = 10.0
-IOCTL_WITHOUT_MEANING = 0xFFFE
 PLACES = (Reason.FOREIGN_USER_NAMESPACE, Reason.FOREIGN_PID_NAMESPACE, Reason.CALLER_GONE)
 
 pytestmark = [
@@ -27,13 +29,14 @@ needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: to make a
 
 def place_in_child(pid: int, uid: int, pidfd: int) -> Reason | None:
     """Return what a process of its own says that looks at /proc."""
-    placement = PlacementChild(pid, uid, pidfd)
-    ended, _, _ = select.select([placement.child.pidfd], [], [], SECONDS)
+    place = partial(place_by_proc, pid, uid, pidfd, os.getpid())
+    child = fork_child("cowd-placement", place, keep=[pidfd])
+    ended, _, _ = select.select([child.pidfd], [], [], SECONDS)
     if not ended:
-        signal.pidfd_send_signal(placement.child.pidfd, signal.SIGKILL)
-    refusal = placement.finish()
+        signal.pidfd_send_signal(child.pidfd, signal.SIGKILL)
+    status = child.reap()
     assert ended, "it hung"
-    return refusal
+    return judge_placement(status)
 
 
 NAMESPACES = [
@@ -57,7 +60,7 @@ NAMESPACES = [
 ]
 
 
-@pytest.mark.skipif(not can_place_by_pidfd(), reason="this kernel lacks PIDFD_GET_*_NAMESPACE")
+@pytest.mark.skipif(not can_ask_pidfd(), reason="this kernel lacks PIDFD_GET_*_NAMESPACE")
 @pytest.mark.parametrize(("command", "reason"), NAMESPACES)
 def test_place_by_pidfd(
     start_placed: Callable[..., Any], command: list[str], reason: Reason | None
@@ -87,14 +90,14 @@ def test_process_of_another_uid_than_the_peers_is_another(
 
 @pytest.mark.parametrize("reaped", [False, True], ids=["zombie", "reaped"])
 def test_process_that_has_ended_is_told_to_be_gone(reaped: bool) -> None:
-    child = fork_child("cowd-test", signal.pause, keep=[])
+    child = fork_child("cowd-test", wait_to_be_killed, keep=[])
     signal.pidfd_send_signal(child.pidfd, signal.SIGKILL)
     os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
     pidfd = os.dup(child.pidfd)
     if reaped:
         child.reap()
     try:
-        if can_place_by_pidfd():
+        if can_ask_pidfd():
             assert place_by_pidfd(pidfd) is Reason.CALLER_GONE
         assert place_in_child(child.pid, os.geteuid(), pidfd) is Reason.CALLER_GONE
     finally:
@@ -108,15 +111,35 @@ def test_placement_that_hangs_is_ended_by_its_alarm_and_says_nothing(
 ) -> None:
     placed = start_placed()
     monkeypatch.setattr(module, "PLACEMENT_SECONDS", 0.05)
-    monkeypatch.setattr(module, "_own_namespace", lambda _: os.read(os.pipe()[0], 1))
+    monkeypatch.setattr(namespaces, "own", lambda _: os.read(os.pipe()[0], 1))
     refusal = place_in_child(placed.pid, os.geteuid(), placed.pidfd)
     assert refusal is Reason.CALLER_GONE
 
 
-def test_kernel_that_does_not_tell_namespaces_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_PIDFD_GET_USER_NAMESPACE", IOCTL_WITHOUT_MEANING)
-    assert not can_place_by_pidfd()
+def test_process_that_looks_for_another_broker_than_its_own_places_nobody(
+    start_placed: Callable[..., Any],
+) -> None:
+    """Its broker died, and it would not be told."""
+    placed = start_placed()
+    place = partial(place_by_proc, placed.pid, os.geteuid(), placed.pidfd, os.getppid())
+    status = fork_child("cowd-placement", place, keep=[placed.pidfd]).reap()
+    assert status == FAILED
+    assert judge_placement(status) is Reason.CALLER_GONE
 
 
-def test_reasons_of_placement_fit_the_byte_that_they_travel_in() -> None:
-    assert all(reason.number < 256 for reason in PLACES)
+def test_reason_travels_as_an_exit_status() -> None:
+    for reason in PLACES:
+        assert 0 < reason.number < 256
+        assert reason.number != FAILED
+        assert judge_placement(reason.number) is reason
+    assert judge_placement(0) is None
+
+
+@pytest.mark.parametrize("status", [FAILED, -signal.SIGALRM, -signal.SIGKILL])
+def test_process_that_failed_places_nobody(status: int) -> None:
+    assert judge_placement(status) is Reason.CALLER_GONE
+
+
+def test_status_of_no_reason_lets_nobody_in() -> None:
+    """As of an interpreter that could not go on."""
+    assert judge_placement(255)

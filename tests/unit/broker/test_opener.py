@@ -5,10 +5,10 @@ import os
 from pathlib import Path
 
 import pytest
-from cowdaemon.broker import opener as module
+from cowdaemon.errors import Reason
+from cowdaemon.system import procfs
 from cowdaemon.system.privileges import Capability
 from cowdaemon.system.processes import fork_child
-from cowdaemon.errors import Reason
 from harness.processes import read_status
 from harness.programs import DAEMON, GAMES, NOBODY, ROOT_USER, StartSubject, User
 from unit.broker.opener_client import (
@@ -54,11 +54,12 @@ def test_descriptors_are_read_by_whoever_holds_them(
     address = subject.description["pages"][0]["address"]
     reader, writer = os.pipe()
 
-    def read() -> None:
+    def read() -> int:
         os.setgroups([])
         os.setresgid(DAEMON.gid, DAEMON.gid, DAEMON.gid)
         os.setresuid(DAEMON.uid, DAEMON.uid, DAEMON.uid)
         os.write(writer, os.pread(pagemap, 8, address // PAGE * 8) + os.pread(maps, 1024, 0))
+        return 0
 
     child = fork_child("cowd-worker", read, keep=[pagemap, maps, writer])
     os.close(writer)
@@ -155,7 +156,7 @@ class WithNetRaw(User):
 @pytest.fixture
 def absent_pid() -> int:
     """A pid that was just given back: numbers are handed out in turn."""
-    child = fork_child("cowd-test", lambda: None, keep=[])
+    child = fork_child("cowd-test", lambda: 0, keep=[])
     child.reap()
     return child.pid
 
@@ -188,12 +189,12 @@ def test_zombie_has_no_address_space_on_kernels_that_open_it(
     start_opener: StartOpener, start_subject: StartSubject, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Some do, and read nothing: an empty file stands for theirs."""
-    open_in = module._open_in
+    open_in = procfs.open_in
 
     def open_whatever_it_is(directory: int, name: str) -> int:
         return open_in(directory, name) if name == "stat" else os.open("/dev/null", os.O_RDONLY)
 
-    monkeypatch.setattr(module, "_open_in", open_whatever_it_is)
+    monkeypatch.setattr(procfs, "open_in", open_whatever_it_is)
     zombie = start_subject("zombie").description["zombie"]
     assert start_opener().refusal(zombie) is Reason.NO_ADDRESS_SPACE
 

@@ -11,9 +11,10 @@ from typing import Any
 import pytest
 from cowdaemon import wire
 from cowdaemon.broker import opener as module
+from cowdaemon.errors import Reason
+from cowdaemon.system import procfs
 from cowdaemon.system.privileges import Capability
 from cowdaemon.system.processes import FAILED
-from cowdaemon.errors import Reason
 from harness.processes import Departure, read_status
 from harness.programs import StartSubject
 from unit.broker.opener_client import (
@@ -45,7 +46,7 @@ def test_open_that_fails_is_told_for_what_it_is(
     """Whichever of the four opens it is; and nothing is handed over, and the next is answered."""
     cases = [(place, error) for place in range(len(OPENED)) for error in OF_ERRORS]
     left, place_now = [(0, errno.EACCES), *cases], 0
-    open_in = module._open_in
+    open_in = procfs.open_in
 
     def fail_in_turn(directory: int, name: str) -> int:
         nonlocal place_now
@@ -59,7 +60,7 @@ def test_open_that_fails_is_told_for_what_it_is(
         place_now = (place_now + 1) % len(OPENED)
         return open_in(directory, name)
 
-    monkeypatch.setattr(module, "_open_in", fail_in_turn)
+    monkeypatch.setattr(procfs, "open_in", fail_in_turn)
     pid = start_subject("anonymous").pid
     opener = start_opener()
     assert opener.refusal(1) is Reason.ACCESS_DENIED
@@ -74,7 +75,7 @@ def test_process_that_begins_to_exit_while_it_is_opened_has_no_address_space(
     start_opener: StartOpener, start_subject: StartSubject, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The kernel then says EACCES or ESRCH, as of one that is forbidden or absent."""
-    read_stat, reads = module._read_stat, 0
+    read_stat, reads = procfs.read_stat, 0
 
     def read_as_of_before(directory: int) -> Any:
         nonlocal reads
@@ -82,7 +83,7 @@ def test_process_that_begins_to_exit_while_it_is_opened_has_no_address_space(
         stat = read_stat(directory)
         return stat._replace(has_no_memory=False) if reads == 1 else stat
 
-    monkeypatch.setattr(module, "_read_stat", read_as_of_before)
+    monkeypatch.setattr(procfs, "read_stat", read_as_of_before)
     zombie = start_subject("zombie").description["zombie"]
     assert start_opener().refusal(zombie) is Reason.NO_ADDRESS_SPACE
 
@@ -91,7 +92,7 @@ def test_only_the_second_open_is_made_with_sys_admin(
     start_opener: StartOpener, start_subject: StartSubject, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The others are the caller's own authority: before it, and after it."""
-    open_in = module._open_in
+    open_in = procfs.open_in
     with mmap.mmap(-1, mmap.PAGESIZE) as noted:  # shared with the children
 
         def note(directory: int, name: str) -> int:
@@ -100,7 +101,7 @@ def test_only_the_second_open_is_made_with_sys_admin(
                 noted.write(f"{name} {effective}\n".encode())
             return open_in(directory, name)
 
-        monkeypatch.setattr(module, "_open_in", note)
+        monkeypatch.setattr(procfs, "open_in", note)
         assert start_opener().refusal(start_subject("anonymous").pid) is None
         lines = noted[:].rstrip(b"\0").decode().split()
     every = ["0", str(int(Capability.SYS_ADMIN)), "0", "0"]
@@ -161,7 +162,7 @@ def test_stuck_opener_is_ended_by_its_alarm(
 
     pid = start_subject("anonymous").pid
     monkeypatch.setattr(module, "OPENER_SECONDS", 0.05)
-    monkeypatch.setattr(module, "_open_in", be_stuck)
+    monkeypatch.setattr(procfs, "open_in", be_stuck)
     opener = start_opener()
     opener.send(wire.OpenRequest(wire.Purpose.PAGES, pid).pack())
     assert opener.read_end() == -signal.SIGALRM

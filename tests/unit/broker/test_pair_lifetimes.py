@@ -8,14 +8,12 @@ from collections.abc import Callable
 
 import pytest
 from cowdaemon import wire
-from cowdaemon.broker import pairs as module
-from cowdaemon.broker.pairs import Pair
+from cowdaemon.broker.pairs import Pair, Pairs
 from cowdaemon.broker.peers import Credential
+from cowdaemon.errors import Reason
 from cowdaemon.system.privileges import Capability
 from cowdaemon.system.processes import FAILED, Child, fork_child
-from cowdaemon.errors import Reason
-from cowdaemon.limits import WORKER_IDLE_SECONDS
-from harness.processes import Departure, read_children
+from harness.processes import Departure, read_children, wait_to_be_killed
 from harness.programs import NOBODY
 from unit.broker.pairing import SECONDS, Pairing, credential
 
@@ -23,81 +21,56 @@ pytestmark = [
     pytest.mark.usefixtures("nothing_is_left"),
     pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning"),
 ]
+IDLE_SECONDS = 3
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: openers take on ids")
 
 
-def test_number_of_workers_is_bounded_in_all_and_by_uid(
-    pairing: Pairing, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_nobody_is_in_the_way_while_there_is_room(pairing: Pairing) -> None:
     """Refusing workers do not count: there is one a reason at most."""
-    monkeypatch.setattr(module, "WORKERS", 4)
-    monkeypatch.setattr(module, "WORKERS_PER_UID", 2)
+    pairing.limit(workers=4, workers_per_uid=2)
     pairing.start(Reason.CALLER_GONE)
     pairing.start(Reason.TOO_MANY_CREDENTIALS)
-    pairing.start(credential(gid=1))
-    assert pairing.pairs.has_room(credential(gid=2))
-    pairing.start(credential(gid=2))
-    assert not pairing.pairs.has_room(credential(gid=3))
-    assert pairing.pairs.has_room(credential(uid=7))
-    pairing.start(credential(uid=7))
-    pairing.start(credential(uid=8))
-    assert not pairing.pairs.has_room(credential(uid=9))
+    for key in credential(gid=1), credential(gid=2), credential(uid=7), credential(uid=8):
+        assert pairing.pairs.crowd(key) == []
+        pairing.start(key)
 
 
-def test_pair_that_has_been_idle_longest_makes_room(
-    pairing: Pairing, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(module, "WORKERS", 4)
-    monkeypatch.setattr(module, "WORKERS_PER_UID", 9)
-    pairing.start(Reason.CALLER_GONE)  # in nobody's way
-    pairs = []
-    for uid in range(4):
-        pairing.now += 1
-        assert pairing.pairs.find_idle(credential(uid=9)) is None  # nobody has to
-        pairs.append(pairing.start(credential(uid=uid)))
-    assert pairing.pairs.find_idle(credential(uid=9)) is pairs[0]
-    number = pairing.connect(pairs[0])
-    assert pairing.pairs.find_idle(credential(uid=9)) is pairs[1]
-    pairing.now += 1
-    pairing.say_closed(pairs[0], number)  # idle from now on
-    assert pairing.pairs.find_idle(credential(uid=9)) is pairs[1]
-    for pair in pairs[1:]:
-        pairing.connect(pair)
-    assert pairing.pairs.find_idle(credential(uid=9)) is pairs[0]
-    pairing.connect(pairs[0])
-    assert pairing.pairs.find_idle(credential(uid=9)) is None
-    assert not pairing.pairs.has_room(credential(uid=9))
-
-
-def test_nobody_makes_room_for_a_uid_that_has_its_share(
-    pairing: Pairing, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(module, "WORKERS", 3)
-    monkeypatch.setattr(module, "WORKERS_PER_UID", 2)
-    pairing.start(credential(uid=7))  # idle for longest
-    pairing.now += 1
+def test_uid_that_has_its_share_is_in_its_own_way_alone(pairing: Pairing) -> None:
+    """Also where there would be room for others, and where all are full."""
+    pairing.limit(workers=3, workers_per_uid=2)
+    pairing.start(Reason.CALLER_GONE)
     own = [pairing.start(credential(gid=gid)) for gid in (1, 2)]
-    assert pairing.pairs.find_idle(credential(gid=3)) is own[0]
-    pairing.connect(own[0])
-    assert pairing.pairs.find_idle(credential(gid=3)) is own[1]
-    pairing.connect(own[1])
-    assert pairing.pairs.find_idle(credential(gid=3)) is None
+    assert pairing.pairs.crowd(credential(gid=3)) == own
+    assert pairing.pairs.crowd(credential(uid=7)) == []
+    other = pairing.start(credential(uid=7))
+    assert pairing.pairs.crowd(credential(gid=3)) == own
+    assert pairing.pairs.crowd(credential(uid=7, gid=3)) == [*own, other]
+
+
+def test_whoever_serves_is_in_the_way_where_all_are_full(pairing: Pairing) -> None:
+    """Whether it has connections or not; those that refuse are in nobody's."""
+    pairing.limit(workers=2, workers_per_uid=2)
+    pairing.start(Reason.CALLER_GONE)
+    serving = [pairing.start(credential()), pairing.start(credential(uid=7))]
+    pairing.connect(serving[0])
+    assert pairing.pairs.crowd(credential(uid=8)) == serving
+    pairing.pairs.remove(serving[0])
+    assert pairing.pairs.crowd(credential(uid=8)) == []
 
 
 def test_pair_expires_when_nobody_has_connected_for_a_while(pairing: Pairing) -> None:
     """From its start, or from when its last connection closed."""
+    pairing.limit(worker_idle_seconds=IDLE_SECONDS)
     pair, busy = pairing.start(credential()), pairing.start(Reason.CALLER_GONE)
-    started = pairing.now
     numbers = [pairing.connect(busy), pairing.connect(busy)]
-    assert pairing.pairs.expires_at(pair) == started + WORKER_IDLE_SECONDS
-    assert pairing.pairs.expires_at(busy) == float("inf")
-    assert pairing.pairs.expired(started + WORKER_IDLE_SECONDS - 0.01) == []
-    assert pairing.pairs.expired(started + WORKER_IDLE_SECONDS) == [pair]
+    assert pairing.pairs.expired(pairing.now + IDLE_SECONDS - 0.01) == []
+    assert pairing.pairs.expired(pairing.now + IDLE_SECONDS) == [pair]
     for number in numbers:
-        assert pairing.pairs.expires_at(busy) == float("inf")
+        assert pairing.pairs.expired(pairing.now + 1e9) == [pair]
         pairing.now += 5
         pairing.say_closed(busy, number)
-    assert pairing.pairs.expires_at(busy) == started + 10 + WORKER_IDLE_SECONDS
+    assert pairing.pairs.expired(pairing.now + IDLE_SECONDS - 0.01) == [pair]
+    assert pairing.pairs.expired(pairing.now + IDLE_SECONDS) == [pair, busy]
 
 
 @needs_root
@@ -150,14 +123,14 @@ def test_opener_that_was_killed_is_replaced(real_pairing: Pairing) -> None:
 @pytest.mark.parametrize(
     ("end", "lives_on"),
     [
-        (lambda: None, True),
-        (lambda: os._exit(FAILED), False),
-        (lambda: os._exit(1), False),
+        (lambda: 0, True),
+        (lambda: FAILED, False),
+        (lambda: 1, False),
     ],
     ids=["its worker has gone", "it failed", "it exited"],
 )
 def test_opener_that_ended_by_itself_is_not_replaced(
-    pairing: Pairing, end: Callable[[], None], lives_on: bool
+    pairing: Pairing, end: Callable[[], int], lives_on: bool
 ) -> None:
     """One that failed would fail again; and with a worker gone the pair is about to end."""
     pair = pairing.start(credential())
@@ -169,16 +142,16 @@ def test_opener_that_ended_by_itself_is_not_replaced(
 def test_opener_that_cannot_be_replaced_ends_the_pair(
     pairing: Pairing, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fail(_: Pair, __: Credential) -> socket.socket:
+    def fail(_: Pairs, __: Pair, ___: Credential) -> socket.socket:
         raise OSError("no more processes")
 
     pair = pairing.start(credential())
     pair.opener = killed_child()
-    monkeypatch.setattr(module, "_start_opener", fail)
+    monkeypatch.setattr(Pairs, "_start_opener", fail)
     assert not pairing.pairs.replace_opener(pair)
 
 
 def killed_child() -> Child:
-    child = fork_child("cowd-opener", signal.pause, keep=[])
+    child = fork_child("cowd-opener", wait_to_be_killed, keep=[])
     signal.pidfd_send_signal(child.pidfd, signal.SIGKILL)
     return child

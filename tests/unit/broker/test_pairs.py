@@ -3,46 +3,82 @@
 
 import os
 import socket
+from collections.abc import Collection
 from pathlib import Path
 
 import pytest
 from cowdaemon import wire
 from cowdaemon.broker.peers import Credential
-from cowdaemon.system.privileges import Capability
+from cowdaemon.config import Settings
 from cowdaemon.errors import Reason
+from cowdaemon.system.privileges import Capability
 from unit.broker.pairing import UID, Pairing, credential
 
 pytestmark = [
     pytest.mark.usefixtures("nothing_is_left"),
     pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning"),
 ]
-needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: openers take on ids")
+
+
+def count(pairing: Pairing) -> dict[tuple[int, str], int]:
+    """Return how many connections the uids of these tests have, by whether they are served."""
+    counted = {
+        (uid, "refused" if refused else "served"): pairing.pairs.count_connections(uid, refused)
+        for uid in (UID, UID + 1, 7)
+        for refused in (False, True)
+    }
+    assert sum(counted.values()) == sum(len(pair.connections) for pair in pairing.pairs)
+    return {key: number for key, number in counted.items() if number}
 
 
 def test_pair_is_found_by_its_credential_and_by_nothing_less(pairing: Pairing) -> None:
     pair = pairing.start(credential())
-    assert pairing.pairs.find(credential()) is pair
+    assert pairing.pairs.by_key[credential()] is pair
     for other in (
         Credential(UID + 1, 100, (4, 5), Capability(0)),
         Credential(UID, 101, (4, 5), Capability(0)),
         Credential(UID, 100, (4,), Capability(0)),
         Credential(UID, 100, (4, 5), Capability.SYS_PTRACE),
+        Credential(UID, 100, (4, 5), Capability(0), b"confined"),
         Reason.CALLER_GONE,
     ):
-        assert pairing.pairs.find(other) is None
+        assert other not in pairing.pairs.by_key
     assert list(pairing.pairs) == [pair]
-    assert len(pairing.pairs) == 1
 
 
 def test_worker_is_told_whom_it_serves(pairing: Pairing) -> None:
+    pairing.limit(calls_per_worker=7)
     serving, refusing = pairing.start(credential()), pairing.start(Reason.CALLER_GONE)
     assert pairing.zygote.requests == [
-        wire.SpawnRequest(serving.worker_id, 0, UID, 100, groups=(4, 5)),
-        wire.SpawnRequest(refusing.worker_id, Reason.CALLER_GONE.number),
+        wire.SpawnRequest(serving.worker_id, 0, UID, 100, calls_per_worker=7, groups=(4, 5)),
+        wire.SpawnRequest(refusing.worker_id, Reason.CALLER_GONE.number, calls_per_worker=7),
     ]
     assert serving.worker_id != refusing.worker_id
     assert refusing.opener is None
     assert list(pairing.zygote.openers) == [serving.worker_id]
+
+
+class Generous(Settings):
+    """Grants to those who connect with group 100, shows all flags to those who are in group 5."""
+
+    def granted(self, gids: Collection[int]) -> wire.Detail:
+        return wire.Detail.SUMMARY if 100 in gids else wire.Detail.NONE
+
+    def sees_all_flags(self, uid: int, gids: Collection[int]) -> bool:
+        return uid == UID and 5 in gids
+
+
+def test_worker_is_told_what_the_settings_have_for_its_caller(pairing: Pairing) -> None:
+    """All groups count, that of the process as well as the others."""
+    pairing.configure(Generous())
+    for key in credential(), credential(gid=101), credential(uid=UID + 1):
+        pairing.start(key)
+    told = [(request.granted, request.sees_all_flags) for request in pairing.zygote.requests]
+    assert told == [
+        (wire.Detail.SUMMARY, True),
+        (wire.Detail.NONE, True),
+        (wire.Detail.SUMMARY, False),
+    ]
 
 
 def test_worker_has_a_room_of_its_own_until_its_pair_ends(pairing: Pairing) -> None:
@@ -61,21 +97,20 @@ def test_worker_has_a_room_of_its_own_until_its_pair_ends(pairing: Pairing) -> N
 def test_connections_are_counted_by_uid_until_the_worker_says_that_they_closed(
     pairing: Pairing,
 ) -> None:
-    """Those that are refused count for the uid that made them."""
-    counted = pairing.pairs.connections_by_uid
+    """Those that are refused count for the uid that made them, and apart."""
     serving, refusing = pairing.start(credential()), pairing.start(Reason.CALLER_GONE)
     numbers = [pairing.connect(serving), pairing.connect(serving)]
     refused = pairing.connect(refusing)
     other = pairing.connect(refusing, uid=7)
     assert len({*numbers, refused, other}) == 4
-    assert counted == {UID: 3, 7: 1}
-    assert counted.total() == 4
+    assert count(pairing) == {(UID, "served"): 2, (UID, "refused"): 1, (7, "refused"): 1}
     assert pairing.say_closed(serving, numbers[0])
     assert pairing.say_closed(refusing, refused)
-    assert counted == {UID: 1, 7: 1}
+    assert count(pairing) == {(UID, "served"): 1, (7, "refused"): 1}
     assert pairing.say_closed(serving, numbers[1])
     assert pairing.say_closed(refusing, other)
-    assert dict(counted) == {}  # nothing is remembered of who has gone
+    assert count(pairing) == {}
+    assert not serving.connections  # nothing is remembered of who has gone
 
 
 def test_connections_of_a_pair_that_ends_are_counted_no_more(pairing: Pairing) -> None:
@@ -84,8 +119,8 @@ def test_connections_of_a_pair_that_ends_are_counted_no_more(pairing: Pairing) -
     pairing.connect(pair, uid=7)
     pairing.connect(other)
     pairing.pairs.remove(pair)
-    assert dict(pairing.pairs.connections_by_uid) == {UID: 1}
-    assert pairing.pairs.find(credential()) is None
+    assert count(pairing) == {(UID, "refused"): 1}
+    assert credential() not in pairing.pairs.by_key
     assert wire.receive(pairing.worker_of(pair)) == (b"", [])
 
 
@@ -119,9 +154,8 @@ def test_worker_that_breaks_the_protocol_is_ended(pairing: Pairing, message: byt
     pair = pairing.start(credential())
     number = pairing.connect(pair)
     assert number != 4711
-    counted = dict(pairing.pairs.connections_by_uid)
     assert not pairing.say(pair, message)
-    assert dict(pairing.pairs.connections_by_uid) == counted
+    assert count(pairing) == {(UID, "served"): 1}
 
 
 @pytest.mark.parametrize("kind", [wire.CONNECTION, wire.OPENER, wire.DRAIN, wire.READY, b"?"])
@@ -129,7 +163,7 @@ def test_worker_may_say_nothing_else_of_its_connection(pairing: Pairing, kind: b
     pair = pairing.start(credential())
     number = pairing.connect(pair)
     assert not pairing.say(pair, wire.Control(kind, number).pack())
-    assert dict(pairing.pairs.connections_by_uid) == {UID: 1}
+    assert count(pairing) == {(UID, "served"): 1}
 
 
 def test_worker_cannot_close_a_connection_twice_or_another_workers(pairing: Pairing) -> None:
@@ -138,7 +172,7 @@ def test_worker_cannot_close_a_connection_twice_or_another_workers(pairing: Pair
     assert pairing.say_closed(pair, number)
     assert not pairing.say_closed(pair, number)
     assert not pairing.say_closed(pair, others)
-    assert dict(pairing.pairs.connections_by_uid) == {UID + 1: 1}
+    assert count(pairing) == {(UID + 1, "served"): 1}
 
 
 def test_descriptors_of_a_worker_stay_out(pairing: Pairing) -> None:
@@ -154,48 +188,39 @@ def test_descriptors_of_a_worker_stay_out(pairing: Pairing) -> None:
     assert len(os.listdir("/proc/self/fd")) == before
 
 
-@pytest.mark.parametrize("hand_over", [True, False], ids=["served", "discarded"])
+@pytest.mark.parametrize("uid", [UID, None], ids=["served", "discarded"])
 def test_broker_lets_go_of_a_connection_before_its_worker_may(
-    pairing: Pairing, hand_over: bool
+    pairing: Pairing, uid: int | None
 ) -> None:
     """Whoever closes it last may have to wait for what its client sent along."""
     pair = pairing.start(credential())
     client, inode = pairing.make_client()
-    if hand_over:
-        pairing.pairs.hand_over(pair, client, UID)
-    else:
-        pairing.pairs.discard(pair, client)
+    pairing.pairs.hand_over(pair, client, uid)
     assert client.fileno() == -1
     notice, [descriptor] = pairing.hear(pair, 1)
     assert os.fstat(descriptor).st_ino == inode
     last, _ = pairing.hear(pair)
-    kind = wire.RELEASED if hand_over else wire.DISCARDED
-    assert last == (kind, notice.connection_id)
-    assert len(pair.connections) == hand_over
-    assert pairing.pairs.connections_by_uid.total() == hand_over
+    assert last == (wire.RELEASED if uid else wire.DISCARDED, notice.connection_id)
+    assert list(pair.connections.values()) == ([uid] if uid else [])
 
 
-@pytest.mark.parametrize("method", ["hand_over", "discard"])
+@pytest.mark.parametrize("uid", [UID, None], ids=["served", "discarded"])
 def test_worker_that_does_not_read_is_noticed_without_waiting(
-    pairing: Pairing, method: str
+    pairing: Pairing, uid: int | None
 ) -> None:
     pair = pairing.start(credential())
-    arguments = [UID] if method == "hand_over" else []
     with socket.socket() as connection:
         for _ in range(100_000):
             client = connection.dup()
             try:
-                getattr(pairing.pairs, method)(pair, client, *arguments)
+                pairing.pairs.hand_over(pair, client, uid)
             except BlockingIOError:
                 break
             finally:
                 client.close()
         else:
             pytest.fail("it takes everything")
-    # Of the last one it may have got the connection, but not the word that follows.
-    counted = pairing.pairs.connections_by_uid[UID]
-    assert counted == len(pair.connections)
-    assert bool(counted) == (method == "hand_over")
+    assert bool(pair.connections) == bool(uid)
 
 
 def test_connection_that_no_worker_takes_is_still_open(pairing: Pairing) -> None:
@@ -203,12 +228,11 @@ def test_connection_that_no_worker_takes_is_still_open(pairing: Pairing) -> None
     pair = pairing.start(credential())
     pairing.worker_of(pair).close()
     client, _ = pairing.make_client()
-    with pytest.raises(BrokenPipeError):
-        pairing.pairs.hand_over(pair, client, UID)
-    with pytest.raises(BrokenPipeError):
-        pairing.pairs.discard(pair, client)
+    for uid in UID, None:
+        with pytest.raises(BrokenPipeError):
+            pairing.pairs.hand_over(pair, client, uid)
     assert client.fileno() >= 0
-    assert dict(pairing.pairs.connections_by_uid) == {}
+    assert count(pairing) == {}
 
 
 def test_zygote_that_does_not_take_a_request_leaves_nothing(pairing: Pairing) -> None:
@@ -217,5 +241,5 @@ def test_zygote_that_does_not_take_a_request_leaves_nothing(pairing: Pairing) ->
     for key in credential(), Reason.CALLER_GONE:
         with pytest.raises(BlockingIOError):
             pairing.start(key)
-        assert pairing.pairs.find(key) is None
+        assert key not in pairing.pairs.by_key
     assert len(os.listdir("/proc/self/fd")) == before

@@ -25,22 +25,22 @@ SERVED, REFUSED, ALL = 2, 1, 4
 IDLE_SECONDS = 0.3
 
 SMALL = f"""
-from cowdaemon.broker import pairs, server
-server.CONNECTIONS_PER_UID = {SERVED}
-server.REFUSED_CONNECTIONS_PER_UID = {REFUSED}
-server.CONNECTIONS = {ALL}
-pairs.WORKERS = 2
-pairs.WORKERS_PER_UID = 1
+from cowdaemon import limits
+limits.CONNECTIONS_PER_UID = {SERVED}
+limits.REFUSED_CONNECTIONS_PER_UID = {REFUSED}
+limits.CONNECTIONS = {ALL}
+limits.WORKERS = 2
+limits.WORKERS_PER_UID = 1
 """
 SHORT_LIVED = f"""
-from cowdaemon.broker import pairs
-pairs.WORKER_IDLE_SECONDS = {IDLE_SECONDS}
+from cowdaemon import limits
+limits.WORKER_IDLE_SECONDS = {IDLE_SECONDS}
 """
 OLDER_KERNEL = """
 from cowdaemon import wire
-from cowdaemon.broker import peers, server
-server.can_place_by_pidfd = lambda: False
-peers._SO_PEERPIDFD = wire._SO_PASSRIGHTS = 30_000
+from cowdaemon.system import namespaces, peercred
+namespaces.can_ask_pidfd = lambda: False
+peercred._SO_PEERPIDFD = wire._SO_PASSRIGHTS = 30_000
 """
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: it starts the daemon")

@@ -9,10 +9,10 @@ import errno
 import os
 import signal
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
-from cowdaemon.broker import privileges as module
+from cowdaemon.system import privileges as module
 from cowdaemon.system.privileges import (
     Capability,
     PrivilegeError,
@@ -25,7 +25,7 @@ from cowdaemon.system.privileges import (
     restrict_capabilities,
 )
 from cowdaemon.system.processes import fork_child
-from harness.processes import Departure, read_status
+from harness.processes import Departure, read_status, wait_to_be_killed
 
 RunInChild = Callable[[Callable[[], Any]], Any]
 
@@ -244,16 +244,16 @@ def test_child_of_a_parent_that_has_died_raises(run_in_child: RunInChild) -> Non
 def test_bound_child_dies_with_its_parent() -> None:
     reader, writer = os.pipe()
 
-    def be_parent() -> None:
+    def be_parent() -> NoReturn:
         parent = os.getpid()
 
-        def be_child() -> None:
+        def be_child() -> NoReturn:
             bind_to_parent(parent)
             os.write(writer, os.getpid().to_bytes(4, "little"))
-            signal.pause()
+            wait_to_be_killed()
 
         fork_child("cowd-child", be_child, keep=[writer])
-        signal.pause()
+        wait_to_be_killed()
 
     parent = fork_child("cowd-parent", be_parent, keep=[writer])
     os.close(writer)
