@@ -15,8 +15,17 @@ from pathlib import Path
 from typing import Final
 
 from cowdaemon import __version__
+from cowdaemon.config import (
+    DEFAULT_PATH,
+    ConfigError,
+    Settings,
+    format_settings,
+    read_settings,
+)
 
 __all__ = ["main"]
+
+_log: Final = logging.getLogger(__name__)
 
 _DESCRIPTION: Final = """\
 Answers, over gRPC on a Unix socket, which pages of a process have been copied, to everybody whom
@@ -26,6 +35,7 @@ _EPILOG: Final = """\
 examples:
   cowd                                        listen on /run/cowd/cowd.sock
   cowd --socket /run/try/cowd.sock --user daemon
+  cowd --check-config                         would it start with the settings as they are now?
 """
 
 
@@ -34,8 +44,12 @@ def main(argv: list[str] | None = None) -> int:
     arguments = _parse(argv)
     _set_up_log()
     try:
-        _run(arguments.socket, arguments.user)
-    except _UnableError as error:
+        settings = read_settings(arguments.config)
+        if arguments.check_config:
+            print(format_settings(settings), end="")
+            return 0
+        _run(arguments.socket, arguments.user, settings)
+    except (_UnableError, ConfigError) as error:
         print(f"cowd: {error}", file=sys.stderr)
         return 1
     return 0
@@ -66,6 +80,17 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
         metavar="NAME",
         help="user that the unprivileged processes run as (default: cowd)",
     )
+    parser.add_argument(
+        "--config",
+        type=Path,
+        metavar="PATH",
+        help=f"settings to read (default: {DEFAULT_PATH}, if it is there)",
+    )
+    parser.add_argument(
+        "--check-config",
+        action="store_true",
+        help="read the settings, print all that hold, defaults as well, and exit",
+    )
     return parser.parse_args(argv)
 
 
@@ -80,7 +105,7 @@ def _set_up_log() -> None:
     logging.basicConfig(level=logging.INFO, format="cowd: %(message)s", handlers=[handler])
 
 
-def _run(socket_path: Path | None, user: str) -> None:
+def _run(socket_path: Path | None, user: str, settings: Settings) -> None:
     if os.geteuid() != 0:
         raise _UnableError(
             f"must be run as root, which alone may read page flags: sudo {sys.argv[0]}"
@@ -120,6 +145,8 @@ def _run(socket_path: Path | None, user: str) -> None:
         listener = Listener.obtain(socket_path)
     except (PrivilegeError, KernelError, ListenerError) as error:
         raise _UnableError(str(error)) from error
+    for opening in settings.iter_openings():
+        _log.info("%s", opening)
     try:
         rooms = Rooms(listener.path)
         try:
