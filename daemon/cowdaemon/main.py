@@ -16,7 +16,13 @@ from pathlib import Path
 from typing import Final
 
 from cowdaemon import __version__
-from cowdaemon.config import Settings
+from cowdaemon.config import (
+    DEFAULT_PATH,
+    ConfigError,
+    Settings,
+    format_settings,
+    read_settings,
+)
 from cowdaemon.system.journal import Journal, JournalHandler
 from cowdaemon.system.privileges import (
     PrivilegeError,
@@ -27,6 +33,8 @@ from cowdaemon.system.privileges import (
 
 __all__ = ["main"]
 
+_log: Final = logging.getLogger(__name__)
+
 _DESCRIPTION: Final = """\
 Answers, over gRPC on a Unix socket, which pages of a process have been copied, to everybody whom
 the kernel would let inspect that process. Usually started by systemd, which hands it its socket.
@@ -36,6 +44,7 @@ _EPILOG: Final = """\
 examples:
   cowd                                        listen on /run/cowd/cowd.sock
   cowd --socket /run/try/cowd.sock --user daemon
+  cowd --check-config                         would it start with the settings as they are now?
 """
 
 
@@ -43,8 +52,12 @@ def main(argv: list[str] | None = None) -> int:
     """Run the daemon until it is told to stop; return the exit status."""
     arguments = _parse(argv)
     try:
-        _run(arguments.socket, arguments.user, Settings())
-    except _UnableError as error:
+        settings = read_settings(arguments.config)
+        if arguments.check_config:
+            print(format_settings(settings), end="")
+            return 0
+        _run(arguments.socket, arguments.user, settings)
+    except (_UnableError, ConfigError) as error:
         print(f"cowd: {error}", file=sys.stderr)
         return 1
     return 0
@@ -74,6 +87,17 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
         default="cowd",
         metavar="NAME",
         help="user that the unprivileged processes run as (default: cowd)",
+    )
+    parser.add_argument(
+        "--config",
+        type=Path,
+        metavar="PATH",
+        help=f"settings to read (default: {DEFAULT_PATH}, if it is there)",
+    )
+    parser.add_argument(
+        "--check-config",
+        action="store_true",
+        help="read the settings, print all that hold, defaults as well, and exit",
     )
     return parser.parse_args(argv)
 
@@ -131,6 +155,8 @@ def _run(socket_path: Path | None, user: str, settings: Settings) -> None:
         listener = Listener.obtain(socket_path)
     except (PrivilegeError, ListenerError) as error:
         raise _UnableError(str(error)) from error
+    for opening in settings.iter_openings():
+        _log.info("%s", opening)
     try:
         rooms = Rooms(listener.path)
         try:

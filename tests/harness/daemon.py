@@ -35,6 +35,15 @@ _ACTIVATE = 'export LISTEN_FDS=1 LISTEN_PID=$$; exec "$@" 3<&0 0</dev/null'
 """What systemd does for a socket unit: the listener is descriptor 3. It comes as standard input."""
 
 
+class NotStartedError(AssertionError):
+    """A daemon was not ready in time. `exit_status` is None if it had to be killed."""
+
+    def __init__(self, exit_status: int | None, log: str) -> None:
+        self.exit_status = exit_status
+        self.log = log
+        super().__init__(f"cowd was not ready (exit status {exit_status}); its log:\n{log}")
+
+
 class Daemon:
     """One cowd with its socket, log and temporary files in `directory`, as root.
 
@@ -45,6 +54,10 @@ class Daemon:
         socket_path: where it listens; `directory`/cowd.sock by default.
         change: statements that set names of the broker's modules to other values first, for what
             this machine cannot show otherwise: small limits, an older kernel.
+        config: what stands in its configuration file, or the file.
+
+    Raises:
+        NotStartedError: it ended, or was not ready in time.
     """
 
     def __init__(
@@ -53,8 +66,15 @@ class Daemon:
         listener: socket.socket | None = None,
         socket_path: Path | None = None,
         change: str = "",
+        config: str | Path = "",
     ) -> None:
         self.directory = directory
+        self._config_path = directory / "cowd.toml"
+        if isinstance(config, Path):
+            self._config_path = config
+        else:
+            self._config_path.write_text(config)
+            self._config_path.chmod(0o644)
         self._change = change
         self.socket_path = socket_path or directory / "cowd.sock"
         self.exit_status: int | None = None
@@ -74,6 +94,8 @@ class Daemon:
 
     def _start(self) -> subprocess.Popen[bytes]:
         command = [sys.executable, "-m", "cowdaemon.main", "--user", "daemon"]
+        # Always one of its own: this machine may have settings for a cowd of its own.
+        command += ["--config", str(self._config_path)]
         if self._change:
             program = (
                 f"{self._change}\nimport sys\nfrom cowdaemon.main import main\nsys.exit(main())"
@@ -120,7 +142,7 @@ class Daemon:
         self._process.kill()
         self._process.wait()
         self._notifications.close()
-        raise AssertionError(f"cowd was not ready (exit status {ended}); its log:\n{self.log()}")
+        raise NotStartedError(ended, self.log())
 
     def _hear(self) -> None:
         """Take what the daemon tells systemd, or it would wait for room in the socket."""
