@@ -16,13 +16,14 @@ from cowproto.v1 import pageflags_pb2 as messages
 from cowproto.v1 import twins_pb2 as twins
 from google.protobuf.message import DecodeError, Message
 
-from cowdaemon import __version__
+from cowdaemon import __version__, wire
 from cowdaemon.errors import DOMAIN, Code, CowdError, Reason
 from cowdaemon.limits import (
     CALLS_PER_WORKER,
     MAPPINGS_PATH_BYTES,
     MAPPINGS_PER_CALL,
     PAGES_PER_CALL,
+    PIDS_PER_CALL,
     RETRY_SECONDS,
 )
 from cowdaemon.worker.disclosure import SAFE, DisclosureMasks
@@ -47,6 +48,7 @@ class Caller(NamedTuple):
     uid: int
     gid: int
     groups: tuple[int, ...]
+    granted: wire.Detail
 
 
 class PageFlagsService:
@@ -56,13 +58,16 @@ class PageFlagsService:
         caller: that credential.
         targets: opens processes with its authority.
         reader: reads their pages.
+        masks: which flags it may see.
     """
 
-    def __init__(self, caller: Caller, targets: Targets, reader: Reader) -> None:
+    def __init__(
+        self, caller: Caller, targets: Targets, reader: Reader, masks: DisclosureMasks = SAFE
+    ) -> None:
         self._caller = caller
         self._targets = targets
         self._reader = reader
-        self._masks: DisclosureMasks = SAFE
+        self._masks = masks
 
     def make_handler(self) -> grpc.GenericRpcHandler:
         """Return the handler of cowd.v1.PageFlagsService and of the standard health check."""
@@ -119,11 +124,11 @@ class PageFlagsService:
         return response
 
     def _get_info(self, _: messages.GetServerInfoRequest) -> Message:
-        features = self._reader.features
+        caller, features = self._caller, self._reader.features
         return messages.GetServerInfoResponse(
             version=__version__,
             page_size_bytes=_PAGE_SIZE_BYTES,
-            caller=messages.CallerCredential(**self._caller._asdict()),
+            caller=messages.CallerCredential(uid=caller.uid, gid=caller.gid, groups=caller.groups),
             maximum_page_count=PAGES_PER_CALL,
             maximum_mapping_count=MAPPINGS_PER_CALL,
             masks=messages.DisclosureMasks(**_mask_fields(self._masks)),
@@ -134,6 +139,8 @@ class PageFlagsService:
                 pagemap_scan=features.has_pagemap_scan,
             ),
             maximum_concurrent_call_count=CALLS_PER_WORKER,
+            granted=f"GRANT_DETAIL_{caller.granted.name}",
+            maximum_pid_count=PIDS_PER_CALL,
         )
 
     def _check_health(self, request: twins.HealthCheckRequest) -> Message:

@@ -10,6 +10,7 @@ import grpc
 import numpy as np
 import pytest
 from cowdaemon.errors import DOMAIN, Code, Reason
+from cowdaemon.wire import Detail
 from cowdaemon.worker.features import KernelFeatures
 from cowdaemon.worker.page_states import EntryLayout, Kpageflags
 from cowdaemon.worker.service import Caller
@@ -28,7 +29,7 @@ SECONDS = 20.0
 
 PAGE = os.sysconf("SC_PAGE_SIZE")
 PID, START_TIME_TICKS = 4711, 987_654
-CALLER = Caller(1000, 100, (4, 24, 27))
+CALLER = Caller(1000, 100, (4, 24, 27), Detail.SUMMARY)
 FEATURES = KernelFeatures(EntryLayout(31, has_soft_dirty=True), True, False)
 
 PRESENT, SWAPPED, FILE, EXCLUSIVE, SOFT_DIRTY = 1 << 63, 1 << 62, 1 << 61, 1 << 56, 1 << 55
