@@ -25,7 +25,7 @@ from cowdaemon.limits import (
     WORKERS,
     WORKERS_PER_UID,
 )
-from cowdaemon.trusted_files import read_trusted_file
+from cowdaemon.system.trusted_files import read_trusted_file
 from cowdaemon.wire import Detail
 
 __all__ = [

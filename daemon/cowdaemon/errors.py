@@ -70,6 +70,12 @@ class Reason(Enum):
         Code.NOT_FOUND,
         "cowd has no service {service!r}: ask about cowd.v1.PageFlagsService, or about no name",
     )
+    TOO_MANY_PIDS = (
+        8,
+        Code.INVALID_ARGUMENT,
+        "the request names {count} processes: name at most {maximum} a call, or none to ask about "
+        "all that you may inspect",
+    )
     # What the process is.
     NO_SUCH_PROCESS = (10, Code.NOT_FOUND, "no process {pid}: it has ended, or is hidden from you")
     ACCESS_DENIED = (

@@ -68,13 +68,17 @@ MAPPINGS_PER_CALL: Final = 4_096
 """A reply stays under 1 MB with paths of ordinary length."""
 MAPPINGS_PATH_BYTES: Final = 1 << 20
 """Of paths in one reply: 4,096 paths of 4,096 bytes would be 16 MB."""
+PIDS_PER_CALL: Final = 512
+"""Asked for in one request: 2.5 kB at five bytes a pid, under REQUEST_BYTES."""
+PIDS: Final = 1 << 22
+"""PID_MAX_LIMIT of the kernel: no list of the opener's has more."""
 CALLS_PER_WORKER: Final = 4
 """Threads that read for one credential: more do not help on few cores and take memory."""
 STREAMS_PER_CONNECTION: Final = 2
 """Calls under way on one connection; a client's further calls wait. Replies that nobody reads are
 bounded by this, not by the threads: 64 connections x 2 x 655 kB are 84 MB, and gRPC's copies."""
 REQUEST_BYTES: Final = 4_096
-"""The largest request is under 40 bytes."""
+"""The largest request has PIDS_PER_CALL pids, the others are under 40 bytes."""
 METADATA_BYTES: Final = 8_192
 """gRPC's own recommendation for headers."""
 CONNECTION_IDLE_SECONDS: Final = 600

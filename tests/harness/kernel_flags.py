@@ -68,6 +68,6 @@ def disclose(entry: int, word: int, private_mask: int, shared_mask: int) -> int:
     private = entry & PAGEMAP_EXCLUSIVE and not entry & PAGEMAP_FILE
     if private and not word & mask_flags("thp"):
         return word & private_mask
-    if not word & mask_flags("anonymous"):
+    if not word & mask_flags("anonymous") and not private_mask & mask_flags("thp"):
         shared_mask &= ~mask_flags("thp")
     return word & shared_mask

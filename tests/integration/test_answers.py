@@ -5,12 +5,22 @@ import os
 from pathlib import Path
 
 from cowdaemon import __version__
-from cowdaemon.limits import CALLS_PER_WORKER, MAPPINGS_PER_CALL, PAGES_PER_CALL
+from cowdaemon.limits import CALLS_PER_WORKER, MAPPINGS_PER_CALL, PAGES_PER_CALL, PIDS_PER_CALL
 from cowproto.v1 import pageflags_pb2, twins_pb2
-from harness.kernel_flags import PRIVATE_FLAGS_MASK, SHARED_FLAGS_MASK
-from harness.programs import NOBODY, Caller, StartCaller, StartSubject
+from harness.author import AuthorsMethod
+from harness.daemon import StartDaemon
+from harness.kernel_flags import PRIVATE_FLAGS_MASK, SHARED_FLAGS_MASK, VOLATILE_FLAGS
+from harness.programs import NOBODY, Caller, StartCaller, StartSubject, parse_pages
 
 LISTINGS = 100
+EVERY_FLAG = 2**64 - 1
+TRUSTING = """
+from cowdaemon import wire
+Request = wire.SpawnRequest
+trusted = {"granted": wire.Detail.SUMMARY, "sees_all_flags": True}
+wire.SpawnRequest = lambda *arguments, **fields: Request(*arguments, **fields | trusted)
+"""
+"""Has every worker made for a caller who sees all flags, and is granted summaries."""
 SPECIAL = (b"[vdso]", b"[vvar]", b"[vvar_vclock]", b"[vsyscall]")
 
 
@@ -135,6 +145,30 @@ def test_server_info_tells_the_caller_and_the_limits(nobody: Caller) -> None:
     assert info.maximum_concurrent_call_count == CALLS_PER_WORKER
     assert info.masks.private_flags_mask == PRIVATE_FLAGS_MASK
     assert info.masks.shared_flags_mask == SHARED_FLAGS_MASK
+    assert info.granted == pageflags_pb2.GRANT_DETAIL_NONE
+    assert info.maximum_pid_count == PIDS_PER_CALL
+
+
+def test_caller_who_sees_all_flags(
+    start_daemon: StartDaemon,
+    start_caller: StartCaller,
+    start_subject: StartSubject,
+    author: AuthorsMethod,
+) -> None:
+    """What its worker was told when it was made: the kernel's word, and what to say of itself."""
+    caller = start_caller(socket_path=start_daemon(change=TRUSTING).socket_path)
+    info = caller.get_server_info()
+    assert info.granted == pageflags_pb2.GRANT_DETAIL_SUMMARY
+    pages = parse_pages(start_subject("thp").description)
+    frames = author.read_frames(pages[0].pid, pages[0].address, len(pages))
+    told = caller.get_page_flags(pages[0].pid, pages[0].address, len(pages))
+    assert told.masks == info.masks
+    assert told.masks.private_flags_mask == told.masks.shared_flags_mask == EVERY_FLAG
+    words = [frame.kpageflags or 0 for frame in frames]
+    assert all(word & ~(PRIVATE_FLAGS_MASK | SHARED_FLAGS_MASK) for word in words)
+    assert [word & ~VOLATILE_FLAGS for word in told.kpageflags] == [
+        word & ~VOLATILE_FLAGS for word in words
+    ]
 
 
 def test_caller_with_many_groups(start_caller: StartCaller, start_subject: StartSubject) -> None:

@@ -21,7 +21,7 @@ BUILT = {".git", "__pycache__", "build", "node_modules"}
 
 STANDARD = set(sys.stdlib_module_names) - {"importlib", "runpy"}  # which import by computed names
 SHARED = {"cowdaemon", "cowdaemon.errors", "cowdaemon.limits", "cowdaemon.wire"}
-CONFIG = {"cowdaemon.config", "cowdaemon.config_document", "cowdaemon.trusted_files"}
+CONFIG = {"cowdaemon.config", "cowdaemon.config_document", "cowdaemon.system.trusted_files"}
 MESSAGES = {"cowproto", "google.protobuf"}
 
 # What a folder or a module may import. The first that holds a module counts for it.

@@ -2,8 +2,9 @@
 """Which bits of kpageflags a caller may see. Pure, on whole arrays.
 
 An allow-list: a bit that a kernel adds tomorrow stays hidden. What depends on what *other* users do
-with a frame is shown only where no other process maps it. Frame numbers, swap offsets and mapcounts
-have no place here at all: nothing in an answer could hold them.
+with a frame is shown only where no other process maps it. Only whom the configuration trusts with
+every flag sees the kernel's word as it is. Frame numbers, swap offsets and mapcounts have no place
+here at all: nothing in an answer could hold them.
 """
 
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ import numpy as np
 
 from cowdaemon.worker.page_states import Kpageflags, Words, is_certainly_private
 
-__all__ = ["SAFE", "DisclosureMasks"]
+__all__ = ["FULL", "SAFE", "DisclosureMasks"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,10 +29,10 @@ class DisclosureMasks:
         thp = np.uint64(Kpageflags.THP)
         is_private = is_certainly_private(entries) & np.equal(flags & thp, 0)
         is_anonymous = (flags & np.uint64(Kpageflags.ANON)) != 0
-        shared = np.where(
-            is_anonymous, np.uint64(self.shared_flags), np.uint64(self.shared_flags) & ~thp
-        )
-        return flags & np.where(is_private, np.uint64(self.private_flags), shared)
+        private_flags, shared_flags = np.uint64(self.private_flags), np.uint64(self.shared_flags)
+        of_anonymous_alone = thp & ~private_flags
+        shared = np.where(is_anonymous, shared_flags, shared_flags & ~of_anonymous_alone)
+        return flags & np.where(is_private, private_flags, shared)
 
 
 _OF_ANY_PAGE: Final = (
@@ -63,3 +64,7 @@ SAFE: Final = DisclosureMasks(
     shared_flags=_OF_ANY_PAGE | Kpageflags.THP,
 )
 """What everybody may see."""
+
+_EVERY_BIT: Final = Kpageflags((1 << 64) - 1)
+FULL: Final = DisclosureMasks(private_flags=_EVERY_BIT, shared_flags=_EVERY_BIT)
+"""What those see whom the configuration trusts with all of it."""

@@ -15,6 +15,7 @@ import sys
 from dataclasses import dataclass
 from typing import Final
 
+from cowdaemon.worker.page_scan import PAGEMAP_SCAN, PAGEMAP_SCAN_ARGUMENT
 from cowdaemon.worker.page_states import EntryLayout
 
 __all__ = ["KernelFeatures", "probe_features"]
@@ -22,10 +23,6 @@ __all__ = ["KernelFeatures", "probe_features"]
 _libc: Final = ctypes.CDLL(None, use_errno=True)
 
 _MADV_GUARD_INSTALL: Final = 102  # asm-generic/mman-common.h, Linux 6.13
-# ioctl(PAGEMAP_SCAN), linux/fs.h: Linux commit 52526ca7fdb9 ("fs/proc/task_mmu: implement IOCTL to
-# get and optionally clear info about PTEs") (in v6.7).
-_PAGEMAP_SCAN: Final = 0xC0606610
-_PAGEMAP_SCAN_ARGUMENT: Final = struct.Struct("=12Q")
 
 _SOFT_DIRTY: Final = 1 << 55
 _GUARD: Final = 1 << 58
@@ -87,9 +84,9 @@ def _has_soft_dirty(pagemap: int) -> bool:
 
 
 def _has_pagemap_scan(pagemap: int) -> bool:
-    argument = _PAGEMAP_SCAN_ARGUMENT.pack(_PAGEMAP_SCAN_ARGUMENT.size, *[0] * 11)
+    argument = PAGEMAP_SCAN_ARGUMENT.pack(PAGEMAP_SCAN_ARGUMENT.size, *[0] * 11)
     try:
-        fcntl.ioctl(pagemap, _PAGEMAP_SCAN, argument)
+        fcntl.ioctl(pagemap, PAGEMAP_SCAN, argument)
     except OSError as error:
         return error.errno != errno.ENOTTY
     return True

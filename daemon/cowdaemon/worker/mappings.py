@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from enum import IntEnum
 from typing import Final, NamedTuple
 
-__all__ = ["Mapping", "MappingKind", "iter_mappings", "parse_mapping"]
+__all__ = ["Extent", "Mapping", "MappingKind", "iter_mappings", "parse_mapping"]
 
 _READ_BYTES: Final = 1 << 16
 _LONGEST_PATH_BYTES: Final = 4096
@@ -33,6 +33,14 @@ class MappingKind(IntEnum):
     SHARED_FILE = 2
     ANONYMOUS = 3
     SPECIAL = 4
+
+
+class Extent(NamedTuple):
+    """Where a mapping is, in bytes, and what backs it."""
+
+    start_address: int
+    end_address: int
+    kind: MappingKind
 
 
 class Mapping(NamedTuple):

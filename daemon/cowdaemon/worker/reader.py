@@ -17,9 +17,19 @@ from numpy.typing import NDArray
 
 from cowdaemon.limits import SETTLE_ROUNDS
 from cowdaemon.worker.features import KernelFeatures
-from cowdaemon.worker.page_states import Words, frames, is_contradictory, is_present
+from cowdaemon.worker.page_states import (
+    Attribute,
+    Bytes,
+    EntryLayout,
+    PageState,
+    Words,
+    classify,
+    frames,
+    is_contradictory,
+    is_present,
+)
 
-__all__ = ["PageReadings", "Reader", "ShortReadError", "read_entries"]
+__all__ = ["PageReadings", "Reader", "ShortReadError", "classify_readings", "read_entries"]
 
 _PAGE_SIZE_BYTES: Final = os.sysconf("SC_PAGE_SIZE")
 _WORD_BYTES: Final = 8
@@ -46,6 +56,14 @@ class PageReadings:
     entries: Words
     flags: Words
     unstable: NDArray[np.bool_]
+
+
+def classify_readings(readings: PageReadings, layout: EntryLayout) -> tuple[Bytes, Bytes]:
+    """Return what `classify` does, with state UNKNOWN for the pages that are unstable."""
+    states, attributes = classify(readings.entries, readings.flags, layout)
+    states[readings.unstable] = PageState.UNKNOWN
+    attributes[readings.unstable] = Attribute.UNSTABLE
+    return states, attributes
 
 
 class Reader:

@@ -1,44 +1,42 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The calls of cowd.v1, from a request's bytes to a response's. Protobuf stays in this module.
+"""The calls of cowd.v1, from a request to a response. Protobuf stays here and in handlers.py.
 
-Worker, unprivileged. One wrapper turns every failure into a gRPC status with a stable reason; what
-is not expected becomes INTERNAL, with the detail in the log and not in the answer.
+Worker, unprivileged. What a call cannot answer it raises as CowdError.
 """
 
-import logging
 import os
 import socket
-from collections.abc import Callable
-from typing import Any, Final, NamedTuple, NoReturn
+from collections.abc import Callable, Iterator
+from typing import Final, NamedTuple
 
 import grpc
 from cowproto.v1 import pageflags_pb2 as messages
 from cowproto.v1 import twins_pb2 as twins
-from google.protobuf.message import DecodeError, Message
+from google.protobuf.message import Message
 
-from cowdaemon import __version__
-from cowdaemon.errors import DOMAIN, Code, CowdError, Reason
+from cowdaemon import __version__, wire
+from cowdaemon.errors import Code, CowdError, Reason
 from cowdaemon.limits import (
     CALLS_PER_WORKER,
     MAPPINGS_PATH_BYTES,
     MAPPINGS_PER_CALL,
     PAGES_PER_CALL,
-    RETRY_SECONDS,
+    PIDS_PER_CALL,
 )
 from cowdaemon.worker.disclosure import SAFE, DisclosureMasks
-from cowdaemon.worker.page_states import Attribute, PageState, classify
-from cowdaemon.worker.reader import PageReadings, Reader, ShortReadError
+from cowdaemon.worker.handlers import Handlers, fail
+from cowdaemon.worker.reader import PageReadings, Reader, ShortReadError, classify_readings
+from cowdaemon.worker.summaries import summarize
 from cowdaemon.worker.targets import Target, Targets
 
 __all__ = ["Caller", "PageFlagsService", "RefusingService"]
-
-_log: Final = logging.getLogger(__name__)
 
 _SERVICE: Final = "cowd.v1.PageFlagsService"
 _HEALTH: Final = "grpc.health.v1.Health"
 _PAGE_SIZE_BYTES: Final = os.sysconf("SC_PAGE_SIZE")
 _ADDRESSES: Final = 1 << 64
-_STATUS_CODES: Final = {code.value[0]: code for code in grpc.StatusCode}
+_OF_THE_DAEMON: Final = (Code.INTERNAL, Code.UNAVAILABLE, Code.RESOURCE_EXHAUSTED)
+"""What is no matter of the process that was asked about."""
 
 
 class Caller(NamedTuple):
@@ -47,6 +45,7 @@ class Caller(NamedTuple):
     uid: int
     gid: int
     groups: tuple[int, ...]
+    granted: wire.Detail
 
 
 class PageFlagsService:
@@ -56,23 +55,39 @@ class PageFlagsService:
         caller: that credential.
         targets: opens processes with its authority.
         reader: reads their pages.
+        masks: which flags it may see.
+        calls_per_worker: how many calls are worked on at once.
     """
 
-    def __init__(self, caller: Caller, targets: Targets, reader: Reader) -> None:
+    def __init__(
+        self,
+        caller: Caller,
+        targets: Targets,
+        reader: Reader,
+        masks: DisclosureMasks = SAFE,
+        calls_per_worker: int = CALLS_PER_WORKER,
+    ) -> None:
         self._caller = caller
         self._targets = targets
         self._reader = reader
-        self._masks: DisclosureMasks = SAFE
+        self._masks = masks
+        self._calls_per_worker = calls_per_worker
 
     def make_handler(self) -> grpc.GenericRpcHandler:
         """Return the handler of cowd.v1.PageFlagsService and of the standard health check."""
-        return _Handlers(
-            {
+        return Handlers(
+            calls={
                 f"/{_SERVICE}/GetPageFlags": (messages.GetPageFlagsRequest, self._get_page_flags),
                 f"/{_SERVICE}/ListMappings": (messages.ListMappingsRequest, self._list_mappings),
                 f"/{_SERVICE}/GetServerInfo": (messages.GetServerInfoRequest, self._get_info),
                 f"/{_HEALTH}/Check": (twins.HealthCheckRequest, self._check_health),
-            }
+            },
+            streams={
+                f"/{_SERVICE}/SummarizeProcesses": (
+                    messages.SummarizeProcessesRequest,
+                    self._summarize_processes,
+                ),
+            },
         )
 
     def adopt_opener(self, opener: socket.socket) -> None:
@@ -85,12 +100,10 @@ class PageFlagsService:
 
     def _get_page_flags(self, request: messages.GetPageFlagsRequest) -> Message:
         _verify_range(request.address, request.count)
-        target = self._open(request.pid, request.expected_start_time_ticks)
+        target = self._open(request.pid)
+        _verify_start_time(target, request.expected_start_time_ticks)
         readings = self._read(target, request.address, request.count)
-        layout = self._reader.features.layout
-        states, attributes = classify(readings.entries, readings.flags, layout)
-        states[readings.unstable] = PageState.UNKNOWN
-        attributes[readings.unstable] = Attribute.UNSTABLE
+        states, attributes = classify_readings(readings, self._reader.features.layout)
         disclosed = self._masks.apply(readings.entries, readings.flags)
         return twins.GetPageFlagsResponse(
             page_size_bytes=_PAGE_SIZE_BYTES,
@@ -103,7 +116,8 @@ class PageFlagsService:
         )
 
     def _list_mappings(self, request: messages.ListMappingsRequest) -> Message:
-        target = self._open(request.pid, request.expected_start_time_ticks)
+        target = self._open(request.pid)
+        _verify_start_time(target, request.expected_start_time_ticks)
         response = messages.ListMappingsResponse(start_time_ticks=target.start_time_ticks)
         path_bytes = 0
         for mapping in target.list_mappings():
@@ -118,12 +132,55 @@ class PageFlagsService:
             raise CowdError(Reason.PROCESS_GONE, pid=request.pid)
         return response
 
+    def _summarize_processes(
+        self, request: messages.SummarizeProcessesRequest, verify_wanted: Callable[[], None]
+    ) -> Iterator[Message]:
+        if len(request.pids) > PIDS_PER_CALL:
+            raise CowdError(Reason.TOO_MANY_PIDS, count=len(request.pids), maximum=PIDS_PER_CALL)
+        purpose = wire.Purpose.SUMMARY if request.pids else wire.Purpose.SWEEP
+        for pid in request.pids or self._targets.list_pids():
+            verify_wanted()
+            response = messages.SummarizeProcessesResponse(
+                pid=pid, page_size_bytes=_PAGE_SIZE_BYTES
+            )
+            try:
+                self._summarize(self._open(pid, purpose), response, verify_wanted)
+            except CowdError as error:
+                reason = error.reason
+                if purpose is wire.Purpose.SUMMARY:
+                    response.failure.code = reason.code
+                    response.failure.reason = reason.name
+                    response.failure.message = str(error)
+                elif reason.code in _OF_THE_DAEMON:
+                    raise
+                else:
+                    continue
+            yield response
+
+    def _summarize(
+        self,
+        target: Target,
+        response: messages.SummarizeProcessesResponse,
+        verify_wanted: Callable[[], None],
+    ) -> None:
+        try:
+            summary = summarize(self._reader, target, verify_wanted)
+        except ShortReadError:
+            raise CowdError(Reason.PROCESS_GONE, pid=target.pid) from None
+        response.start_time_ticks = target.start_time_ticks
+        for totals in summary:
+            counts = {
+                f"{state.name.lower()}_page_count": count
+                for state, count in totals.page_counts.items()
+            }
+            response.totals.add(kind=totals.kind, mapping_count=totals.mapping_count, **counts)
+
     def _get_info(self, _: messages.GetServerInfoRequest) -> Message:
-        features = self._reader.features
+        caller, features = self._caller, self._reader.features
         return messages.GetServerInfoResponse(
             version=__version__,
             page_size_bytes=_PAGE_SIZE_BYTES,
-            caller=messages.CallerCredential(**self._caller._asdict()),
+            caller=messages.CallerCredential(uid=caller.uid, gid=caller.gid, groups=caller.groups),
             maximum_page_count=PAGES_PER_CALL,
             maximum_mapping_count=MAPPINGS_PER_CALL,
             masks=messages.DisclosureMasks(**_mask_fields(self._masks)),
@@ -133,7 +190,9 @@ class PageFlagsService:
                 markers=features.layout.marker_type is not None,
                 pagemap_scan=features.has_pagemap_scan,
             ),
-            maximum_concurrent_call_count=CALLS_PER_WORKER,
+            maximum_concurrent_call_count=self._calls_per_worker,
+            granted=f"GRANT_DETAIL_{caller.granted.name}",
+            maximum_pid_count=PIDS_PER_CALL,
         )
 
     def _check_health(self, request: twins.HealthCheckRequest) -> Message:
@@ -141,19 +200,10 @@ class PageFlagsService:
             raise CowdError(Reason.UNKNOWN_SERVICE, service=request.service)
         return twins.HealthCheckResponse(status="SERVING_STATUS_SERVING")
 
-    def _open(self, pid: int, expected_start_time_ticks: int) -> Target:
+    def _open(self, pid: int, purpose: wire.Purpose = wire.Purpose.PAGES) -> Target:
         if pid < 1:
             raise CowdError(Reason.INVALID_PID, pid=pid)
-        target = self._targets.open(pid)
-        actual = target.start_time_ticks
-        if expected_start_time_ticks not in (0, actual):
-            raise CowdError(
-                Reason.START_TIME_DIFFERS,
-                pid=pid,
-                actual=actual,
-                expected=expected_start_time_ticks,
-            )
-        return target
+        return self._targets.open(pid, purpose)
 
     def _read(self, target: Target, address: int, count: int) -> PageReadings:
         try:
@@ -182,7 +232,7 @@ class RefusingService:
 
         class Refusing(grpc.GenericRpcHandler):
             def service(self, _: grpc.HandlerCallDetails) -> "grpc.RpcMethodHandler[bytes, bytes]":
-                return grpc.unary_unary_rpc_method_handler(lambda _, call: _fail(call, refusal))
+                return grpc.unary_unary_rpc_method_handler(lambda _, call: fail(call, refusal))
 
         return Refusing()
 
@@ -194,56 +244,6 @@ class RefusingService:
         """Nothing is kept."""
 
 
-class _Handlers(grpc.GenericRpcHandler):
-    """Unary calls by path: decode, answer, encode, and turn what is raised into a status."""
-
-    def __init__(self, calls: dict[str, tuple[type[Message], Callable[[Any], Message]]]) -> None:
-        self._calls = calls
-
-    def service(
-        self, details: grpc.HandlerCallDetails
-    ) -> "grpc.RpcMethodHandler[bytes, bytes] | None":
-        call = self._calls.get(details.method)
-        if call is None:
-            return None  # gRPC answers UNIMPLEMENTED
-        request_type, answer = call
-
-        def handle(request: bytes, context: grpc.ServicerContext) -> bytes:
-            try:
-                return answer(_decode(request_type, request)).SerializeToString()
-            except CowdError as error:
-                _fail(context, error)
-            except Exception:  # noqa: BLE001 - the one place: INTERNAL, detail to the log
-                _log.exception("%s failed", details.method)
-                _fail(context, CowdError(Reason.INTERNAL_ERROR))
-
-        return grpc.unary_unary_rpc_method_handler(handle)
-
-
-def _decode(request_type: type[Message], request: bytes) -> Message:
-    try:
-        return request_type.FromString(request)
-    except DecodeError as error:
-        raise CowdError(Reason.MALFORMED_REQUEST) from error
-
-
-def _fail(context: grpc.ServicerContext, error: CowdError) -> NoReturn:
-    reason = error.reason
-    status = twins.Status(code=reason.code, message=str(error))
-    info = twins.ErrorInfo(reason=reason.name, domain=DOMAIN)
-    status.details.add(
-        type_url="type.googleapis.com/google.rpc.ErrorInfo", value=info.SerializeToString()
-    )
-    if reason.code is Code.RESOURCE_EXHAUSTED:
-        retry = twins.RetryInfo(retry_delay=twins.Duration(seconds=RETRY_SECONDS))
-        status.details.add(
-            type_url="type.googleapis.com/google.rpc.RetryInfo", value=retry.SerializeToString()
-        )
-    context.set_trailing_metadata((("grpc-status-details-bin", status.SerializeToString()),))
-    context.abort(_STATUS_CODES[reason.code], str(error))
-    raise AssertionError("abort() raises")
-
-
 def _verify_range(address: int, count: int) -> None:
     if address % _PAGE_SIZE_BYTES:
         raise CowdError(Reason.UNALIGNED_ADDRESS, address=address, page_size_bytes=_PAGE_SIZE_BYTES)
@@ -251,6 +251,17 @@ def _verify_range(address: int, count: int) -> None:
         raise CowdError(Reason.INVALID_COUNT, count=count, maximum=PAGES_PER_CALL)
     if address + count * _PAGE_SIZE_BYTES > _ADDRESSES:
         raise CowdError(Reason.RANGE_OVERFLOW, address=address, count=count)
+
+
+def _verify_start_time(target: Target, expected_ticks: int) -> None:
+    actual_ticks = target.start_time_ticks
+    if expected_ticks not in (0, actual_ticks):
+        raise CowdError(
+            Reason.START_TIME_DIFFERS,
+            pid=target.pid,
+            actual=actual_ticks,
+            expected=expected_ticks,
+        )
 
 
 def _mask_fields(masks: DisclosureMasks) -> dict[str, int]:

@@ -2,13 +2,16 @@
 """Processes that the caller may inspect: opened through the opener, kept for about a second.
 
 Worker, unprivileged. A descriptor is the capability: it was opened with the caller's authority, and
-stays with the address space it was opened on. After that has gone it reads nothing.
+stays with the address space it was opened on. After that has gone it reads nothing. What was opened
+for a summary is used for that one alone: a grant may cover no more.
 """
 
+import array
 import os
 import socket
 import threading
 import time
+from collections.abc import Sequence
 from typing import Final
 
 from cowdaemon import wire
@@ -16,11 +19,12 @@ from cowdaemon.errors import CowdError, Reason
 from cowdaemon.limits import (
     OPENER_REPLACED_SECONDS,
     OPENER_SECONDS,
+    PIDS,
     STUCK_KEPT_SECONDS,
     TARGET_KEPT_SECONDS,
     TARGETS_KEPT,
 )
-from cowdaemon.worker.mappings import Mapping, iter_mappings
+from cowdaemon.worker.mappings import Extent, Mapping, iter_mappings
 from cowdaemon.worker.reader import ShortReadError, read_entries
 
 __all__ = ["Target", "Targets"]
@@ -70,6 +74,14 @@ class Target:
         with self._reading_maps:
             return list(iter_mappings(self._maps))
 
+    def list_extents(self) -> list[Extent]:
+        """Return where its mappings are, as `list_mappings` does: no paths, which may be long."""
+        with self._reading_maps:
+            return [
+                Extent(mapping.start_address, mapping.end_address, mapping.kind)
+                for mapping in iter_mappings(self._maps)
+            ]
+
     def is_alive(self) -> bool:
         """Tell whether the address space is still there: where a mapping was, pagemap has entries.
 
@@ -116,8 +128,8 @@ class Targets:
                 pid: target for pid, target in self._kept.items() if not target.has_expired()
             }
 
-    def open(self, pid: int) -> Target:
-        """Return the process opened, now or within the last second.
+    def open(self, pid: int, purpose: wire.Purpose = wire.Purpose.PAGES) -> Target:
+        """Return the process opened: now, or for its pages within the last second.
 
         Raises:
             CowdError: it may not be inspected, is not there, or did not open in time.
@@ -126,7 +138,9 @@ class Targets:
             target = self._kept.get(pid)
         if target and not target.has_expired() and target.is_alive():
             return target
-        target = self._open_now(pid)
+        target = self._open_now(pid, purpose)
+        if purpose is not wire.Purpose.PAGES:
+            return target  # not kept: its authority may be for a summary alone
         with self._keeping:
             self._kept.pop(pid, None)
             while len(self._kept) >= TARGETS_KEPT:
@@ -134,20 +148,35 @@ class Targets:
             self._kept[pid] = target
         return target
 
-    def _open_now(self, pid: int) -> Target:
-        with self._asking:
-            if self._stuck_until.get(pid, 0) > time.monotonic():
-                raise CowdError(Reason.OPEN_TIMED_OUT, pid=pid, seconds=OPENER_SECONDS)
-            reply, descriptors = self._ask(wire.OpenRequest(wire.Purpose.PAGES, pid))
-        if reply.outcome:
-            _close(descriptors)
-            raise CowdError(Reason.from_number(reply.outcome), pid=pid)
-        pagemap, maps = descriptors
+    def list_pids(self) -> Sequence[int]:
+        """Return the pids that are worth opening for a summary, in ascending order.
+
+        Raises:
+            CowdError: the opener failed, or was lost.
+        """
+        _, (pids,) = self._request(wire.OpenRequest(wire.Purpose.LIST, 0))
+        try:
+            return array.array("i", os.pread(pids, 4 * PIDS, 0))
+        finally:
+            os.close(pids)
+
+    def _open_now(self, pid: int, purpose: wire.Purpose) -> Target:
+        reply, (pagemap, maps) = self._request(wire.OpenRequest(purpose, pid))
         target = Target(pid, reply.start_time_ticks, pagemap, maps)
         if not target.is_alive():
             # Older kernels open pagemap of a kernel thread too; or it has just gone.
             raise CowdError(Reason.NO_ADDRESS_SPACE, pid=pid)
         return target
+
+    def _request(self, request: wire.OpenRequest) -> tuple[wire.OpenReply, list[int]]:
+        """Return what the opener opened; raise CowdError if it did not."""
+        with self._asking:
+            if self._stuck_until.get(request.pid, 0) > time.monotonic():
+                raise CowdError(Reason.OPEN_TIMED_OUT, pid=request.pid, seconds=OPENER_SECONDS)
+            reply, descriptors = self._ask(request)
+        if reply.outcome:
+            raise CowdError(Reason.from_number(reply.outcome), pid=request.pid)
+        return reply, descriptors
 
     def _ask(self, request: wire.OpenRequest) -> tuple[wire.OpenReply, list[int]]:
         """Ask the opener; once more if it was lost before it can have been stuck in this target."""
@@ -161,7 +190,7 @@ class Targets:
                 message, descriptors = b"", []
             if message:
                 try:
-                    return _verify_reply(request, message), descriptors
+                    return _verify_reply(request, message, descriptors), descriptors
                 except wire.WireError:
                     _close(descriptors)
                     raise
@@ -189,9 +218,12 @@ class Targets:
             return self._opener
 
 
-def _verify_reply(request: wire.OpenRequest, message: bytes) -> wire.OpenReply:
+def _verify_reply(
+    request: wire.OpenRequest, message: bytes, descriptors: list[int]
+) -> wire.OpenReply:
     reply = wire.OpenReply.unpack(message)
-    if reply.pid != request.pid:
+    due = 0 if reply.outcome else 1 if request.purpose is wire.Purpose.LIST else 2
+    if reply.pid != request.pid or len(descriptors) != due:
         raise wire.WireError("the opener answered another request")
     return reply
 

@@ -19,6 +19,7 @@ import grpc
 
 from cowdaemon import wire
 from cowdaemon.errors import Reason
+from cowdaemon.worker.disclosure import FULL, SAFE
 from cowdaemon.worker.features import probe_features
 from cowdaemon.worker.kernel_files import KernelError, open_kpageflags
 from cowdaemon.worker.privileges import become, bind_to_parent, name_process
@@ -130,8 +131,10 @@ def _run(request: wire.SpawnRequest, descriptors: list[int], reader: Reader) -> 
         reader.close()  # whoever is refused shares this worker with others: it holds nothing
         service = RefusingService(Reason.from_number(request.refusal))
     else:
-        caller = Caller(request.uid, request.gid, request.groups)
-        service = PageFlagsService(caller, Targets(socket.socket(fileno=opener[0])), reader)
+        caller = Caller(request.uid, request.gid, request.groups, request.granted)
+        targets = Targets(socket.socket(fileno=opener[0]))
+        masks = FULL if request.sees_all_flags else SAFE
+        service = PageFlagsService(caller, targets, reader, masks, request.calls_per_worker)
     run_worker(socket.socket(fileno=control), room, service, request.calls_per_worker)
 
 

@@ -13,19 +13,21 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1b\x63owproto/v1/pageflags.proto\x12\x07\x63owd.v1\"H\n\x0f\x44isclosureMasks\x12\x1a\n\x12private_flags_mask\x18\x01 \x01(\x06\x12\x19\n\x11shared_flags_mask\x18\x02 \x01(\x06\"e\n\x13GetPageFlagsRequest\x12\x0b\n\x03pid\x18\x01 \x01(\x05\x12\x0f\n\x07\x61\x64\x64ress\x18\x02 \x01(\x06\x12\r\n\x05\x63ount\x18\x03 \x01(\x04\x12!\n\x19\x65xpected_start_time_ticks\x18\x04 \x01(\x04\"\xce\x01\n\x14GetPageFlagsResponse\x12\x17\n\x0fpage_size_bytes\x18\x01 \x01(\x04\x12\x0f\n\x07\x61\x64\x64ress\x18\x02 \x01(\x06\x12\x18\n\x10start_time_ticks\x18\x03 \x01(\x04\x12\'\n\x05masks\x18\x04 \x01(\x0b\x32\x18.cowd.v1.DisclosureMasks\x12\x12\n\nkpageflags\x18\x05 \x03(\x06\x12!\n\x05state\x18\x06 \x03(\x0e\x32\x12.cowd.v1.PageState\x12\x12\n\nattributes\x18\x07 \x03(\r\"\\\n\x13ListMappingsRequest\x12\x0b\n\x03pid\x18\x01 \x01(\x05\x12\x15\n\rstart_address\x18\x02 \x01(\x06\x12!\n\x19\x65xpected_start_time_ticks\x18\x03 \x01(\x04\"\x97\x01\n\x07Mapping\x12\x15\n\rstart_address\x18\x01 \x01(\x06\x12\x13\n\x0b\x65nd_address\x18\x02 \x01(\x06\x12\x13\n\x0bpermissions\x18\x03 \x01(\t\x12\x19\n\x11\x66ile_offset_bytes\x18\x04 \x01(\x06\x12\x0c\n\x04path\x18\x05 \x01(\x0c\x12\"\n\x04kind\x18\x06 \x01(\x0e\x32\x14.cowd.v1.MappingKind\"p\n\x14ListMappingsResponse\x12\x18\n\x10start_time_ticks\x18\x01 \x01(\x04\x12\"\n\x08mappings\x18\x02 \x03(\x0b\x32\x10.cowd.v1.Mapping\x12\x1a\n\x12next_start_address\x18\x03 \x01(\x06\"\x16\n\x14GetServerInfoRequest\"<\n\x10\x43\x61llerCredential\x12\x0b\n\x03uid\x18\x01 \x01(\r\x12\x0b\n\x03gid\x18\x02 \x01(\r\x12\x0e\n\x06groups\x18\x03 \x03(\r\"b\n\x0eKernelFeatures\x12\x12\n\nsoft_dirty\x18\x01 \x01(\x08\x12\x15\n\rguard_regions\x18\x02 \x01(\x08\x12\x0f\n\x07markers\x18\x03 \x01(\x08\x12\x14\n\x0cpagemap_scan\x18\x04 \x01(\x08\"\xa9\x02\n\x15GetServerInfoResponse\x12\x0f\n\x07version\x18\x01 \x01(\t\x12\x17\n\x0fpage_size_bytes\x18\x02 \x01(\x04\x12)\n\x06\x63\x61ller\x18\x03 \x01(\x0b\x32\x19.cowd.v1.CallerCredential\x12\x1a\n\x12maximum_page_count\x18\x04 \x01(\x04\x12\x1d\n\x15maximum_mapping_count\x18\x05 \x01(\x04\x12\'\n\x05masks\x18\x06 \x01(\x0b\x32\x18.cowd.v1.DisclosureMasks\x12\x30\n\x0fkernel_features\x18\x07 \x01(\x0b\x32\x17.cowd.v1.KernelFeatures\x12%\n\x1dmaximum_concurrent_call_count\x18\x08 \x01(\r*\xc8\x01\n\tPageState\x12\x1a\n\x16PAGE_STATE_UNSPECIFIED\x10\x00\x12\x15\n\x11PAGE_STATE_ABSENT\x10\x01\x12\x13\n\x0fPAGE_STATE_FILE\x10\x02\x12\x13\n\x0fPAGE_STATE_ANON\x10\x03\x12\x1b\n\x17PAGE_STATE_ANON_SWAPPED\x10\x04\x12\x13\n\x0fPAGE_STATE_ZERO\x10\x05\x12\x14\n\x10PAGE_STATE_GUARD\x10\x06\x12\x16\n\x12PAGE_STATE_UNKNOWN\x10\x07*\xc2\x01\n\rPageAttribute\x12\x1e\n\x1aPAGE_ATTRIBUTE_UNSPECIFIED\x10\x00\x12\x1c\n\x18PAGE_ATTRIBUTE_EXCLUSIVE\x10\x01\x12\x1d\n\x19PAGE_ATTRIBUTE_SOFT_DIRTY\x10\x02\x12\x1a\n\x16PAGE_ATTRIBUTE_UFFD_WP\x10\x04\x12\x1b\n\x17PAGE_ATTRIBUTE_LAZYFREE\x10\x08\x12\x1b\n\x17PAGE_ATTRIBUTE_UNSTABLE\x10\x10*\x9e\x01\n\x0bMappingKind\x12\x1c\n\x18MAPPING_KIND_UNSPECIFIED\x10\x00\x12\x1d\n\x19MAPPING_KIND_PRIVATE_FILE\x10\x01\x12\x1c\n\x18MAPPING_KIND_SHARED_FILE\x10\x02\x12\x1a\n\x16MAPPING_KIND_ANONYMOUS\x10\x03\x12\x18\n\x14MAPPING_KIND_SPECIAL\x10\x04\x32\xfc\x01\n\x10PageFlagsService\x12K\n\x0cGetPageFlags\x12\x1c.cowd.v1.GetPageFlagsRequest\x1a\x1d.cowd.v1.GetPageFlagsResponse\x12K\n\x0cListMappings\x12\x1c.cowd.v1.ListMappingsRequest\x1a\x1d.cowd.v1.ListMappingsResponse\x12N\n\rGetServerInfo\x12\x1d.cowd.v1.GetServerInfoRequest\x1a\x1e.cowd.v1.GetServerInfoResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1b\x63owproto/v1/pageflags.proto\x12\x07\x63owd.v1\"H\n\x0f\x44isclosureMasks\x12\x1a\n\x12private_flags_mask\x18\x01 \x01(\x06\x12\x19\n\x11shared_flags_mask\x18\x02 \x01(\x06\"e\n\x13GetPageFlagsRequest\x12\x0b\n\x03pid\x18\x01 \x01(\x05\x12\x0f\n\x07\x61\x64\x64ress\x18\x02 \x01(\x06\x12\r\n\x05\x63ount\x18\x03 \x01(\x04\x12!\n\x19\x65xpected_start_time_ticks\x18\x04 \x01(\x04\"\xce\x01\n\x14GetPageFlagsResponse\x12\x17\n\x0fpage_size_bytes\x18\x01 \x01(\x04\x12\x0f\n\x07\x61\x64\x64ress\x18\x02 \x01(\x06\x12\x18\n\x10start_time_ticks\x18\x03 \x01(\x04\x12\'\n\x05masks\x18\x04 \x01(\x0b\x32\x18.cowd.v1.DisclosureMasks\x12\x12\n\nkpageflags\x18\x05 \x03(\x06\x12!\n\x05state\x18\x06 \x03(\x0e\x32\x12.cowd.v1.PageState\x12\x12\n\nattributes\x18\x07 \x03(\r\"\\\n\x13ListMappingsRequest\x12\x0b\n\x03pid\x18\x01 \x01(\x05\x12\x15\n\rstart_address\x18\x02 \x01(\x06\x12!\n\x19\x65xpected_start_time_ticks\x18\x03 \x01(\x04\"\x97\x01\n\x07Mapping\x12\x15\n\rstart_address\x18\x01 \x01(\x06\x12\x13\n\x0b\x65nd_address\x18\x02 \x01(\x06\x12\x13\n\x0bpermissions\x18\x03 \x01(\t\x12\x19\n\x11\x66ile_offset_bytes\x18\x04 \x01(\x06\x12\x0c\n\x04path\x18\x05 \x01(\x0c\x12\"\n\x04kind\x18\x06 \x01(\x0e\x32\x14.cowd.v1.MappingKind\"p\n\x14ListMappingsResponse\x12\x18\n\x10start_time_ticks\x18\x01 \x01(\x04\x12\"\n\x08mappings\x18\x02 \x03(\x0b\x32\x10.cowd.v1.Mapping\x12\x1a\n\x12next_start_address\x18\x03 \x01(\x06\")\n\x19SummarizeProcessesRequest\x12\x0c\n\x04pids\x18\x01 \x03(\x05\"\x84\x02\n\nPageTotals\x12\"\n\x04kind\x18\x01 \x01(\x0e\x32\x14.cowd.v1.MappingKind\x12\x15\n\rmapping_count\x18\x02 \x01(\x04\x12\x19\n\x11\x61\x62sent_page_count\x18\x03 \x01(\x04\x12\x17\n\x0f\x66ile_page_count\x18\x04 \x01(\x04\x12\x17\n\x0f\x61non_page_count\x18\x05 \x01(\x04\x12\x1f\n\x17\x61non_swapped_page_count\x18\x06 \x01(\x04\x12\x17\n\x0fzero_page_count\x18\x07 \x01(\x04\x12\x18\n\x10guard_page_count\x18\x08 \x01(\x04\x12\x1a\n\x12unknown_page_count\x18\t \x01(\x04\"8\n\x07\x46\x61ilure\x12\x0c\n\x04\x63ode\x18\x01 \x01(\x05\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12\x0f\n\x07message\x18\x03 \x01(\t\"\xa4\x01\n\x1aSummarizeProcessesResponse\x12\x0b\n\x03pid\x18\x01 \x01(\x05\x12\x18\n\x10start_time_ticks\x18\x02 \x01(\x04\x12\x17\n\x0fpage_size_bytes\x18\x03 \x01(\x04\x12#\n\x06totals\x18\x04 \x03(\x0b\x32\x13.cowd.v1.PageTotals\x12!\n\x07\x66\x61ilure\x18\x05 \x01(\x0b\x32\x10.cowd.v1.Failure\"\x16\n\x14GetServerInfoRequest\"<\n\x10\x43\x61llerCredential\x12\x0b\n\x03uid\x18\x01 \x01(\r\x12\x0b\n\x03gid\x18\x02 \x01(\r\x12\x0e\n\x06groups\x18\x03 \x03(\r\"b\n\x0eKernelFeatures\x12\x12\n\nsoft_dirty\x18\x01 \x01(\x08\x12\x15\n\rguard_regions\x18\x02 \x01(\x08\x12\x0f\n\x07markers\x18\x03 \x01(\x08\x12\x14\n\x0cpagemap_scan\x18\x04 \x01(\x08\"\xeb\x02\n\x15GetServerInfoResponse\x12\x0f\n\x07version\x18\x01 \x01(\t\x12\x17\n\x0fpage_size_bytes\x18\x02 \x01(\x04\x12)\n\x06\x63\x61ller\x18\x03 \x01(\x0b\x32\x19.cowd.v1.CallerCredential\x12\x1a\n\x12maximum_page_count\x18\x04 \x01(\x04\x12\x1d\n\x15maximum_mapping_count\x18\x05 \x01(\x04\x12\'\n\x05masks\x18\x06 \x01(\x0b\x32\x18.cowd.v1.DisclosureMasks\x12\x30\n\x0fkernel_features\x18\x07 \x01(\x0b\x32\x17.cowd.v1.KernelFeatures\x12%\n\x1dmaximum_concurrent_call_count\x18\x08 \x01(\r\x12%\n\x07granted\x18\n \x01(\x0e\x32\x14.cowd.v1.GrantDetail\x12\x19\n\x11maximum_pid_count\x18\x0b \x01(\r*\xc8\x01\n\tPageState\x12\x1a\n\x16PAGE_STATE_UNSPECIFIED\x10\x00\x12\x15\n\x11PAGE_STATE_ABSENT\x10\x01\x12\x13\n\x0fPAGE_STATE_FILE\x10\x02\x12\x13\n\x0fPAGE_STATE_ANON\x10\x03\x12\x1b\n\x17PAGE_STATE_ANON_SWAPPED\x10\x04\x12\x13\n\x0fPAGE_STATE_ZERO\x10\x05\x12\x14\n\x10PAGE_STATE_GUARD\x10\x06\x12\x16\n\x12PAGE_STATE_UNKNOWN\x10\x07*\xc2\x01\n\rPageAttribute\x12\x1e\n\x1aPAGE_ATTRIBUTE_UNSPECIFIED\x10\x00\x12\x1c\n\x18PAGE_ATTRIBUTE_EXCLUSIVE\x10\x01\x12\x1d\n\x19PAGE_ATTRIBUTE_SOFT_DIRTY\x10\x02\x12\x1a\n\x16PAGE_ATTRIBUTE_UFFD_WP\x10\x04\x12\x1b\n\x17PAGE_ATTRIBUTE_LAZYFREE\x10\x08\x12\x1b\n\x17PAGE_ATTRIBUTE_UNSTABLE\x10\x10*\x9e\x01\n\x0bMappingKind\x12\x1c\n\x18MAPPING_KIND_UNSPECIFIED\x10\x00\x12\x1d\n\x19MAPPING_KIND_PRIVATE_FILE\x10\x01\x12\x1c\n\x18MAPPING_KIND_SHARED_FILE\x10\x02\x12\x1a\n\x16MAPPING_KIND_ANONYMOUS\x10\x03\x12\x18\n\x14MAPPING_KIND_SPECIAL\x10\x04*t\n\x0bGrantDetail\x12\x1c\n\x18GRANT_DETAIL_UNSPECIFIED\x10\x00\x12\x15\n\x11GRANT_DETAIL_NONE\x10\x01\x12\x18\n\x14GRANT_DETAIL_SUMMARY\x10\x02\x12\x16\n\x12GRANT_DETAIL_PAGES\x10\x03\x32\xdd\x02\n\x10PageFlagsService\x12K\n\x0cGetPageFlags\x12\x1c.cowd.v1.GetPageFlagsRequest\x1a\x1d.cowd.v1.GetPageFlagsResponse\x12K\n\x0cListMappings\x12\x1c.cowd.v1.ListMappingsRequest\x1a\x1d.cowd.v1.ListMappingsResponse\x12_\n\x12SummarizeProcesses\x12\".cowd.v1.SummarizeProcessesRequest\x1a#.cowd.v1.SummarizeProcessesResponse0\x01\x12N\n\rGetServerInfo\x12\x1d.cowd.v1.GetServerInfoRequest\x1a\x1e.cowd.v1.GetServerInfoResponseb\x06proto3')
 
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, globals())
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'cowproto.v1.pageflags_pb2', globals())
 if _descriptor._USE_C_DESCRIPTORS == False:
 
   DESCRIPTOR._options = None
-  _PAGESTATE._serialized_start=1275
-  _PAGESTATE._serialized_end=1475
-  _PAGEATTRIBUTE._serialized_start=1478
-  _PAGEATTRIBUTE._serialized_end=1672
-  _MAPPINGKIND._serialized_start=1675
-  _MAPPINGKIND._serialized_end=1833
+  _PAGESTATE._serialized_start=1872
+  _PAGESTATE._serialized_end=2072
+  _PAGEATTRIBUTE._serialized_start=2075
+  _PAGEATTRIBUTE._serialized_end=2269
+  _MAPPINGKIND._serialized_start=2272
+  _MAPPINGKIND._serialized_end=2430
+  _GRANTDETAIL._serialized_start=2432
+  _GRANTDETAIL._serialized_end=2548
   _DISCLOSUREMASKS._serialized_start=40
   _DISCLOSUREMASKS._serialized_end=112
   _GETPAGEFLAGSREQUEST._serialized_start=114
@@ -38,14 +40,22 @@ if _descriptor._USE_C_DESCRIPTORS == False:
   _MAPPING._serialized_end=672
   _LISTMAPPINGSRESPONSE._serialized_start=674
   _LISTMAPPINGSRESPONSE._serialized_end=786
-  _GETSERVERINFOREQUEST._serialized_start=788
-  _GETSERVERINFOREQUEST._serialized_end=810
-  _CALLERCREDENTIAL._serialized_start=812
-  _CALLERCREDENTIAL._serialized_end=872
-  _KERNELFEATURES._serialized_start=874
-  _KERNELFEATURES._serialized_end=972
-  _GETSERVERINFORESPONSE._serialized_start=975
-  _GETSERVERINFORESPONSE._serialized_end=1272
-  _PAGEFLAGSSERVICE._serialized_start=1836
-  _PAGEFLAGSSERVICE._serialized_end=2088
+  _SUMMARIZEPROCESSESREQUEST._serialized_start=788
+  _SUMMARIZEPROCESSESREQUEST._serialized_end=829
+  _PAGETOTALS._serialized_start=832
+  _PAGETOTALS._serialized_end=1092
+  _FAILURE._serialized_start=1094
+  _FAILURE._serialized_end=1150
+  _SUMMARIZEPROCESSESRESPONSE._serialized_start=1153
+  _SUMMARIZEPROCESSESRESPONSE._serialized_end=1317
+  _GETSERVERINFOREQUEST._serialized_start=1319
+  _GETSERVERINFOREQUEST._serialized_end=1341
+  _CALLERCREDENTIAL._serialized_start=1343
+  _CALLERCREDENTIAL._serialized_end=1403
+  _KERNELFEATURES._serialized_start=1405
+  _KERNELFEATURES._serialized_end=1503
+  _GETSERVERINFORESPONSE._serialized_start=1506
+  _GETSERVERINFORESPONSE._serialized_end=1869
+  _PAGEFLAGSSERVICE._serialized_start=2551
+  _PAGEFLAGSSERVICE._serialized_end=2900
 # @@protoc_insertion_point(module_scope)

@@ -5,6 +5,10 @@ from google.protobuf import message as _message
 from typing import ClassVar as _ClassVar, Iterable as _Iterable, Mapping as _Mapping, Optional as _Optional, Union as _Union
 
 DESCRIPTOR: _descriptor.FileDescriptor
+GRANT_DETAIL_NONE: GrantDetail
+GRANT_DETAIL_PAGES: GrantDetail
+GRANT_DETAIL_SUMMARY: GrantDetail
+GRANT_DETAIL_UNSPECIFIED: GrantDetail
 MAPPING_KIND_ANONYMOUS: MappingKind
 MAPPING_KIND_PRIVATE_FILE: MappingKind
 MAPPING_KIND_SHARED_FILE: MappingKind
@@ -43,6 +47,16 @@ class DisclosureMasks(_message.Message):
     shared_flags_mask: int
     def __init__(self, private_flags_mask: _Optional[int] = ..., shared_flags_mask: _Optional[int] = ...) -> None: ...
 
+class Failure(_message.Message):
+    __slots__ = ["code", "message", "reason"]
+    CODE_FIELD_NUMBER: _ClassVar[int]
+    MESSAGE_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    code: int
+    message: str
+    reason: str
+    def __init__(self, code: _Optional[int] = ..., reason: _Optional[str] = ..., message: _Optional[str] = ...) -> None: ...
+
 class GetPageFlagsRequest(_message.Message):
     __slots__ = ["address", "count", "expected_start_time_ticks", "pid"]
     ADDRESS_FIELD_NUMBER: _ClassVar[int]
@@ -78,24 +92,28 @@ class GetServerInfoRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class GetServerInfoResponse(_message.Message):
-    __slots__ = ["caller", "kernel_features", "masks", "maximum_concurrent_call_count", "maximum_mapping_count", "maximum_page_count", "page_size_bytes", "version"]
+    __slots__ = ["caller", "granted", "kernel_features", "masks", "maximum_concurrent_call_count", "maximum_mapping_count", "maximum_page_count", "maximum_pid_count", "page_size_bytes", "version"]
     CALLER_FIELD_NUMBER: _ClassVar[int]
+    GRANTED_FIELD_NUMBER: _ClassVar[int]
     KERNEL_FEATURES_FIELD_NUMBER: _ClassVar[int]
     MASKS_FIELD_NUMBER: _ClassVar[int]
     MAXIMUM_CONCURRENT_CALL_COUNT_FIELD_NUMBER: _ClassVar[int]
     MAXIMUM_MAPPING_COUNT_FIELD_NUMBER: _ClassVar[int]
     MAXIMUM_PAGE_COUNT_FIELD_NUMBER: _ClassVar[int]
+    MAXIMUM_PID_COUNT_FIELD_NUMBER: _ClassVar[int]
     PAGE_SIZE_BYTES_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
     caller: CallerCredential
+    granted: GrantDetail
     kernel_features: KernelFeatures
     masks: DisclosureMasks
     maximum_concurrent_call_count: int
     maximum_mapping_count: int
     maximum_page_count: int
+    maximum_pid_count: int
     page_size_bytes: int
     version: str
-    def __init__(self, version: _Optional[str] = ..., page_size_bytes: _Optional[int] = ..., caller: _Optional[_Union[CallerCredential, _Mapping]] = ..., maximum_page_count: _Optional[int] = ..., maximum_mapping_count: _Optional[int] = ..., masks: _Optional[_Union[DisclosureMasks, _Mapping]] = ..., kernel_features: _Optional[_Union[KernelFeatures, _Mapping]] = ..., maximum_concurrent_call_count: _Optional[int] = ...) -> None: ...
+    def __init__(self, version: _Optional[str] = ..., page_size_bytes: _Optional[int] = ..., caller: _Optional[_Union[CallerCredential, _Mapping]] = ..., maximum_page_count: _Optional[int] = ..., maximum_mapping_count: _Optional[int] = ..., masks: _Optional[_Union[DisclosureMasks, _Mapping]] = ..., kernel_features: _Optional[_Union[KernelFeatures, _Mapping]] = ..., maximum_concurrent_call_count: _Optional[int] = ..., granted: _Optional[_Union[GrantDetail, str]] = ..., maximum_pid_count: _Optional[int] = ...) -> None: ...
 
 class KernelFeatures(_message.Message):
     __slots__ = ["guard_regions", "markers", "pagemap_scan", "soft_dirty"]
@@ -145,6 +163,48 @@ class Mapping(_message.Message):
     start_address: int
     def __init__(self, start_address: _Optional[int] = ..., end_address: _Optional[int] = ..., permissions: _Optional[str] = ..., file_offset_bytes: _Optional[int] = ..., path: _Optional[bytes] = ..., kind: _Optional[_Union[MappingKind, str]] = ...) -> None: ...
 
+class PageTotals(_message.Message):
+    __slots__ = ["absent_page_count", "anon_page_count", "anon_swapped_page_count", "file_page_count", "guard_page_count", "kind", "mapping_count", "unknown_page_count", "zero_page_count"]
+    ABSENT_PAGE_COUNT_FIELD_NUMBER: _ClassVar[int]
+    ANON_PAGE_COUNT_FIELD_NUMBER: _ClassVar[int]
+    ANON_SWAPPED_PAGE_COUNT_FIELD_NUMBER: _ClassVar[int]
+    FILE_PAGE_COUNT_FIELD_NUMBER: _ClassVar[int]
+    GUARD_PAGE_COUNT_FIELD_NUMBER: _ClassVar[int]
+    KIND_FIELD_NUMBER: _ClassVar[int]
+    MAPPING_COUNT_FIELD_NUMBER: _ClassVar[int]
+    UNKNOWN_PAGE_COUNT_FIELD_NUMBER: _ClassVar[int]
+    ZERO_PAGE_COUNT_FIELD_NUMBER: _ClassVar[int]
+    absent_page_count: int
+    anon_page_count: int
+    anon_swapped_page_count: int
+    file_page_count: int
+    guard_page_count: int
+    kind: MappingKind
+    mapping_count: int
+    unknown_page_count: int
+    zero_page_count: int
+    def __init__(self, kind: _Optional[_Union[MappingKind, str]] = ..., mapping_count: _Optional[int] = ..., absent_page_count: _Optional[int] = ..., file_page_count: _Optional[int] = ..., anon_page_count: _Optional[int] = ..., anon_swapped_page_count: _Optional[int] = ..., zero_page_count: _Optional[int] = ..., guard_page_count: _Optional[int] = ..., unknown_page_count: _Optional[int] = ...) -> None: ...
+
+class SummarizeProcessesRequest(_message.Message):
+    __slots__ = ["pids"]
+    PIDS_FIELD_NUMBER: _ClassVar[int]
+    pids: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, pids: _Optional[_Iterable[int]] = ...) -> None: ...
+
+class SummarizeProcessesResponse(_message.Message):
+    __slots__ = ["failure", "page_size_bytes", "pid", "start_time_ticks", "totals"]
+    FAILURE_FIELD_NUMBER: _ClassVar[int]
+    PAGE_SIZE_BYTES_FIELD_NUMBER: _ClassVar[int]
+    PID_FIELD_NUMBER: _ClassVar[int]
+    START_TIME_TICKS_FIELD_NUMBER: _ClassVar[int]
+    TOTALS_FIELD_NUMBER: _ClassVar[int]
+    failure: Failure
+    page_size_bytes: int
+    pid: int
+    start_time_ticks: int
+    totals: _containers.RepeatedCompositeFieldContainer[PageTotals]
+    def __init__(self, pid: _Optional[int] = ..., start_time_ticks: _Optional[int] = ..., page_size_bytes: _Optional[int] = ..., totals: _Optional[_Iterable[_Union[PageTotals, _Mapping]]] = ..., failure: _Optional[_Union[Failure, _Mapping]] = ...) -> None: ...
+
 class PageState(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = []
 
@@ -152,4 +212,7 @@ class PageAttribute(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = []
 
 class MappingKind(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = []
+
+class GrantDetail(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = []

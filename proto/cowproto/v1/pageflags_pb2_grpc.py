@@ -25,6 +25,11 @@ class PageFlagsServiceStub(object):
                 request_serializer=cowproto_dot_v1_dot_pageflags__pb2.ListMappingsRequest.SerializeToString,
                 response_deserializer=cowproto_dot_v1_dot_pageflags__pb2.ListMappingsResponse.FromString,
                 )
+        self.SummarizeProcesses = channel.unary_stream(
+                '/cowd.v1.PageFlagsService/SummarizeProcesses',
+                request_serializer=cowproto_dot_v1_dot_pageflags__pb2.SummarizeProcessesRequest.SerializeToString,
+                response_deserializer=cowproto_dot_v1_dot_pageflags__pb2.SummarizeProcessesResponse.FromString,
+                )
         self.GetServerInfo = channel.unary_unary(
                 '/cowd.v1.PageFlagsService/GetServerInfo',
                 request_serializer=cowproto_dot_v1_dot_pageflags__pb2.GetServerInfoRequest.SerializeToString,
@@ -62,6 +67,23 @@ class PageFlagsServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def SummarizeProcesses(self, request, context):
+        """Returns how many pages of each state a process has, one response a process: of the pids asked
+        for, in their order, or of every process that the caller may inspect, in ascending order of
+        pids. Responses come as the processes are read; a call that is cancelled, or over its deadline,
+        stops at the next part of a process.
+
+        A pid that was asked for and cannot be answered has a response with a Failure, and the call
+        goes on. Where all processes are asked for, those that the caller may not inspect, that have no
+        address space, that did not open in time or that end meanwhile are left out.
+
+        Fails with INVALID_ARGUMENT for more pids than GetServerInfoResponse.maximum_pid_count.
+        Who may call it: anybody who can connect; the kernel decides for each process, or a grant.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def GetServerInfo(self, request, context):
         """Returns what the server is, who it takes the caller for, and what it would hide and refuse.
         Who may call it: anybody who can connect.
@@ -82,6 +104,11 @@ def add_PageFlagsServiceServicer_to_server(servicer, server):
                     servicer.ListMappings,
                     request_deserializer=cowproto_dot_v1_dot_pageflags__pb2.ListMappingsRequest.FromString,
                     response_serializer=cowproto_dot_v1_dot_pageflags__pb2.ListMappingsResponse.SerializeToString,
+            ),
+            'SummarizeProcesses': grpc.unary_stream_rpc_method_handler(
+                    servicer.SummarizeProcesses,
+                    request_deserializer=cowproto_dot_v1_dot_pageflags__pb2.SummarizeProcessesRequest.FromString,
+                    response_serializer=cowproto_dot_v1_dot_pageflags__pb2.SummarizeProcessesResponse.SerializeToString,
             ),
             'GetServerInfo': grpc.unary_unary_rpc_method_handler(
                     servicer.GetServerInfo,
@@ -130,6 +157,23 @@ class PageFlagsService(object):
         return grpc.experimental.unary_unary(request, target, '/cowd.v1.PageFlagsService/ListMappings',
             cowproto_dot_v1_dot_pageflags__pb2.ListMappingsRequest.SerializeToString,
             cowproto_dot_v1_dot_pageflags__pb2.ListMappingsResponse.FromString,
+            options, channel_credentials,
+            insecure, call_credentials, compression, wait_for_ready, timeout, metadata)
+
+    @staticmethod
+    def SummarizeProcesses(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(request, target, '/cowd.v1.PageFlagsService/SummarizeProcesses',
+            cowproto_dot_v1_dot_pageflags__pb2.SummarizeProcessesRequest.SerializeToString,
+            cowproto_dot_v1_dot_pageflags__pb2.SummarizeProcessesResponse.FromString,
             options, channel_credentials,
             insecure, call_credentials, compression, wait_for_ready, timeout, metadata)
 

@@ -18,6 +18,7 @@ EXPECTED = {
     "RANGE_OVERFLOW": cowd.InvalidRequest,
     "OUT_OF_ADDRESS_SPACE": cowd.InvalidRequest,
     "MALFORMED_REQUEST": cowd.InvalidRequest,
+    "TOO_MANY_PIDS": cowd.InvalidRequest,
     "UNKNOWN_SERVICE": cowd.InvalidRequest,
     "NO_SUCH_PROCESS": cowd.NoSuchProcess,
     "ACCESS_DENIED": cowd.AccessDenied,

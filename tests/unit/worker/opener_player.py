@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """An opener's end of its socket, played by a thread, with real descriptors of real processes."""
 
+import array
 import os
 import socket
 import threading
@@ -25,6 +26,7 @@ class Opener:
 
     def __init__(self, answer: Answer) -> None:
         self.asked: list[int] = []
+        self.purposes: list[wire.Purpose] = []
         self.lost = threading.Event()
         self._answer = answer
         self._answering = threading.Lock()
@@ -36,7 +38,9 @@ class Opener:
         with self._end:
             while message := wire.receive(self._end)[0]:
                 with self._answering:
-                    self._reply(wire.OpenRequest.unpack(message).pid)
+                    purpose, pid = wire.OpenRequest.unpack(message)
+                    self.purposes.append(purpose)
+                    self._reply(pid)
         self.lost.set()
 
     def _reply(self, pid: int) -> None:
@@ -76,3 +80,10 @@ def open_files(pid: int) -> Reply:
 
 def open_own_files(_: int) -> Reply:
     return open_files(os.getpid())
+
+
+def list_pids(*pids: int) -> Reply:
+    """What an opener says that has found these pids."""
+    descriptor = os.memfd_create("pids")
+    os.pwrite(descriptor, array.array("i", pids).tobytes(), 0)
+    return 0, [descriptor]

@@ -3,13 +3,14 @@
 
 import os
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import grpc
 import numpy as np
 import pytest
-from cowdaemon.errors import DOMAIN, Code, Reason
+from cowdaemon.errors import DOMAIN, Code, CowdError, Reason
+from cowdaemon.wire import Detail, Purpose
 from cowdaemon.worker.features import KernelFeatures
 from cowdaemon.worker.page_states import EntryLayout, Kpageflags
 from cowdaemon.worker.service import Caller
@@ -22,13 +23,16 @@ MakeFile = Callable[[bytes], int]
 
 SERVICE = "/cowd.v1.PageFlagsService/"
 HEALTH = "/grpc.health.v1.Health/Check"
-METHODS = [f"{SERVICE}{name}" for name in ("GetPageFlags", "ListMappings", "GetServerInfo")]
+METHODS = [
+    f"{SERVICE}{name}"
+    for name in ("GetPageFlags", "ListMappings", "SummarizeProcesses", "GetServerInfo")
+]
 DETAILS_KEY = "grpc-status-details-bin"
 SECONDS = 20.0
 
 PAGE = os.sysconf("SC_PAGE_SIZE")
 PID, START_TIME_TICKS = 4711, 987_654
-CALLER = Caller(1000, 100, (4, 24, 27))
+CALLER = Caller(1000, 100, (4, 24, 27), Detail.SUMMARY)
 FEATURES = KernelFeatures(EntryLayout(31, has_soft_dirty=True), True, False)
 
 PRESENT, SWAPPED, FILE, EXCLUSIVE, SOFT_DIRTY = 1 << 63, 1 << 62, 1 << 61, 1 << 56, 1 << 55
@@ -54,18 +58,32 @@ MAPS = b"".join(
 
 
 class Process:
-    """The one process that there is, in place of Targets: its files may be changed."""
+    """The one process that there is, in place of Targets: its files may be changed.
+
+    Every pid is its pid, but for those of `refusals`; `pids` are listed.
+    """
 
     def __init__(self, make_file: MakeFile) -> None:
         self.pagemap = make_file(np.array(ENTRIES, "<u8").tobytes())
         self.maps = make_file(MAPS)
         self.refusal: Exception | None = None
+        self.refusals: dict[int, Reason] = {}
+        self.purposes: list[Purpose] = []
+        self.pids: Sequence[int] | Reason = [PID]
         self.opener: socket.socket | None = None
 
-    def open(self, pid: int) -> Target:
+    def open(self, pid: int, purpose: Purpose) -> Target:
+        self.purposes.append(purpose)
         if self.refusal:
             raise self.refusal
+        if pid in self.refusals:
+            raise CowdError(self.refusals[pid], pid=pid, seconds=2)
         return Target(pid, START_TIME_TICKS, os.dup(self.pagemap), os.dup(self.maps))
+
+    def list_pids(self) -> Sequence[int]:
+        if isinstance(self.pids, Reason):
+            raise CowdError(self.pids)
+        return self.pids
 
     def exit(self) -> None:
         """Nothing more is read; as of a process that was opened a moment ago."""

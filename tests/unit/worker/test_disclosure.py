@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The default masks, bit by bit: the lists of SECURITY.md, written down once more."""
+"""The masks, bit by bit: the lists of SECURITY.md, written down once more, and all of it."""
 
 from typing import Any
 
 import numpy as np
 import pytest
-from cowdaemon.worker.disclosure import SAFE
+from cowdaemon.worker.disclosure import FULL, SAFE
 from cowdaemon.worker.page_states import Kpageflags
 from harness.kernel_flags import (
     PAGEMAP_EXCLUSIVE,
@@ -94,3 +94,19 @@ def test_words_are_disclosed_one_by_one(pages: list[tuple[int, int, int]]) -> No
         disclose(entry, word, PRIVATE_FLAGS_MASK, SHARED_FLAGS_MASK) for entry, _, word in pages
     ]
     assert flags.tolist() == [word for _, _, word in pages]  # not changed in place
+
+
+@given(st.lists(st.tuples(ENTRIES, WORDS)))
+def test_full_is_the_kernels_word(pages: list[tuple[int, int]]) -> None:
+    """THP of the page cache as well, which hangs on no bit of the shared mask alone."""
+    entries = np.array([entry for entry, _ in pages], np.uint64)
+    flags = np.array([word for _, word in pages], np.uint64)
+    shown = FULL.apply(entries, flags)
+    assert shown.dtype == np.uint64
+    assert shown.tolist() == flags.tolist()
+    every_bit = 2**64 - 1
+    assert shown.tolist() == [disclose(entry, word, every_bit, every_bit) for entry, word in pages]
+
+
+def test_full_has_all_bits_of_the_contracts_masks() -> None:
+    assert int(FULL.private_flags) == int(FULL.shared_flags) == 2**64 - 1

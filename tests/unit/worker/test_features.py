@@ -78,7 +78,7 @@ def test_pagemap_scan_is_there_if_it_finds_what_was_written(pagemap: int) -> Non
             *(categories, present, 0, present),
         )
         try:
-            fcntl.ioctl(pagemap, module._PAGEMAP_SCAN, argument)
+            fcntl.ioctl(pagemap, module.PAGEMAP_SCAN, argument)
             found = (region[0] - start, region[1] - start) == (2 * PAGE, 4 * PAGE)
         except OSError:
             found = False

@@ -13,11 +13,13 @@ from cowdaemon.limits import (
     CALLS_PER_WORKER,
     MAPPINGS_PER_CALL,
     PAGES_PER_CALL,
+    PIDS_PER_CALL,
 )
+from cowdaemon.wire import Detail
 from cowdaemon.worker import service as module
-from cowdaemon.worker.disclosure import SAFE
+from cowdaemon.worker.disclosure import FULL, SAFE
 from cowdaemon.worker.page_states import Kpageflags
-from cowdaemon.worker.reader import PageReadings
+from cowdaemon.worker.reader import PageReadings, Reader
 from cowdaemon.worker.service import PageFlagsService
 from cowdaemon.worker.worker import Service
 from cowproto.v1 import pageflags_pb2 as messages
@@ -28,6 +30,7 @@ from unit.worker.served_process import (
     ENTRIES,
     EXCLUSIVE,
     FEATURES,
+    FILE_WORD,
     FIRST,
     PAGE,
     PID,
@@ -37,6 +40,7 @@ from unit.worker.served_process import (
     START_TIME_TICKS,
     SWAPPED,
     THIRD,
+    MakeFile,
     Process,
     ask_flags,
     refuse,
@@ -230,4 +234,32 @@ def test_server_info(stub: Any) -> None:
         ),
         kernel_features=messages.KernelFeatures(soft_dirty=True, guard_regions=True, markers=True),
         maximum_concurrent_call_count=CALLS_PER_WORKER,
+        granted=messages.GRANT_DETAIL_SUMMARY,
+        maximum_pid_count=PIDS_PER_CALL,
     )
+
+
+@pytest.mark.parametrize("detail", Detail)
+def test_caller_is_told_what_it_is_granted(
+    serve: Callable[[Service], grpc.Channel], process: Process, detail: Detail
+) -> None:
+    caller = CALLER._replace(granted=detail)
+    service = PageFlagsService(caller, process, Reader(-1, FEATURES))  # type: ignore[arg-type]
+    stub = pageflags_pb2_grpc.PageFlagsServiceStub(serve(service))
+    granted = stub.GetServerInfo(messages.GetServerInfoRequest()).granted
+    assert messages.GrantDetail.Name(granted) == f"GRANT_DETAIL_{detail.name}"
+
+
+def test_masks_of_a_caller_are_told_and_applied(
+    serve: Callable[[Service], grpc.Channel], process: Process, make_file: MakeFile
+) -> None:
+    words = [0, 2**64 - 1, FILE_WORD | Kpageflags.THP | 1 << 63]
+    reader = Reader(make_file(np.array(words, "<u8").tobytes()), FEATURES)
+    service = PageFlagsService(CALLER, process, reader, FULL)  # type: ignore[arg-type]
+    stub = pageflags_pb2_grpc.PageFlagsServiceStub(serve(service))
+    response = stub.GetPageFlags(ask_flags(address=PAGE, count=2))
+    assert list(response.kpageflags) == words[1:]
+    every_bit = 2**64 - 1
+    masks = messages.DisclosureMasks(private_flags_mask=every_bit, shared_flags_mask=every_bit)
+    assert response.masks == masks
+    assert stub.GetServerInfo(messages.GetServerInfoRequest()).masks == masks

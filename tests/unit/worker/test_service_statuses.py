@@ -70,7 +70,7 @@ def test_unexpected_failure_is_in_the_log_and_not_in_the_answer(
     said = [refusal.message, *map(str, failure.value.trailing_metadata())]
     assert not [part for part in said if "abcdef" in part or "RuntimeError" in part]
     (record,) = caplog.records
-    assert record.name == "cowdaemon.worker.service"
+    assert record.name == "cowdaemon.worker.handlers"
     assert "GetPageFlags" in record.getMessage()
     assert record.exc_info
     assert record.exc_info[1] is process.refusal

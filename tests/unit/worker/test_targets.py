@@ -45,6 +45,17 @@ def test_target_is_what_the_opener_opened(play_opener: PlayOpener) -> None:
     assert target.list_mappings()[0].start_address == int(first, 16)
 
 
+def test_extents_are_those_of_the_mappings(
+    play_opener: PlayOpener, child: subprocess.Popen[bytes]
+) -> None:
+    target = Targets(play_opener(open_files).remote).open(child.pid)
+    mappings = target.list_mappings()
+    assert len(mappings) > 1
+    assert target.list_extents() == [
+        (mapping.start_address, mapping.end_address, mapping.kind) for mapping in mappings
+    ]
+
+
 @pytest.mark.usefixtures("clock")
 def test_target_is_kept_for_the_next_call(play_opener: PlayOpener) -> None:
     opener = play_opener(open_own_files)

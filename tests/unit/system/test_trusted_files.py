@@ -7,7 +7,7 @@ import stat
 from pathlib import Path
 
 import pytest
-from cowdaemon.trusted_files import read_trusted_file
+from cowdaemon.system.trusted_files import read_trusted_file
 from harness.programs import NOBODY
 
 needs_root = pytest.mark.skipif(

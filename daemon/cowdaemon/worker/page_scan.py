@@ -1,0 +1,67 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Where anything stands in a process's page tables, found without looking at every page.
+
+Worker, unprivileged, through a descriptor of pagemap. The ioctl PAGEMAP_SCAN is Linux commit
+52526ca7fdb9 ("fs/proc/task_mmu: implement IOCTL to get and optionally clear info about PTEs") (in
+v6.7). It calls every entry that is neither present nor empty swapped, guards and other markers
+included (pagemap_page_category, fs/proc/task_mmu.c), so what it leaves out reads as absent.
+"""
+
+import fcntl
+import os
+import struct
+from collections.abc import Iterator
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cowdaemon.limits import PAGES_PER_CALL
+
+__all__ = ["PAGEMAP_SCAN", "PAGEMAP_SCAN_ARGUMENT", "iter_populated"]
+
+_PAGE_SIZE_BYTES: Final = os.sysconf("SC_PAGE_SIZE")
+# linux/fs.h: the ioctl and its struct pm_scan_arg.
+PAGEMAP_SCAN: Final = 0xC0606610
+PAGEMAP_SCAN_ARGUMENT: Final = struct.Struct("=12Q")
+_WALK_END: Final = 4
+_PRESENT_OR_SWAPPED: Final = 1 << 3 | 1 << 4
+_REGIONS: Final = 512
+"""Told of at once: as many as the kernel collects before it lets go of the process's lock."""
+
+
+def iter_populated(pagemap: int, first_page: int, end_page: int) -> Iterator[NDArray[np.int64]]:
+    """Yield the regions where pages, swapped ones or markers are; elsewhere nothing is.
+
+    An address space that is gone has no regions, either: ask afterwards whether it lives.
+
+    Args:
+        pagemap: descriptor of /proc/PID/pagemap.
+        first_page: number of the first page, its address by the page size.
+        end_page: number of the page after the last, which is still in the address space.
+
+    Yields:
+        Arrays of rows of two, first page and page after the last, ascending. They have no more than
+        PAGES_PER_CALL pages, so that one step, in which the process can map and unmap nothing, is
+        short.
+
+    Raises:
+        OSError: the kernel has no such ioctl, or the range is not in the address space.
+    """
+    regions = np.empty((_REGIONS, 3), np.uint64)  # struct page_region: start, end, categories
+    start_address, end_address = first_page * _PAGE_SIZE_BYTES, end_page * _PAGE_SIZE_BYTES
+    while start_address < end_address:
+        argument = bytearray(
+            PAGEMAP_SCAN_ARGUMENT.pack(
+                *(PAGEMAP_SCAN_ARGUMENT.size, 0, start_address, end_address, 0),
+                *(regions.ctypes.data, _REGIONS, PAGES_PER_CALL),
+                *(0, 0, _PRESENT_OR_SWAPPED, 0),  # inverted, all of, any of, returned
+            )
+        )
+        try:
+            count = fcntl.ioctl(pagemap, PAGEMAP_SCAN, argument)
+        except ProcessLookupError:  # so say some kernels, others find nothing
+            return
+        start_address = PAGEMAP_SCAN_ARGUMENT.unpack(argument)[_WALK_END]
+        if count:
+            yield (regions[:count, :2] // np.uint64(_PAGE_SIZE_BYTES)).astype(np.int64)

@@ -1,0 +1,82 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What is found in this process's own memory is what was put there; tests/kernel has every kind."""
+
+import ctypes
+import mmap
+from collections.abc import Iterator
+
+import pytest
+from cowdaemon.worker import page_scan as module
+from cowdaemon.worker.features import probe_features
+from cowdaemon.worker.page_scan import iter_populated
+
+PAGE = mmap.PAGESIZE
+MANY = 4 * 512 + 3
+"""Pages of which every second is written: more regions than are told of at once, twice over."""
+
+pytestmark = [
+    pytest.mark.usefixtures("nothing_is_left"),
+    pytest.mark.skipif(
+        not probe_features().has_pagemap_scan, reason="the kernel has no PAGEMAP_SCAN (6.7)"
+    ),
+]
+
+
+@pytest.fixture
+def pagemap() -> Iterator[int]:
+    with open("/proc/self/pagemap", "rb", buffering=0) as file:
+        yield file.fileno()
+
+
+@pytest.fixture
+def memory() -> Iterator[mmap.mmap]:
+    with mmap.mmap(-1, MANY * PAGE, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS) as mapped:
+        mapped.madvise(mmap.MADV_NOHUGEPAGE)
+        yield mapped
+
+
+def scan(pagemap: int, memory: mmap.mmap, pages: int = MANY) -> list[list[tuple[int, int]]]:
+    """Return the parts that were told, of the first pages of the memory and counted from there."""
+    first = ctypes.addressof(ctypes.c_char.from_buffer(memory)) // PAGE
+    return [
+        [(start - first, end - first) for start, end in part.tolist()]
+        for part in iter_populated(pagemap, first, first + pages)
+    ]
+
+
+def test_memory_that_was_not_touched_is_empty(pagemap: int, memory: mmap.mmap) -> None:
+    assert scan(pagemap, memory) == []
+    assert scan(pagemap, memory, 0) == []
+
+
+def test_what_was_written_is_found(pagemap: int, memory: mmap.mmap) -> None:
+    for page in (0, 5, 6, MANY - 1):
+        memory[page * PAGE] = 1
+    assert scan(pagemap, memory) == [[(0, 1), (5, 7), (MANY - 1, MANY)]]
+    assert scan(pagemap, memory, 6) == [[(0, 1), (5, 6)]]
+
+
+def test_more_regions_than_fit_come_in_parts(pagemap: int, memory: mmap.mmap) -> None:
+    for page in range(0, MANY, 2):
+        memory[page * PAGE] = 1
+    parts = scan(pagemap, memory)
+    found = [region for part in parts for region in part]
+    assert found == [(page, page + 1) for page in range(0, MANY, 2)]
+    assert len(parts) > 2
+
+
+def test_parts_have_a_bounded_number_of_pages(
+    pagemap: int, memory: mmap.mmap, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "PAGES_PER_CALL", 5)
+    for page in (*range(7), 8, *range(10, 14)):
+        memory[page * PAGE] = 1
+    parts = scan(pagemap, memory)
+    assert [sum(end - start for start, end in part) for part in parts] == [5, 5, 2]
+    found = [page for part in parts for start, end in part for page in range(start, end)]
+    assert found == [*range(7), 8, *range(10, 14)]
+
+
+def test_range_past_the_end_of_the_address_space_is_refused(pagemap: int) -> None:
+    with pytest.raises(OSError, match="Bad address"):
+        list(iter_populated(pagemap, 0, 2**63 // PAGE))

@@ -1,0 +1,256 @@
+# SPDX-License-Identifier: Apache-2.0
+"""SummarizeProcesses through a real gRPC server: what is streamed, left out, and given up."""
+
+import logging
+import os
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import grpc
+import numpy as np
+import pytest
+from cowdaemon.errors import CowdError, Reason
+from cowdaemon.limits import PIDS_PER_CALL, REQUEST_BYTES
+from cowdaemon.wire import Purpose
+from cowdaemon.worker.reader import PageReadings
+from cowdaemon.worker.service import PageFlagsService
+from cowdaemon.worker.targets import Target
+from cowdaemon.worker.worker import Service
+from cowproto.v1 import pageflags_pb2 as messages
+from cowproto.v1 import pageflags_pb2_grpc
+from unit.worker.served_process import (
+    CALLER,
+    FEATURES,
+    PAGE,
+    PID,
+    SECONDS,
+    START_TIME_TICKS,
+    MakeFile,
+    Process,
+    check_health,
+    refuse,
+)
+
+SUMMARY = messages.SummarizeProcessesResponse(
+    pid=PID,
+    start_time_ticks=START_TIME_TICKS,
+    page_size_bytes=PAGE,
+    totals=[
+        messages.PageTotals(
+            kind=messages.MAPPING_KIND_PRIVATE_FILE,
+            mapping_count=3,
+            file_page_count=1,
+            anon_page_count=2,
+            anon_swapped_page_count=1,
+            zero_page_count=1,
+            guard_page_count=1,
+        )
+    ],
+)
+OF_A_PROCESS = [
+    Reason.NO_SUCH_PROCESS,
+    Reason.ACCESS_DENIED,
+    Reason.OWN_PROCESS,
+    Reason.NO_ADDRESS_SPACE,
+    Reason.PROCESS_GONE,
+    Reason.OPEN_TIMED_OUT,
+]
+OF_THE_DAEMON = [Reason.INTERNAL_ERROR, Reason.OPENER_LOST]
+THREADS = 2
+"""Of the fixture serve."""
+
+
+def ask(stub: Any, *pids: int) -> list[messages.SummarizeProcessesResponse]:
+    request = messages.SummarizeProcessesRequest(pids=pids)
+    return list(stub.SummarizeProcesses(request, timeout=SECONDS))
+
+
+def summary_of(pid: int) -> messages.SummarizeProcessesResponse:
+    summary = messages.SummarizeProcessesResponse()
+    summary.CopyFrom(SUMMARY)
+    summary.pid = pid
+    return summary
+
+
+def test_process_that_is_asked_for(stub: Any, process: Process) -> None:
+    assert ask(stub, PID) == [SUMMARY]
+    assert process.purposes == [Purpose.SUMMARY]
+
+
+def test_pids_are_answered_in_their_order(stub: Any) -> None:
+    pids = [9, 3, 2**31 - 1, 3]
+    assert ask(stub, *pids) == [summary_of(pid) for pid in pids]
+
+
+@pytest.mark.parametrize("reason", [*OF_A_PROCESS, *OF_THE_DAEMON], ids=lambda each: each.name)
+def test_pid_that_fails_says_why_and_the_others_are_answered(
+    stub: Any, process: Process, reason: Reason
+) -> None:
+    process.refusals = {7: reason}
+    first, failed, last = ask(stub, 6, 7, 8)
+    assert (first, last) == (summary_of(6), summary_of(8))
+    message = str(CowdError(reason, pid=7, seconds=2))
+    assert failed == messages.SummarizeProcessesResponse(
+        pid=7,
+        page_size_bytes=PAGE,
+        failure=messages.Failure(code=reason.code, reason=reason.name, message=message),
+    )
+
+
+@pytest.mark.parametrize("pid", [0, -1, -(2**31)])
+def test_pid_that_cannot_be(stub: Any, process: Process, pid: int) -> None:
+    failed, answered = ask(stub, pid, PID)
+    assert (failed.pid, failed.failure.reason) == (pid, "INVALID_PID")
+    assert answered == SUMMARY
+    assert len(process.purposes) == 1
+
+
+def test_process_that_has_just_gone_says_so(stub: Any, process: Process) -> None:
+    process.exit()
+    (failed,) = ask(stub, PID)
+    assert failed.failure.reason == "PROCESS_GONE"
+    assert not failed.totals
+    assert not failed.start_time_ticks
+
+
+def test_all_processes_are_those_of_the_list(stub: Any, process: Process) -> None:
+    process.pids = [1, 5, 4_194_303]
+    assert ask(stub) == [summary_of(pid) for pid in process.pids]
+    assert process.purposes == [Purpose.SWEEP] * 3
+
+
+@pytest.mark.parametrize("reason", OF_A_PROCESS, ids=lambda reason: reason.name)
+def test_of_all_processes_those_that_fail_are_left_out(
+    stub: Any, process: Process, reason: Reason
+) -> None:
+    process.pids = [1, 2, 3, 4]
+    process.refusals = {1: reason, 3: reason}
+    assert ask(stub) == [summary_of(2), summary_of(4)]
+    process.exit()
+    assert ask(stub) == []
+
+
+@pytest.mark.parametrize("reason", OF_THE_DAEMON, ids=lambda reason: reason.name)
+def test_failure_of_the_daemon_is_not_passed_over(
+    stub: Any, process: Process, reason: Reason
+) -> None:
+    """An answer about all processes that lacks some for it would look complete."""
+    process.pids = [1, 2]
+    process.refusals = {2: reason}
+    assert refuse(lambda: ask(stub)).info.reason == reason.name
+    process.pids = reason
+    assert refuse(lambda: ask(stub)).info.reason == reason.name
+
+
+def test_unexpected_failure_is_in_the_log_and_not_in_the_answer(
+    stub: Any, process: Process, caplog: pytest.LogCaptureFixture
+) -> None:
+    process.refusal = RuntimeError("frame 0xabcdef")
+    with caplog.at_level(logging.ERROR, "cowdaemon"):
+        refusal = refuse(lambda: ask(stub, PID))
+    assert refusal.info.reason == "INTERNAL_ERROR"
+    assert "abcdef" not in refusal.message
+    (record,) = caplog.records
+    assert "SummarizeProcesses" in record.getMessage()
+
+
+def test_number_of_pids_is_limited(stub: Any, process: Process) -> None:
+    assert len(ask(stub, *[PID] * PIDS_PER_CALL)) == PIDS_PER_CALL
+    process.purposes.clear()
+    refusal = refuse(lambda: ask(stub, *[PID] * (PIDS_PER_CALL + 1)))
+    assert refusal.info.reason == "TOO_MANY_PIDS"
+    assert str(PIDS_PER_CALL) in refusal.message
+    assert not process.purposes
+
+
+def test_most_pids_fit_a_request() -> None:
+    request = messages.SummarizeProcessesRequest(pids=[2**31 - 1] * PIDS_PER_CALL)
+    assert request.ByteSize() < REQUEST_BYTES
+
+
+class Endless:
+    """A reader whose work would go on for hours: of a process with an enormous mapping."""
+
+    features = FEATURES
+
+    def __init__(self) -> None:
+        self.busy = threading.Semaphore(0)
+
+    def read(self, pagemap: int, address: int, count: int) -> PageReadings:  # noqa: ARG002
+        self.busy.release()
+        words = np.zeros(count, np.uint64)
+        return PageReadings(words, words, np.zeros(count, np.bool_))
+
+
+@pytest.fixture
+def endless(process: Process) -> Endless:
+    os.ftruncate(process.maps, 0)
+    os.pwrite(process.maps, b"0-7ffffffff000 rw-p 00000000 00:00 0\n", 0)
+    return Endless()
+
+
+def cancel(stream: Any) -> None:
+    stream.cancel()
+
+
+def await_deadline(stream: Any) -> None:
+    with pytest.raises(grpc.RpcError) as failure:
+        next(stream)
+    assert failure.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+
+
+@pytest.mark.parametrize(
+    ("seconds", "end"),
+    [(SECONDS, cancel), (0.2, await_deadline)],
+    ids=["cancelled", "deadline"],
+)
+@pytest.mark.parametrize("pids", [[PID], []], ids=["asked", "all"])
+def test_call_that_nobody_waits_for_stops_within_a_chunk(
+    serve: Callable[[Service], grpc.Channel],
+    process: Process,
+    endless: Endless,
+    caplog: pytest.LogCaptureFixture,
+    pids: list[int],
+    seconds: float,
+    end: Callable[[Any], None],
+) -> None:
+    """It gives back its thread: every one of them had such a call, and another is answered."""
+    service = PageFlagsService(CALLER, process, endless)  # type: ignore[arg-type]
+    stub = pageflags_pb2_grpc.PageFlagsServiceStub(serve(service))
+    request = messages.SummarizeProcessesRequest(pids=pids)
+    with caplog.at_level(logging.DEBUG, "cowdaemon"):
+        for _ in range(THREADS):
+            stream = stub.SummarizeProcesses(request, timeout=seconds)
+            assert endless.busy.acquire(timeout=SECONDS)
+            end(stream)
+        assert stub.GetServerInfo(messages.GetServerInfoRequest(), timeout=SECONDS).version
+    assert not caplog.records
+
+
+class Refusing(Process):
+    """As many processes as there can be, none of them the caller's."""
+
+    def __init__(self, make_file: MakeFile) -> None:
+        super().__init__(make_file)
+        self.pids = range(1, 2**31)
+        self.busy = threading.Semaphore(0)
+
+    def open(self, pid: int, purpose: Purpose) -> Target:  # noqa: ARG002
+        self.busy.release()
+        raise CowdError(Reason.ACCESS_DENIED, pid=pid)
+
+
+def test_refused_processes_are_not_gone_through_for_nobody(
+    serve: Callable[[Service], grpc.Channel], make_file: MakeFile
+) -> None:
+    """gRPC stops a stream that was cancelled at its next response; here there is none."""
+    process = Refusing(make_file)
+    service = PageFlagsService(CALLER, process, None)  # type: ignore[arg-type]
+    channel = serve(service)
+    stub = pageflags_pb2_grpc.PageFlagsServiceStub(channel)
+    for _ in range(THREADS):
+        stream = stub.SummarizeProcesses(messages.SummarizeProcessesRequest(), timeout=SECONDS)
+        assert process.busy.acquire(timeout=SECONDS)
+        stream.cancel()
+    assert check_health(channel)

@@ -1,0 +1,246 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Counting pages by kind of mapping and state: against a count page by page, in plain Python."""
+
+import os
+import subprocess
+from collections import Counter
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from cowdaemon.worker import summaries as module
+from cowdaemon.worker.features import probe_features
+from cowdaemon.worker.mappings import Extent, MappingKind
+from cowdaemon.worker.page_states import PageState
+from cowdaemon.worker.reader import Reader, ShortReadError
+from cowdaemon.worker.summaries import (
+    Totals,
+    add_up,
+    count_states,
+    join_regions,
+    number_pages,
+    summarize,
+)
+from cowdaemon.worker.targets import Target
+from hypothesis import given
+from hypothesis import strategies as st
+from unit.worker.opener_player import open_files
+from unit.worker.served_process import (
+    ENTRIES,
+    FEATURES,
+    FRAMES,
+    PAGE,
+    PID,
+    START_TIME_TICKS,
+    MakeFile,
+)
+
+Rows = list[tuple[int, int, int]]
+"""First page, page after the last, kind; as of number_pages."""
+VSYSCALL = 0xFFFFFFFFFF600000
+MAPS = b"""\
+1000-3000 r--p 00000000 08:01 7   /file
+3000-4000 rw-p 00000000 00:00 0
+4000-5000 rw-s 00000000 00:01 8   /dev/shm/file
+5000-8000 rw-p 00001000 08:01 7   /file
+8000-9000 r--p 00000000 00:00 0   [vvar]
+ffffffffff600000-ffffffffff601000 --xp 00000000 00:00 0   [vsyscall]
+"""
+SUMMARY = [
+    Totals(
+        MappingKind.PRIVATE_FILE,
+        2,
+        {
+            PageState.ABSENT: 1,
+            PageState.FILE: 1,
+            PageState.ANON: 1,
+            PageState.ANON_SWAPPED: 1,
+            PageState.ZERO: 0,
+            PageState.GUARD: 1,
+            PageState.UNKNOWN: 0,
+        },
+    ),
+    Totals(MappingKind.SHARED_FILE, 1, dict.fromkeys(PageState, 0) | {PageState.ZERO: 1}),
+    Totals(MappingKind.ANONYMOUS, 1, dict.fromkeys(PageState, 0) | {PageState.ANON: 1}),
+    Totals(
+        MappingKind.SPECIAL,
+        2,
+        dict.fromkeys(PageState, 0) | {PageState.ABSENT: 1, PageState.UNKNOWN: 1},
+    ),
+]
+"""Of ENTRIES, which start at page 0, and a page more."""
+
+
+@st.composite
+def rows(draw: st.DrawFn) -> Rows:
+    """Mappings in ascending order, some adjoining, none overlapping."""
+    borders = draw(st.lists(st.integers(0, 60), max_size=12).map(sorted))
+    kinds = draw(st.lists(st.sampled_from(MappingKind), min_size=6, max_size=6))
+    pairs = zip(borders[::2], borders[1::2], kinds, strict=False)
+    return [(first, end, kind) for first, end, kind in pairs if first < end]
+
+
+def as_array(mapped: Rows) -> module.Numbers:
+    return np.array(mapped, np.int64).reshape(-1, 3)
+
+
+def count_one_by_one(mapped: Rows, first_page: int, states: list[PageState]) -> Counter:
+    kinds = {page: kind for first, end, kind in mapped for page in range(first, end)}
+    return Counter((kinds.get(first_page + i, 0), state) for i, state in enumerate(states))
+
+
+STATES = st.lists(st.sampled_from(PageState), min_size=1, max_size=70)
+
+
+@given(rows(), st.integers(0, 60), STATES)
+def test_states_are_counted_by_the_kind_of_their_mapping(
+    mapped: Rows, first_page: int, states: list[PageState]
+) -> None:
+    counts = count_states(as_array(mapped), first_page, np.array(states, np.uint8))
+    due = count_one_by_one(mapped, first_page, states)
+    assert {place: counts[place] for place in due} == due
+    assert counts.sum() == len(states)
+
+
+def test_states_at_the_highest_addresses() -> None:
+    end = 2**52
+    mapped = as_array([(end - 3, end, MappingKind.ANONYMOUS)])
+    counts = count_states(mapped, end - 4, np.full(4, PageState.ANON, np.uint8))
+    assert counts[MappingKind.ANONYMOUS, PageState.ANON] == 3
+    assert counts[0, PageState.ANON] == 1
+
+
+@given(rows(), st.integers(0, 60), STATES)
+def test_totals_add_up_to_the_mappings(
+    mapped: Rows, first_page: int, states: list[PageState]
+) -> None:
+    """What was not counted is absent; every page is in one state."""
+    counts = count_states(as_array(mapped), first_page, np.array(states, np.uint8))
+    totals = add_up(as_array(mapped), counts)
+    sizes: Counter = Counter()
+    for first, end, kind in mapped:
+        sizes[kind] += end - first
+    assert {each.kind: sum(each.page_counts.values()) for each in totals} == sizes
+    mapping_counts = Counter(kind for _, _, kind in mapped)
+    assert {each.kind: each.mapping_count for each in totals} == mapping_counts
+    assert [each.kind for each in totals] == sorted(sizes)
+    read = count_one_by_one(mapped, first_page, states)
+    for each in totals:
+        for state in set(PageState) - {PageState.ABSENT}:
+            assert each.page_counts[state] == read[each.kind, state]
+            assert type(each.page_counts[state]) is int
+
+
+def test_pages_of_extents_are_numbered() -> None:
+    extents = [
+        Extent(PAGE, 3 * PAGE, MappingKind.ANONYMOUS),
+        Extent(VSYSCALL, VSYSCALL + PAGE, MappingKind.SPECIAL),
+    ]
+    assert number_pages(extents).tolist() == [
+        [1, 3, MappingKind.ANONYMOUS],
+        [VSYSCALL // PAGE, VSYSCALL // PAGE + 1, MappingKind.SPECIAL],
+    ]
+    assert number_pages([]).shape == (0, 3)
+
+
+@pytest.mark.parametrize(
+    ("regions", "joined"),
+    [
+        ([], []),
+        ([(1, 2)], [(1, 2)]),
+        ([(1, 2), (2, 3)], [(1, 3)]),
+        ([(1, 2), (2 + 512, 600)], [(1, 600)]),
+        ([(1, 2), (2 + 513, 600)], [(1, 2), (515, 600)]),
+        ([(1, 2), (9, 10), (10_000, 10_001), (10_002, 10_003)], [(1, 10), (10_000, 10_003)]),
+    ],
+)
+def test_regions_close_by_are_joined(
+    regions: list[tuple[int, int]], joined: list[tuple[int, int]]
+) -> None:
+    assert list(join_regions(np.array(regions, np.int64).reshape(-1, 2))) == joined
+
+
+@pytest.fixture
+def pagemap(make_file: MakeFile) -> int:
+    return make_file(np.array([*ENTRIES, 0, 0], "<u8").tobytes())
+
+
+@pytest.fixture
+def target(make_file: MakeFile, pagemap: int) -> Target:
+    return Target(PID, START_TIME_TICKS, os.dup(pagemap), os.dup(make_file(MAPS)))
+
+
+@pytest.fixture
+def reader(make_file: MakeFile) -> Reader:
+    return Reader(make_file(np.array(FRAMES, "<u8").tobytes()), FEATURES)
+
+
+@pytest.mark.parametrize(("chunk_pages", "chunks"), [(1, 8), (3, 3), (8, 1), (65_536, 1)])
+def test_summary_is_the_same_in_chunks_of_any_size(
+    target: Target, reader: Reader, monkeypatch: pytest.MonkeyPatch, chunk_pages: int, chunks: int
+) -> None:
+    """And each chunk begins with the question whether it is wanted."""
+    monkeypatch.setattr(module, "PAGES_PER_CALL", chunk_pages)
+    asked = []
+    assert summarize(reader, target, lambda: asked.append(None)) == SUMMARY
+    assert len(asked) == chunks
+
+
+def test_summary_that_is_not_wanted_ends_before_the_next_chunk(
+    target: Target, reader: Reader, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "PAGES_PER_CALL", 1)
+    asked = []
+
+    def refuse_third() -> None:
+        asked.append(None)
+        if len(asked) == 3:
+            raise InterruptedError
+
+    with pytest.raises(InterruptedError):
+        summarize(reader, target, refuse_third)
+    assert len(asked) == 3
+
+
+@pytest.mark.parametrize("pages_left", [0, 1, len(ENTRIES) - 1])
+def test_process_that_ends_while_it_is_read_has_no_summary(
+    target: Target, reader: Reader, pagemap: int, pages_left: int
+) -> None:
+    with pytest.raises(ShortReadError):
+        summarize(reader, target, lambda: os.ftruncate(pagemap, 8 * pages_left))
+
+
+def test_process_that_ends_after_its_last_chunk_has_no_summary(
+    target: Target, reader: Reader, pagemap: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever was read after the end, and seemed empty, is not told apart."""
+    count = module.count_states
+
+    def count_and_end(*arguments: object) -> module.Numbers:
+        os.ftruncate(pagemap, 0)
+        return count(*arguments)
+
+    monkeypatch.setattr(module, "count_states", count_and_end)
+    with pytest.raises(ShortReadError):
+        summarize(reader, target, lambda: None)
+
+
+def test_process_that_ends_before_it_is_scanned_has_no_summary(make_file: MakeFile) -> None:
+    """To scan an address space that is gone is no failure: nothing is there."""
+    features = replace(FEATURES, has_pagemap_scan=probe_features().has_pagemap_scan)
+    if not features.has_pagemap_scan:
+        pytest.skip("the kernel has no PAGEMAP_SCAN (it is in 6.7)")
+    with subprocess.Popen(["cat"], stdin=subprocess.PIPE) as cat:
+
+        class Ending(Target):
+            def list_extents(self) -> list[Extent]:
+                extents = super().list_extents()
+                cat.kill()
+                cat.wait()
+                return extents
+
+        _, (pagemap, maps) = open_files(cat.pid)
+        with pytest.raises(ShortReadError):
+            summarize(
+                Reader(make_file(b""), features), Ending(cat.pid, 1, pagemap, maps), lambda: None
+            )
