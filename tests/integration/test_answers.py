@@ -15,12 +15,13 @@ from harness.programs import NOBODY, Caller, StartCaller, StartSubject, parse_pa
 LISTINGS = 100
 EVERY_FLAG = 2**64 - 1
 TRUSTING = """
-from cowdaemon import wire
-Request = wire.SpawnRequest
-trusted = {"granted": wire.Detail.SUMMARY, "sees_all_flags": True}
-wire.SpawnRequest = lambda *arguments, **fields: Request(*arguments, **fields | trusted)
+[[grant]]
+group = "nogroup"
+detail = "summary"
+[disclosure]
+full_groups = ["nogroup"]
 """
-"""Has every worker made for a caller who sees all flags, and is granted summaries."""
+"""Of the group that nobody is in."""
 SPECIAL = (b"[vdso]", b"[vvar]", b"[vvar_vclock]", b"[vsyscall]")
 
 
@@ -155,8 +156,8 @@ def test_caller_who_sees_all_flags(
     start_subject: StartSubject,
     author: AuthorsMethod,
 ) -> None:
-    """What its worker was told when it was made: the kernel's word, and what to say of itself."""
-    caller = start_caller(socket_path=start_daemon(change=TRUSTING).socket_path)
+    """By configuration: the kernel's word."""
+    caller = start_caller(socket_path=start_daemon(config=TRUSTING).socket_path)
     info = caller.get_server_info()
     assert info.granted == pageflags_pb2.GRANT_DETAIL_SUMMARY
     pages = parse_pages(start_subject("thp").description)
