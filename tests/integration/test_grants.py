@@ -1,0 +1,210 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Grants: members of a group see of every process what the configuration says, and no more.
+
+Real daemons with a configuration of their own. Groups are ones that every Debian has.
+"""
+
+import json
+from typing import Any
+
+import pytest
+from cowdaemon.errors import Code
+from cowproto.v1 import pageflags_pb2
+from harness.daemon import Daemon, StartDaemon
+from harness.programs import (
+    GAMES,
+    NOBODY,
+    PAGE_BYTES,
+    ROOT_USER,
+    Caller,
+    CallError,
+    StartCaller,
+    StartSubject,
+    Subject,
+    User,
+)
+
+SUMMARY_GID, PAGES_GID = 34, 37
+GRANTS = """
+[[grant]]
+group = "backup"
+detail = "summary"
+
+[[grant]]
+group = "operator"
+detail = "pages"
+"""
+MEMBER = NOBODY._replace(groups=(SUMMARY_GID,))
+BY_GID = NOBODY._replace(gid=SUMMARY_GID)
+INSPECTOR = NOBODY._replace(groups=(PAGES_GID,))
+OF_BOTH = NOBODY._replace(groups=(SUMMARY_GID, PAGES_GID))
+DENIED = ("PERMISSION_DENIED", "ACCESS_DENIED")
+PID_ONE = 1
+KERNEL_THREAD = 2
+
+
+@pytest.fixture
+def granting(start_daemon: StartDaemon) -> Daemon:
+    """A daemon that grants summaries to one group, and pages to another."""
+    return start_daemon(config=GRANTS)
+
+
+def first_address(subject: Subject) -> int:
+    address: int = subject.description["pages"][0]["address"]
+    return address
+
+
+def failure_of(caller: Caller, pid: int) -> tuple[int, str]:
+    """Return why a process was not summarized; (0, "") if it was."""
+    [summary] = caller.summarize([pid])
+    assert bool(summary.mappings) != bool(summary.failure.reason)
+    return summary.failure.code, summary.failure.reason
+
+
+def records(daemon: Daemon) -> list[dict[str, Any]]:
+    """Return the audit records in the daemon's log."""
+    return [json.loads(line) for line in daemon.log().splitlines() if line.startswith("{")]
+
+
+@pytest.mark.parametrize("member", [MEMBER, BY_GID], ids=["by groups", "by gid"])
+def test_member_gets_summaries_of_all_and_pages_of_its_own(
+    granting: Daemon, start_caller: StartCaller, start_subject: StartSubject, member: User
+) -> None:
+    """Seen to fail with the opener's comparison of purpose and detail taken out."""
+    mine = start_subject("memfd", user=member)
+    theirs = start_subject("memfd", user=GAMES)
+    caller = start_caller(member, granting.socket_path)
+    by_root = start_caller(ROOT_USER, granting.socket_path)
+    assert caller.get_server_info().granted == pageflags_pb2.GRANT_DETAIL_SUMMARY
+    with mine.stopped(), theirs.stopped():
+        pids = sorted([mine.pid, theirs.pid, PID_ONE])
+        assert failure_of(caller, PID_ONE) == (0, "")
+        of_caller, of_root = (
+            {summary.pid: summary.mappings for summary in asker.summarize([])}
+            for asker in (caller, by_root)
+        )
+        for pid in pids[1:]:
+            assert of_caller[pid] == of_root[pid]
+        assert PID_ONE in of_caller
+        # Whatever its worker has opened for a summary serves no page.
+        assert caller.refused_page_flags(theirs.pid, first_address(theirs)) == DENIED
+        request = pageflags_pb2.ListMappingsRequest(pid=theirs.pid)
+        assert caller.refusal("ListMappings", request).outcome == DENIED
+        assert caller.refused_page_flags(PID_ONE, PAGE_BYTES) == DENIED
+        assert caller.get_page_flags(mine.pid, first_address(mine)).state[0]
+
+
+def test_others_get_nothing_more_than_without_grants(
+    granting: Daemon, start_caller: StartCaller, start_subject: StartSubject
+) -> None:
+    """Seen to fail with what is granted to a group granted to everybody."""
+    mine, theirs = start_subject("anonymous"), start_subject("anonymous", user=GAMES)
+    caller = start_caller(NOBODY, granting.socket_path)
+    assert caller.get_server_info().granted == pageflags_pb2.GRANT_DETAIL_NONE
+    assert failure_of(caller, theirs.pid) == (Code.PERMISSION_DENIED, "ACCESS_DENIED")
+    assert failure_of(caller, PID_ONE) == (Code.PERMISSION_DENIED, "ACCESS_DENIED")
+    summarized = {summary.pid for summary in caller.summarize([])}
+    assert mine.pid in summarized
+    assert not summarized & {theirs.pid, PID_ONE}
+    assert caller.refused_page_flags(theirs.pid, first_address(theirs)) == DENIED
+
+
+@pytest.mark.parametrize("user", [INSPECTOR, OF_BOTH], ids=["pages", "pages and summary"])
+def test_pages_of_every_process_by_grant(
+    granting: Daemon, start_caller: StartCaller, start_subject: StartSubject, user: User
+) -> None:
+    theirs = start_subject("memfd", user=GAMES)
+    caller = start_caller(user, granting.socket_path)
+    by_root = start_caller(ROOT_USER, granting.socket_path)
+    assert caller.get_server_info().granted == pageflags_pb2.GRANT_DETAIL_PAGES
+    with theirs.stopped():
+        count = len(theirs.description["pages"])
+        asked = theirs.pid, first_address(theirs), count
+        assert caller.get_page_flags(*asked) == by_root.get_page_flags(*asked)
+        assert caller.list_mappings(theirs.pid) == by_root.list_mappings(theirs.pid)
+    assert caller.list_mappings(PID_ONE)
+
+
+def test_grant_does_not_open_what_belongs_to_cowd_or_has_no_memory(
+    granting: Daemon, start_caller: StartCaller
+) -> None:
+    """Seen to fail with the check for cowd's own processes taken out."""
+    caller = start_caller(INSPECTOR, granting.socket_path)
+    caller.get_server_info()
+    tree = granting.tree()
+    assert len(tree.pids) == 4
+    for pid in tree.pids:
+        assert failure_of(caller, pid) == (Code.PERMISSION_DENIED, "OWN_PROCESS")
+        assert caller.refused_page_flags(pid, PAGE_BYTES) == ("PERMISSION_DENIED", "OWN_PROCESS")
+    assert not {summary.pid for summary in caller.summarize([])} & set(tree.pids)
+    assert failure_of(caller, KERNEL_THREAD)[1] in ("NO_ADDRESS_SPACE", "NO_SUCH_PROCESS")
+
+
+def test_flags_stay_masked_under_a_grant(granting: Daemon, start_caller: StartCaller) -> None:
+    inspector = start_caller(INSPECTOR, granting.socket_path).get_server_info()
+    other = start_caller(NOBODY, granting.socket_path).get_server_info()
+    assert inspector.masks == other.masks
+
+
+def test_access_by_grant_and_refusals_are_on_record(
+    granting: Daemon, start_caller: StartCaller, start_subject: StartSubject
+) -> None:
+    """One record each, with who, whom and why; a sweep records what was granted, not what was not.
+
+    Seen to fail with either call of Audit.record() in the opener taken out.
+    """
+    theirs = start_subject("anonymous", user=GAMES)
+    caller = start_caller(MEMBER, granting.socket_path)
+    assert failure_of(caller, theirs.pid) == (0, "")
+    assert caller.refused_page_flags(theirs.pid, first_address(theirs)) == DENIED
+    granted, refused = records(granting)
+    about = {
+        "PRIORITY": 5,
+        "COWD_CALLER_UID": MEMBER.uid,
+        "COWD_CALLER_GID": MEMBER.gid,
+        "COWD_CALLER_LABEL": "",
+        "COWD_TARGET_PID": theirs.pid,
+        "COWD_TARGET_UID": GAMES.uid,
+    }
+    assert granted.items() >= (about | {"COWD_DECISION": "granted"}).items()
+    assert granted["COWD_REASON"] == "SUMMARY"
+    assert refused.items() >= (about | {"COWD_DECISION": "refused"}).items()
+    assert refused["COWD_REASON"] == "ACCESS_DENIED"
+    assert refused["COWD_TARGET_COMM"].startswith("python")
+
+    stranger = start_caller(NOBODY, granting.socket_path)
+    stranger.summarize([])
+    assert len(records(granting)) == 2
+
+
+def test_own_processes_are_nobodys_record(
+    granting: Daemon, start_caller: StartCaller, start_subject: StartSubject
+) -> None:
+    """What the kernel allows is no access by grant."""
+    mine = start_subject("anonymous")
+    caller = start_caller(INSPECTOR, granting.socket_path)
+    assert caller.get_page_flags(mine.pid, first_address(mine)).state[0]
+    assert failure_of(caller, mine.pid) == (0, "")
+    assert records(granting) == []
+
+
+def test_grants_are_told_at_start(granting: Daemon) -> None:
+    log = granting.log()
+    assert f"every process's summaries are open to group backup (gid {SUMMARY_GID})" in log
+    assert f"every process's pages are open to group operator (gid {PAGES_GID})" in log
+
+
+def test_only_members_of_the_groups_of_access_are_answered(
+    start_daemon: StartDaemon, start_caller: StartCaller
+) -> None:
+    """And root. Seen to fail with Settings.may_connect() true."""
+    closed = start_daemon(config='[access]\ngroups = ["backup"]\n')
+    for user in (MEMBER, BY_GID, ROOT_USER):
+        assert start_caller(user, closed.socket_path).get_server_info()
+    with pytest.raises(CallError) as failure:
+        start_caller(NOBODY, closed.socket_path).get_server_info()
+    assert failure.value.outcome == ("PERMISSION_DENIED", "CALLER_NOT_ALLOWED")
+    [record] = records(closed)
+    assert record["COWD_REASON"] == "CALLER_NOT_ALLOWED"
+    assert record["COWD_CALLER_UID"] == NOBODY.uid
+    assert "COWD_TARGET_PID" not in record
