@@ -14,7 +14,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from harness.processes import Departure, Tree, read_tree
@@ -45,6 +45,7 @@ class Daemon:
         socket_path: where it listens; `directory`/cowd.sock by default.
         change: statements that set names of the broker's modules to other values first, for what
             this machine cannot show otherwise: small limits, an older kernel.
+        prefix: a command that runs it, in place.
     """
 
     def __init__(
@@ -53,9 +54,11 @@ class Daemon:
         listener: socket.socket | None = None,
         socket_path: Path | None = None,
         change: str = "",
+        prefix: Sequence[str] = (),
     ) -> None:
         self.directory = directory
         self._change = change
+        self._prefix = prefix
         self.socket_path = socket_path or directory / "cowd.sock"
         self.exit_status: int | None = None
         self._log_path = directory / "log"
@@ -85,7 +88,7 @@ class Daemon:
             command += ["--socket", str(self.socket_path)]
         with self._log_path.open("wb") as log:
             return subprocess.Popen(
-                command,
+                [*self._prefix, *command],
                 stdin=self._listener or subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,

@@ -8,29 +8,16 @@ the connection and calls on it.
 
 import os
 import shutil
-import signal
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from harness.daemon import Daemon, StartDaemon
+from harness.connectors import Connector, broker_stopped
+from harness.daemon import StartDaemon
 from harness.processes import read_status
-from harness.programs import NOBODY, Connector, StartSubject
+from harness.programs import NOBODY, StartSubject
 
 CAP_SYS_ADMIN = 21
 CAP_SYS_PTRACE = 19
-
-
-@contextmanager
-def broker_stopped(daemon: Daemon) -> Iterator[None]:
-    """Keep the broker from running: connections wait to be accepted."""
-    os.kill(daemon.pid, signal.SIGSTOP)
-    try:
-        os.waitid(os.P_PID, daemon.pid, os.WSTOPPED | os.WNOWAIT)
-        yield
-    finally:
-        os.kill(daemon.pid, signal.SIGCONT)
 
 
 @pytest.fixture(params=["cat", "su"])
