@@ -25,9 +25,12 @@ print(json.dumps(outcomes))
 """
 
 
-def open_pagemaps(user: User, pids: Sequence[int]) -> list[str]:
-    """Return for each process the name of the error with which its pagemap does not open, or ""."""
-    command = user.command([sys.executable, "-I", "-c", _TRY, *map(str, pids)])
+def open_pagemaps(user: User, pids: Sequence[int], suffix: Sequence[str] = ()) -> list[str]:
+    """Return for each process the name of the error with which its pagemap does not open, or "".
+
+    `suffix` is a command that runs, as the user, the program that tries.
+    """
+    command = user.command([*suffix, sys.executable, "-I", "-c", _TRY, *map(str, pids)])
     tried = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, cwd="/")
     outcomes: list[str] = json.loads(tried.stdout)
     return outcomes

@@ -70,8 +70,8 @@ def test_processes_of_cowd_itself(daemon: Daemon, start_caller: StartCaller, use
     caller.get_server_info()  # so that it has an opener and a worker, too
     tree = daemon.tree()
     assert all((tree.zygotes, tree.openers, tree.workers))
-    for pid in tree.pids:
-        assert find_outcomes(caller, pid) == {OWN}
+    told = {pid: find_outcomes(caller, pid) for pid in tree.pids}
+    assert told == {pid: {OWN} for pid in tree.pids}
 
 
 @of_users
@@ -83,7 +83,7 @@ def test_number_that_cannot_be(start_caller: StartCaller, user: User, pid: int) 
 
 @of_users
 def test_first_process(start_caller: StartCaller, user: User) -> None:
-    """Seen to fail for others than root with openers that have all capabilities of use."""
+    """Seen to fail with a worker to which 1 is no pid. Openers: test_process_of_root, attack 1."""
     (error,) = open_pagemaps(user, [1])
     assert error == "EACCES" or user is ROOT_USER  # whom a container may refuse it, too
     assert find_outcomes(start_caller(user), 1) == OF_ERRORS[error]
