@@ -147,7 +147,9 @@ def test_connector_that_ends_before_it_is_accepted(
 ) -> None:
     """Nobody can tell any more where it lived: it is refused.
 
-    Seen to fail with placements that take an error of the kernel for our own namespace.
+    Seen to fail on this kernel with a placement that passes over the error; on an older one, for a
+    zombie, without has_ended(), and for a reaped one when its absence is passed over in both
+    places, as the peer is held and as it is placed.
     """
     daemon = start_daemon(change=change)
     own = start_subject("anonymous")
