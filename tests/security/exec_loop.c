@@ -25,7 +25,7 @@
  * process has the new image's owner: an open that comes meanwhile is let in as to the old image,
  * waits, and gets the new one (exec_mmap() in fs/exec.c).
  */
-#define BALLAST_BYTES ((size_t)8 << 20)
+#define BALLAST_BYTES ((size_t)4 << 20)
 
 static const struct timespec stay = {.tv_nsec = 1000 * 1000};
 

@@ -2,8 +2,8 @@
 """Has an opener open at the worst moments, and tell its log which image each open got hold of.
 
 Runs in the daemon under test, as root: imported by what a test has it do before it starts. Each
-request begins while the target's name is IMAGES[0]. Its second open is tried until one falls into
-the middle of the target's exec; the others come after a pause.
+request begins while the target's name is IMAGES[0]. Its second open is tried, mostly, until one
+falls into the middle of the target's exec; the others come after a pause, or at once.
 
 A line of the log is "window" at a request's start, and "window NAME BEFORE AFTER OUTCOME" for each
 of its opens, with the target's name before and after; the outcome is "refused", "opened", or
@@ -19,10 +19,10 @@ from cowdaemon.broker import opener
 IMAGES = (b"plain", b"privileged")
 PRIVILEGED_PAGE = 0x10000000000
 PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
-LONGEST_PAUSE_SECONDS = 0.003
+LONGEST_PAUSE_SECONDS = 0.002
 LOOK_SECONDS = 0.001
 """From the end of exec until the image has its page."""
-HELD_UP_SECONDS = 0.0001
+HELD_UP_SECONDS = 0.00015
 """An open that takes longer has waited for exec (exec_update_lock)."""
 
 open_in = opener._open_in
@@ -40,11 +40,12 @@ def open_slowly(directory: int, name: str) -> int:
     opens += 1
     while opens == 1 and read_name(directory) != IMAGES[0]:
         pass
-    if opens > 2:
+    if opens > 2 and random.random() < 0.5:
         time.sleep(random.uniform(0, LONGEST_PAUSE_SECONDS))
+    waits_for_exec = opens == 2 and random.random() < 0.8
     before, outcome = read_name(directory), b"refused"
     try:
-        descriptor = (open_in_exec if opens == 2 else open_in)(directory, name)
+        descriptor = (open_in_exec if waits_for_exec else open_in)(directory, name)
         outcome = b"opened"
         if name == "pagemap" and is_privileged(descriptor):
             outcome = b"exposed"

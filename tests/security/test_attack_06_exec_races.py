@@ -115,14 +115,19 @@ def ask_for_mappings(caller: Caller, pid: int) -> bool:
 def test_target_that_executes_a_privileged_program_in_a_loop(
     start_daemon: StartDaemon, start_caller: StartCaller, start_loop: StartLoop, privilege: str
 ) -> None:
+    """Seen to fail without the opens after the one that shows frames: pagemap again, and maps.
+
+    Taking out the second A-open of pagemap alone does not suffice, since maps is opened as the
+    caller, too, and after it.
+    """
     loop = start_loop(privilege)
     daemon = start_daemon(change=SLOW_OPENS)
     caller = start_caller(NOBODY, daemon.socket_path)
     deadline = time.monotonic() + SECONDS
-    answers, outcomes = 0, set()
-    rounds = exposed = 0
-    while rounds < ROUNDS or exposed < EXPOSED_ROUNDS:
-        assert time.monotonic() < deadline, f"only {rounds} rounds, {exposed} of them exposed"
+    rounds = exposed = answers = 0
+    outcomes = set()
+    while rounds < ROUNDS or exposed < EXPOSED_ROUNDS or not answers:
+        assert time.monotonic() < deadline, f"{rounds} rounds, {exposed} exposed, {answers} answers"
         for number in range(CALLS):
             question = ask_for_pages if number % 2 else ask_for_mappings
             try:
@@ -130,6 +135,4 @@ def test_target_that_executes_a_privileged_program_in_a_loop(
             except CallError as error:
                 outcomes.add(error.outcome)
         rounds, exposed = count_rounds(daemon)
-    print(rounds, exposed, answers, outcomes)
-    assert answers  # it is not simply refused every time
     assert outcomes <= ENDED | {DENIED}
