@@ -3,16 +3,20 @@
 
 Runs as an unprivileged user, started by a test. Prints {"pid": N} and then answers each line:
 
-    {"method": PATH, "request": HEX, "timeout": SECONDS, "wait": whether for a server}
-        -> {"response": HEX, "seconds": N}
+    {"method": PATH, "request": HEX, "timeout": SECONDS, "wait": whether for a server,
+     "metadata": [[KEY, VALUE], ...]}
+        -> {"response": HEX, "raw": HEX, "seconds": N}
         or {"code": N, "message": TEXT, "details": HEX, "raw": HEX, "seconds": N}
     {"create": KIND, "arguments": [TEXT, ...]}
         -> what subjects.py says of pages of that kind, now this process's own
 
-Usage: caller.py SOCKET_PATH [DESCRIPTOR]. With a descriptor, which is a connection that somebody
-else made, calls go through that one: SOCKET_PATH is then made here, and what comes to it relayed.
+"raw" is all that the server said beside the response: message and metadata.
+
+With a descriptor, which is a connection that somebody else made, calls go through that one:
+SOCKET_PATH is then made here, and what comes to it relayed.
 """
 
+import argparse
 import json
 import os
 import socket
@@ -29,43 +33,58 @@ COPY_BYTES = 65_536
 class Client:
     """A connection, made when first used: before that, this process may fork."""
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, authority: str) -> None:
         self._path = path
+        self._authority = authority
         self._channel: Any = None
 
     def call(
-        self, method: str, request: bytes, timeout_seconds: float, wait: bool
+        self,
+        method: str,
+        request: bytes,
+        timeout_seconds: float,
+        wait: bool,
+        metadata: list[list[str]],
     ) -> dict[str, Any]:
         """Make one unary call and return the answer's line."""
         import grpc  # it starts threads: what `create` forks must come before
 
         if self._channel is None:
             options = [
-                ("grpc.default_authority", "localhost"),
+                ("grpc.default_authority", self._authority),
                 ("grpc.max_receive_message_length", -1),
                 ("grpc.initial_reconnect_backoff_ms", 50),
                 ("grpc.min_reconnect_backoff_ms", 20_000),  # how long connecting may take
                 ("grpc.max_reconnect_backoff_ms", 200),
             ]
             self._channel = grpc.insecure_channel(f"unix:{self._path}", options)
+        method_call = self._channel.unary_unary(
+            method, request_serializer=None, response_deserializer=None
+        )
         start = time.monotonic()
         try:
-            response = self._channel.unary_unary(
-                method, request_serializer=None, response_deserializer=None
-            )(request, timeout=timeout_seconds, wait_for_ready=wait)
+            response, ended = method_call.with_call(
+                request, timeout=timeout_seconds, wait_for_ready=wait, metadata=metadata
+            )
         except grpc.RpcError as error:
             trailing = [(key, _to_bytes(value)) for key, value in error.trailing_metadata() or ()]
-            initial = [(key, _to_bytes(value)) for key, value in error.initial_metadata() or ()]
-            message = error.details() or ""
-            raw = b"\n".join([message.encode(), *(value for _, value in initial + trailing)])
             return {
                 "code": error.code().value[0],
-                "message": message,
+                "message": error.details() or "",
                 "details": dict(trailing).get(DETAILS_KEY, b"").hex(),
-                "raw": raw.hex(),
+                "raw": _join(error).hex(),
                 "seconds": time.monotonic() - start,
             }
-        return {"response": response.hex(), "seconds": time.monotonic() - start}
+        seconds = time.monotonic() - start
+        return {"response": response.hex(), "raw": _join(ended).hex(), "seconds": seconds}
+
+
+def _join(ended: Any) -> bytes:
+    """Return all that the server said of a call that has ended, beside the response."""
+    parts = [(ended.details() or "").encode()]
+    for metadata in ended.initial_metadata(), ended.trailing_metadata():
+        parts += [_to_bytes(part) for pair in metadata or () for part in pair]
+    return b"\n".join(parts)
 
 
 def _to_bytes(value: str | bytes) -> bytes:
@@ -94,14 +113,18 @@ def copy_bytes(source: socket.socket, sink: socket.socket) -> None:
 
 def main() -> None:
     """Answer lines until there are no more."""
-    path = sys.argv[1]
-    if len(sys.argv) > 2:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("socket_path")
+    parser.add_argument("--descriptor", type=int, help="of a connection to make the calls on")
+    parser.add_argument("--authority", default="localhost", help="what to say the server is")
+    options = parser.parse_args()
+    if options.descriptor is not None:
         listener = socket.socket(socket.AF_UNIX)
-        listener.bind(path)
+        listener.bind(options.socket_path)
         listener.listen()
-        connection = socket.socket(fileno=int(sys.argv[2]))
+        connection = socket.socket(fileno=options.descriptor)
         threading.Thread(target=relay, args=(listener, connection), daemon=True).start()
-    client = Client(path)
+    client = Client(options.socket_path, options.authority)
     print(json.dumps({"pid": os.getpid()}), flush=True)
     for line in sys.stdin:
         order = json.loads(line)
@@ -112,7 +135,9 @@ def main() -> None:
             answer = subjects.create(order["create"], order["arguments"])
         else:
             request = bytes.fromhex(order["request"])
-            answer = client.call(order["method"], request, order["timeout"], order["wait"])
+            answer = client.call(
+                order["method"], request, order["timeout"], order["wait"], order["metadata"]
+            )
         print(json.dumps(answer), flush=True)
 
 

@@ -14,7 +14,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from harness.processes import Departure, Tree, read_tree
@@ -55,6 +55,7 @@ class Daemon:
         change: statements that set names of the broker's modules to other values first, for what
             this machine cannot show otherwise: small limits, an older kernel.
         config: what stands in its configuration file, or the file.
+        prefix: a command that runs it, in place.
 
     Raises:
         NotStartedError: it ended, or was not ready in time.
@@ -67,6 +68,7 @@ class Daemon:
         socket_path: Path | None = None,
         change: str = "",
         config: str | Path = "",
+        prefix: Sequence[str] = (),
     ) -> None:
         self.directory = directory
         self._config_path = directory / "cowd.toml"
@@ -76,6 +78,7 @@ class Daemon:
             self._config_path.write_text(config)
             self._config_path.chmod(0o644)
         self._change = change
+        self._prefix = prefix
         self.socket_path = socket_path or directory / "cowd.sock"
         self.exit_status: int | None = None
         self._log_path = directory / "log"
@@ -107,7 +110,7 @@ class Daemon:
             command += ["--socket", str(self.socket_path)]
         with self._log_path.open("wb") as log:
             return subprocess.Popen(
-                command,
+                [*self._prefix, *command],
                 stdin=self._listener or subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,

@@ -29,7 +29,6 @@ ANSWER_SECONDS = 30.0
 PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 SUBJECTS = ROOT / "tests" / "kernel" / "subjects.py"
 CALLER = ROOT / "tests" / "caller.py"
-CONNECTOR = ROOT / "tests" / "security" / "connector.py"
 SERVICE = "/cowd.v1.PageFlagsService/"
 
 
@@ -40,13 +39,15 @@ class User(NamedTuple):
     uid: int
     gid: int
     groups: tuple[int, ...] = ()
+    options: tuple[str, ...] = ()
+    """More for setpriv, such as the capabilities to keep."""
 
     def command(self, arguments: Sequence[str]) -> list[str]:
         """Return `arguments` as a command that root runs to have this user run them."""
         groups = ["--groups", ",".join(map(str, self.groups))] if self.groups else []
         groups = groups or ["--clear-groups"]
         ids = ["--reuid", str(self.uid), "--regid", str(self.gid)]
-        return ["setpriv", *ids, *groups, "--", *arguments]
+        return ["setpriv", *ids, *groups, *self.options, "--", *arguments]
 
 
 ROOT_USER = User("root", 0, 0)
@@ -174,6 +175,12 @@ class Subject(Program):
         """What subjects.py said: pid, pages, and what else the kind has."""
 
     @property
+    def address(self) -> int:
+        """Where its first page is."""
+        address: int = self.description["pages"][0]["address"]
+        return address
+
+    @property
     def unavailable(self) -> str | None:
         """Why this machine cannot have such pages, if it cannot."""
         reason: str | None = self.description.get("unavailable")
@@ -229,6 +236,7 @@ class Caller(Program):
         socket_path: Path,
         prefix: Sequence[str] = (),
         suffix: Sequence[str] = (),
+        options: Sequence[str] = (),
     ) -> None:
         """Start it.
 
@@ -237,8 +245,9 @@ class Caller(Program):
             socket_path: where the daemon listens.
             prefix: a command that runs, as root, the command that changes the user.
             suffix: a command that runs, as the user, the interpreter.
+            options: those of caller.py.
         """
-        command = [*suffix, sys.executable, str(CALLER), str(socket_path)]
+        command = [*suffix, sys.executable, str(CALLER), str(socket_path), *options]
         super().__init__([*prefix, *user.command(command)])
         self.read()
 
@@ -248,14 +257,23 @@ class Caller(Program):
         request: Message | bytes,
         seconds: float = 20.0,
         wait: bool = False,
+        metadata: Sequence[tuple[str, str]] = (),
     ) -> None:
         """Start a call of `method`, a full path or a name of cowd's service.
 
         With `wait`, a server that is not there is waited for, up to `seconds`.
         """
-        path = method if method.startswith("/") else SERVICE + method
-        message = request if isinstance(request, bytes) else request.SerializeToString()
-        self.write({"method": path, "request": message.hex(), "timeout": seconds, "wait": wait})
+        self.write(
+            {
+                "method": method if method.startswith("/") else SERVICE + method,
+                "request": (
+                    request if isinstance(request, bytes) else request.SerializeToString()
+                ).hex(),
+                "timeout": seconds,
+                "wait": wait,
+                "metadata": metadata,
+            }
+        )
 
     def finish(self) -> bytes:
         """Return the response's bytes of the call begun longest ago, or raise CallError."""
@@ -263,10 +281,22 @@ class Caller(Program):
 
     def finish_timed(self) -> tuple[bytes, float]:
         """Return the response's bytes and how many seconds the call took; raise CallError."""
+        answer = self._read_answer()
+        return bytes.fromhex(answer["response"]), answer["seconds"]
+
+    def finish_raw(self) -> bytes:
+        """Return all that the server said, metadata included, whether the call failed or not."""
+        try:
+            answer = self._read_answer()
+        except CallError as failure:
+            return failure.raw
+        return bytes.fromhex(answer["response"]) + b"\n" + bytes.fromhex(answer["raw"])
+
+    def _read_answer(self) -> dict[str, Any]:
         answer = self.read()
         if "response" not in answer:
             raise CallError(answer)
-        return bytes.fromhex(answer["response"]), answer["seconds"]
+        return answer
 
     def call_bytes(self, method: str, request: Message | bytes) -> bytes:
         """Return the bytes of the response, or raise CallError."""
@@ -329,34 +359,6 @@ class Caller(Program):
         """Make the pages of a kind of subjects.py in the caller itself; return its description."""
         self.write({"create": kind, "arguments": arguments})
         return self.read()
-
-
-class Connector(Caller):
-    """A caller on a connection that its parent made before it went on as another program.
-
-    Args:
-        user: whom both run as.
-        socket_path: where the daemon listens.
-        relay_path: for the child's use.
-        program: what the parent executes; it ends instead if there is none.
-    """
-
-    def __init__(
-        self, user: User, socket_path: Path, relay_path: Path, program: Path | None = None
-    ) -> None:
-        arguments = [str(path) for path in (CONNECTOR, socket_path, CALLER, relay_path)]
-        arguments += [str(program)] if program else []
-        Program.__init__(self, user.command([sys.executable, *arguments]))
-        self._calling_pid: int = self.read()["pid"]
-
-    def reap(self) -> None:
-        """Collect the connecting process, which ends by itself."""
-        self._process.wait(ANSWER_SECONDS)
-
-    def kill(self) -> None:
-        """End both."""
-        os.kill(self._calling_pid, signal.SIGKILL)
-        super().kill()
 
 
 StartSubject = Callable[..., Subject]

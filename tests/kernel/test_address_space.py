@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Where pagemap ends, and what happens when a process does: an error, never pages of zeros.
 
-tests/integration/test_refusals.py ends processes in the middle of a read, many times over.
+tests/security/test_attack_07_ending_targets.py ends processes in the middle of a read.
 """
 
 import os
@@ -10,16 +10,11 @@ from pathlib import Path
 
 import pytest
 from cowproto.v1 import pageflags_pb2
+from harness.outcomes import ABSENT, WITHOUT_MEMORY
 from harness.programs import PAGE_BYTES, Caller, CallError, StartSubject, parse_pages
 from harness.states import ask
 
 OUT_OF_RANGE = ("OUT_OF_RANGE", "OUT_OF_ADDRESS_SPACE")
-ENDED = {
-    ("ABORTED", "PROCESS_GONE"),
-    ("FAILED_PRECONDITION", "NO_ADDRESS_SPACE"),
-    ("NOT_FOUND", "NO_SUCH_PROCESS"),
-}
-ENDINGS = 8
 VSYSCALL = 0xFFFFFFFFFF600000
 """x86-64's; no user's address anywhere."""
 
@@ -94,31 +89,8 @@ def test_process_that_has_ended(nobody: Caller, start_subject: StartSubject, rea
     assert ask(nobody, subject.pid, page.address, 1)[0].state == "ANON"
     if reaped:
         subject.kill()
-        assert nobody.refused_page_flags(subject.pid, page.address) == (
-            "NOT_FOUND",
-            "NO_SUCH_PROCESS",
-        )
+        assert nobody.refused_page_flags(subject.pid, page.address) == ABSENT
     else:
         os.kill(subject.pid, signal.SIGKILL)
         os.waitid(os.P_PID, subject.pid, os.WEXITED | os.WNOWAIT)
-        assert nobody.refused_page_flags(subject.pid, page.address) == (
-            "FAILED_PRECONDITION",
-            "NO_ADDRESS_SPACE",
-        )
-
-
-def test_process_that_ends_while_it_is_read(nobody: Caller, start_subject: StartSubject) -> None:
-    """Whatever is answered is whole: written pages are never shown as absent."""
-    for _ in range(ENDINGS):
-        subject = start_subject("large")
-        (page,), count = parse_pages(subject.description), subject.description["count"]
-        request = pageflags_pb2.GetPageFlagsRequest(
-            pid=subject.pid, address=page.address, count=count
-        )
-        nobody.begin("GetPageFlags", request)
-        subject.kill()
-        answer = finish(nobody)
-        if isinstance(answer, tuple):
-            assert answer in ENDED
-        else:
-            assert list(answer.state) == [pageflags_pb2.PAGE_STATE_ANON] * count
+        assert nobody.refused_page_flags(subject.pid, page.address) == WITHOUT_MEMORY

@@ -123,19 +123,6 @@ def test_callers_are_placed_without_the_ioctls(older: Daemon, call_as: StartClie
     assert "cowd-placement" not in [child.name for child in read_children(older.pid)]
 
 
-@pytest.mark.parametrize(
-    ("options", "reason"),
-    [
-        ({"suffix": ["unshare", "--user"]}, "FOREIGN_USER_NAMESPACE"),
-        ({"prefix": ["unshare", "--pid", "--fork"]}, "FOREIGN_PID_NAMESPACE"),
-    ],
-)
-def test_callers_of_other_namespaces_are_refused_without_the_ioctls(
-    older: Daemon, call_as: StartClient, options: dict[str, list[str]], reason: str
-) -> None:
-    assert refused(call_as(older, **options)) == reason
-
-
 def test_connections_that_come_at_once_are_placed_each_for_itself(
     older: Daemon, call_as: StartClient
 ) -> None:

@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""kill -9 of any process of cowd: the rest is gone or replaced at once, and calls work again."""
+"""Attack 17, in part: kill -9 of any process of cowd.
+
+The rest is gone or replaced at once, and calls work again.
+"""
 
 import os
 import signal

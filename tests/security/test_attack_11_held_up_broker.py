@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Nobody can hold up the broker with descriptors that take long to close.
+"""Attack 11, in part: hold up the broker with descriptors that take long to close.
 
 Closing the last reference to a TCP socket with SO_LINGER waits as long as its owner likes, and what
 a client has sent along on a connection that is dropped is closed by whoever drops it. Seen to fail
@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 from cowdaemon import wire
 from harness.daemon import Daemon, StartDaemon
+from harness.older_kernels import WITHOUT_REFUSAL
 from harness.programs import GAMES, NOBODY, StartCaller, StartSubject, environment
 
 LINGER_SECONDS = 30
@@ -21,12 +22,6 @@ SERVED_SECONDS = 3.0
 """For a connection and a call of somebody else meanwhile; held up, it is LINGER_SECONDS."""
 CALLS = 5
 LINGERER = Path(__file__).with_name("lingerer.py")
-
-OLDER_KERNEL = """
-from cowdaemon import wire
-wire.refuse_descriptors = lambda end: False
-"""
-"""Before Linux 6.16 nobody can refuse to be sent descriptors."""
 
 
 def lingering_client(daemon: Daemon) -> subprocess.Popen[str]:
@@ -41,7 +36,7 @@ def lingering_client(daemon: Daemon) -> subprocess.Popen[str]:
     )
 
 
-@pytest.mark.parametrize("change", ["", OLDER_KERNEL], ids=["this-kernel", "older-kernel"])
+@pytest.mark.parametrize("change", ["", WITHOUT_REFUSAL], ids=["this-kernel", "older-kernel"])
 def test_others_are_served_meanwhile(
     change: str, start_daemon: StartDaemon, start_caller: StartCaller, start_subject: StartSubject
 ) -> None:

@@ -1,0 +1,14 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a daemon is started with, as Daemon's `change`, to do as on kernels that lack things."""
+
+WITHOUT_PLACEMENT = """
+from cowdaemon.broker import peers, server
+server.can_place_by_pidfd = lambda: False
+peers._SO_PEERPIDFD = 30_000
+"""
+"""Before Linux 6.5 (SO_PEERPIDFD) and 6.11 (PIDFD_GET_USER_NAMESPACE): a child looks at /proc."""
+WITHOUT_REFUSAL = """
+from cowdaemon import wire
+wire.refuse_descriptors = lambda end: False
+"""
+"""Before Linux 6.16 (SO_PASSRIGHTS) nobody can refuse to be sent descriptors."""
