@@ -12,6 +12,7 @@ An open can be made to hang for ever by the target (exec_update_lock, fs/exec.c)
 ends this process, and the broker starts another. It also ends when its worker does, or the broker.
 """
 
+import array
 import errno
 import os
 import signal
@@ -53,10 +54,21 @@ def run_opener(credential: Credential, worker: socket.socket, broker_pid: int) -
         message, _ = wire.receive(worker)
         if not message:
             return
-        reply, descriptors = _answer(wire.OpenRequest.unpack(message).pid, broker_pid)
+        request = wire.OpenRequest.unpack(message)
+        if request.purpose is wire.Purpose.LIST:
+            reply, descriptors = wire.OpenReply(0, 0, 0), [_list_pids()]
+        else:
+            reply, descriptors = _answer(request.pid, broker_pid)
         wire.send(worker, reply.pack(), descriptors)
         for descriptor in descriptors:
             os.close(descriptor)
+
+
+def _list_pids() -> int:
+    pids = sorted(int(name) for name in os.listdir("/proc") if name.isdecimal())
+    descriptor = os.memfd_create("pids")
+    os.pwrite(descriptor, array.array("i", pids).tobytes(), 0)
+    return descriptor
 
 
 def _answer(pid: int, broker_pid: int) -> tuple[wire.OpenReply, list[int]]:
