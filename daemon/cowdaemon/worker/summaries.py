@@ -128,7 +128,7 @@ def count_states(mapped: Numbers, first_page: int, states: Bytes) -> Numbers:
     """
     end_page = first_page + len(states)
     among = slice(
-        np.searchsorted(mapped[:, 1], first_page, "right"), np.searchsorted(mapped[:, 0], end_page)
+        np.searchsorted(mapped[:, 1], first_page), np.searchsorted(mapped[:, 0], end_page)
     )
     borders = mapped[among, :2].ravel().clip(first_page, end_page)
     lengths = np.diff(borders, prepend=first_page, append=end_page)

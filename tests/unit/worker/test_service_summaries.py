@@ -4,7 +4,7 @@
 import logging
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import grpc
@@ -169,25 +169,64 @@ def test_most_pids_fit_a_request() -> None:
     assert request.ByteSize() < REQUEST_BYTES
 
 
+class Labour:
+    """Work without end, whose threads are known; once it is over, whoever goes on fails."""
+
+    def __init__(self) -> None:
+        self._threads: set[int] = set()
+        self._changed = threading.Condition()
+        self._is_over = False
+
+    def work(self) -> None:
+        with self._changed:
+            self._threads.add(threading.get_ident())
+            self._changed.notify_all()
+            if self._is_over:
+                raise CowdError(Reason.OPENER_LOST)
+
+    def await_threads(self, count: int) -> None:
+        with self._changed:
+            assert self._changed.wait_for(lambda: len(self._threads) == count, SECONDS)
+
+    def finish(self) -> None:
+        with self._changed:
+            self._is_over = True
+
+
+@pytest.fixture
+def labour() -> Iterator[Labour]:
+    labour = Labour()
+    yield labour
+    labour.finish()
+
+
 class Endless:
-    """A reader whose work would go on for hours: of a process with an enormous mapping."""
+    """A reader of a process that is given an enormous mapping."""
 
     features = FEATURES
 
-    def __init__(self) -> None:
-        self.busy = threading.Semaphore(0)
+    def __init__(self, labour: Labour, process: Process) -> None:
+        self._labour = labour
+        os.ftruncate(process.maps, 0)
+        os.pwrite(process.maps, b"0-7ffffffff000 rw-p 00000000 00:00 0\n", 0)
 
     def read(self, pagemap: int, address: int, count: int) -> PageReadings:  # noqa: ARG002
-        self.busy.release()
+        self._labour.work()
         words = np.zeros(count, np.uint64)
         return PageReadings(words, words, np.zeros(count, np.bool_))
 
 
-@pytest.fixture
-def endless(process: Process) -> Endless:
-    os.ftruncate(process.maps, 0)
-    os.pwrite(process.maps, b"0-7ffffffff000 rw-p 00000000 00:00 0\n", 0)
-    return Endless()
+class Refusing(Process):
+    """As many processes as there can be, none of them the caller's."""
+
+    def __init__(self, labour: Labour, make_file: MakeFile) -> None:
+        super().__init__(make_file)
+        self.pids = range(1, 2**31)
+        self._labour = labour
+
+    def open(self, pid: int, purpose: Purpose) -> Target:  # noqa: ARG002
+        self._labour.work()
+        raise CowdError(Reason.ACCESS_DENIED, pid=pid)
 
 
 def cancel(stream: Any) -> None:
@@ -200,57 +239,58 @@ def await_deadline(stream: Any) -> None:
     assert failure.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
 
 
-@pytest.mark.parametrize(
+ENDS = pytest.mark.parametrize(
     ("seconds", "end"),
-    [(SECONDS, cancel), (0.2, await_deadline)],
+    [(SECONDS, cancel), (1.0, await_deadline)],
     ids=["cancelled", "deadline"],
 )
+
+
+def verify_threads_are_given_back(
+    channel: grpc.Channel,
+    labour: Labour,
+    request: messages.SummarizeProcessesRequest,
+    seconds: float,
+    end: Callable[[Any], None],
+) -> None:
+    """Have every thread at work for a call, end the calls, and make another."""
+    stub = pageflags_pb2_grpc.PageFlagsServiceStub(channel)
+    streams = [stub.SummarizeProcesses(request, timeout=seconds) for _ in range(THREADS)]
+    labour.await_threads(THREADS)
+    for stream in streams:
+        end(stream)
+    assert check_health(channel)
+
+
+@ENDS
 @pytest.mark.parametrize("pids", [[PID], []], ids=["asked", "all"])
 def test_call_that_nobody_waits_for_stops_within_a_chunk(
     serve: Callable[[Service], grpc.Channel],
     process: Process,
-    endless: Endless,
+    labour: Labour,
     caplog: pytest.LogCaptureFixture,
     pids: list[int],
     seconds: float,
     end: Callable[[Any], None],
 ) -> None:
-    """It gives back its thread: every one of them had such a call, and another is answered."""
-    service = PageFlagsService(CALLER, process, endless)  # type: ignore[arg-type]
-    stub = pageflags_pb2_grpc.PageFlagsServiceStub(serve(service))
+    reader = Endless(labour, process)
+    channel = serve(PageFlagsService(CALLER, process, reader))  # type: ignore[arg-type]
     request = messages.SummarizeProcessesRequest(pids=pids)
     with caplog.at_level(logging.DEBUG, "cowdaemon"):
-        for _ in range(THREADS):
-            stream = stub.SummarizeProcesses(request, timeout=seconds)
-            assert endless.busy.acquire(timeout=SECONDS)
-            end(stream)
-        assert stub.GetServerInfo(messages.GetServerInfoRequest(), timeout=SECONDS).version
+        verify_threads_are_given_back(channel, labour, request, seconds, end)
     assert not caplog.records
 
 
-class Refusing(Process):
-    """As many processes as there can be, none of them the caller's."""
-
-    def __init__(self, make_file: MakeFile) -> None:
-        super().__init__(make_file)
-        self.pids = range(1, 2**31)
-        self.busy = threading.Semaphore(0)
-
-    def open(self, pid: int, purpose: Purpose) -> Target:  # noqa: ARG002
-        self.busy.release()
-        raise CowdError(Reason.ACCESS_DENIED, pid=pid)
-
-
+@ENDS
 def test_refused_processes_are_not_gone_through_for_nobody(
-    serve: Callable[[Service], grpc.Channel], make_file: MakeFile
+    serve: Callable[[Service], grpc.Channel],
+    make_file: MakeFile,
+    labour: Labour,
+    seconds: float,
+    end: Callable[[Any], None],
 ) -> None:
     """gRPC stops a stream that was cancelled at its next response; here there is none."""
-    process = Refusing(make_file)
-    service = PageFlagsService(CALLER, process, None)  # type: ignore[arg-type]
-    channel = serve(service)
-    stub = pageflags_pb2_grpc.PageFlagsServiceStub(channel)
-    for _ in range(THREADS):
-        stream = stub.SummarizeProcesses(messages.SummarizeProcessesRequest(), timeout=SECONDS)
-        assert process.busy.acquire(timeout=SECONDS)
-        stream.cancel()
-    assert check_health(channel)
+    process = Refusing(labour, make_file)
+    channel = serve(PageFlagsService(CALLER, process, None))  # type: ignore[arg-type]
+    request = messages.SummarizeProcessesRequest()
+    verify_threads_are_given_back(channel, labour, request, seconds, end)
