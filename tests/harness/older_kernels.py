@@ -2,9 +2,9 @@
 """What a daemon is started with, as Daemon's `change`, to do as on kernels that lack things."""
 
 WITHOUT_PLACEMENT = """
-from cowdaemon.broker import peers, server
-server.can_place_by_pidfd = lambda: False
-peers._SO_PEERPIDFD = 30_000
+from cowdaemon.system import namespaces, peercred
+namespaces.can_ask_pidfd = lambda: False
+peercred._SO_PEERPIDFD = 30_000
 """
 """Before Linux 6.5 (SO_PEERPIDFD) and 6.11 (PIDFD_GET_USER_NAMESPACE): a child looks at /proc."""
 WITHOUT_REFUSAL = """

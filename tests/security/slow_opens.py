@@ -14,7 +14,7 @@ import os
 import random
 import time
 
-from cowdaemon.broker import opener
+from cowdaemon.system import procfs
 
 IMAGES = (b"plain", b"privileged")
 PRIVILEGED_PAGE = 0x10000000000
@@ -25,13 +25,13 @@ LOOK_SECONDS = 0.001
 HELD_UP_SECONDS = 0.00015
 """An open that takes longer has waited for exec (exec_update_lock)."""
 
-open_in = opener._open_in
+open_in = procfs.open_in
 opens = 0
 """Of the request under way."""
 
 
 def open_slowly(directory: int, name: str) -> int:
-    """Open at a bad moment, in place of opener._open_in()."""
+    """Open at a bad moment, in place of procfs.open_in()."""
     global opens  # noqa: PLW0603 - the opener is one process with one thread
     if name == "stat":
         opens = 0
@@ -86,4 +86,4 @@ def is_privileged(pagemap: int) -> bool:
     return False
 
 
-opener._open_in = open_slowly
+procfs.open_in = open_slowly
