@@ -14,10 +14,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from cowdaemon.system import privileges
+from cowdaemon.system import journal, privileges
+from cowdaemon.system.journal import Journal
 from cowdaemon.system.processes import fork_child
 from harness.processes import read_children
 from hypothesis import settings
+from unit.journald import JoinJournal, Journald
 
 # The same examples wherever CI runs.
 settings.register_profile("cowd", deadline=None, derandomize="COWD_REQUIRE_ALL" in os.environ)
@@ -201,3 +203,27 @@ def start_connector(tmp_path: Path) -> Iterator[StartConnector]:
             return connector
 
         yield start
+
+
+@pytest.fixture
+def join_journal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[JoinJournal]:
+    """Return a function that returns a journal that we play, and who writes to it.
+
+    As for a service of systemd: its standard error leads to the journal.
+    """
+    with ExitStack() as stack:
+
+        def join() -> tuple[Journald, Journal]:
+            path = tmp_path / "journal"
+            path.unlink(missing_ok=True)
+            journald = Journald(path)
+            stack.callback(journald.close)
+            monkeypatch.setattr(journal, "JOURNAL_SOCKET", path)
+            log_file = os.fstat(2)
+            monkeypatch.setenv("JOURNAL_STREAM", f"{log_file.st_dev}:{log_file.st_ino}")
+            written_to = Journal()
+            assert written_to._socket
+            stack.enter_context(written_to._socket)
+            return journald, written_to
+
+        yield join

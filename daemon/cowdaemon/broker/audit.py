@@ -52,7 +52,6 @@ class Audit:
         """
         self.flush()
         uid = caller.uid
-        self._written[uid] += 1
         fields: dict[str, str | int] = {
             "COWD_DECISION": decision,
             "COWD_REASON": reason,
@@ -60,20 +59,18 @@ class Audit:
             "COWD_CALLER_GID": caller.gid,
             "COWD_CALLER_LABEL": escape(caller.label),
         }
-        message = f"uid {uid}"
+        message = f"{decision} {reason}: uid {uid}"
         if target:
             comm = escape(target.comm)
             message += f" and process {target.pid} ({comm}) of uid {target.uid}"
             fields["COWD_TARGET_PID"] = target.pid
             fields["COWD_TARGET_UID"] = target.uid
             fields["COWD_TARGET_COMM"] = comm
-        is_too_much = (
-            self._written[uid] > AUDIT_RECORDS_PER_UID or self._written.total() > AUDIT_RECORDS
+        has_room = (
+            self._written[uid] < AUDIT_RECORDS_PER_UID and self._written.total() < AUDIT_RECORDS
         )
-        if is_too_much or not self._journal.write(
-            _NOTICE, f"{decision} {reason}: {message}", fields
-        ):
-            self._dropped[uid] += 1
+        is_written = has_room and self._journal.write(_NOTICE, message, fields)
+        (self._written if is_written else self._dropped)[uid] += 1
 
     def flush(self) -> None:
         """Tell how many records were dropped, once their time is over."""
