@@ -4,8 +4,11 @@
 Runs as an unprivileged user, started by a test. Prints {"pid": N} and then answers each line:
 
     {"method": PATH, "request": HEX, "timeout": SECONDS, "wait": whether for a server}
-        -> {"response": HEX, "seconds": N}
+        -> {"responses": [HEX], "seconds": N}
         or {"code": N, "message": TEXT, "details": HEX, "raw": HEX, "seconds": N}
+    {..., "most": N}                    a call whose response is a stream: cancelled after N of them
+        -> {"responses": [HEX, ...], "seconds": N}
+        or a failure as above
     {"create": KIND, "arguments": [TEXT, ...]}
         -> what subjects.py says of pages of that kind, now this process's own
 
@@ -13,6 +16,7 @@ Usage: caller.py SOCKET_PATH [DESCRIPTOR]. With a descriptor, which is a connect
 else made, calls go through that one: SOCKET_PATH is then made here, and what comes to it relayed.
 """
 
+import itertools
 import json
 import os
 import socket
@@ -33,10 +37,8 @@ class Client:
         self._path = path
         self._channel: Any = None
 
-    def call(
-        self, method: str, request: bytes, timeout_seconds: float, wait: bool
-    ) -> dict[str, Any]:
-        """Make one unary call and return the answer's line."""
+    def call(self, order: dict[str, Any]) -> dict[str, Any]:
+        """Make one call and return the answer's line."""
         import grpc  # it starts threads: what `create` forks must come before
 
         if self._channel is None:
@@ -49,10 +51,17 @@ class Client:
             ]
             self._channel = grpc.insecure_channel(f"unix:{self._path}", options)
         start = time.monotonic()
+        most = order.get("most")
+        make = self._channel.unary_unary if most is None else self._channel.unary_stream
         try:
-            response = self._channel.unary_unary(
-                method, request_serializer=None, response_deserializer=None
-            )(request, timeout=timeout_seconds, wait_for_ready=wait)
+            answer = make(order["method"])(
+                bytes.fromhex(order["request"]),
+                timeout=order["timeout"],
+                wait_for_ready=order["wait"],
+            )
+            responses = [answer] if most is None else list(itertools.islice(answer, most))
+            if most is not None:
+                answer.cancel()  # of no effect on a call that has ended
         except grpc.RpcError as error:
             trailing = [(key, _to_bytes(value)) for key, value in error.trailing_metadata() or ()]
             initial = [(key, _to_bytes(value)) for key, value in error.initial_metadata() or ()]
@@ -65,7 +74,8 @@ class Client:
                 "raw": raw.hex(),
                 "seconds": time.monotonic() - start,
             }
-        return {"response": response.hex(), "seconds": time.monotonic() - start}
+        seconds = time.monotonic() - start
+        return {"responses": [response.hex() for response in responses], "seconds": seconds}
 
 
 def _to_bytes(value: str | bytes) -> bytes:
@@ -111,8 +121,7 @@ def main() -> None:
 
             answer = subjects.create(order["create"], order["arguments"])
         else:
-            request = bytes.fromhex(order["request"])
-            answer = client.call(order["method"], request, order["timeout"], order["wait"])
+            answer = client.call(order)
         print(json.dumps(answer), flush=True)
 
 

@@ -26,6 +26,8 @@ from harness.daemon import PYTHON_PATH, ROOT
 
 ANSWER_SECONDS = 30.0
 """For a program to answer: generous, other tests share the machine."""
+EVERY = 2**31
+"""More responses than there can be."""
 PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 SUBJECTS = ROOT / "tests" / "kernel" / "subjects.py"
 CALLER = ROOT / "tests" / "caller.py"
@@ -248,14 +250,17 @@ class Caller(Program):
         request: Message | bytes,
         seconds: float = 20.0,
         wait: bool = False,
+        most: int | None = None,
     ) -> None:
         """Start a call of `method`, a full path or a name of cowd's service.
 
-        With `wait`, a server that is not there is waited for, up to `seconds`.
+        With `wait`, a server that is not there is waited for, up to `seconds`. With `most`, the
+        response is a stream, and cancelled after that many of it.
         """
         path = method if method.startswith("/") else SERVICE + method
         message = request if isinstance(request, bytes) else request.SerializeToString()
-        self.write({"method": path, "request": message.hex(), "timeout": seconds, "wait": wait})
+        call = {"method": path, "request": message.hex(), "timeout": seconds, "wait": wait}
+        self.write(call | ({} if most is None else {"most": most}))
 
     def finish(self) -> bytes:
         """Return the response's bytes of the call begun longest ago, or raise CallError."""
@@ -263,10 +268,14 @@ class Caller(Program):
 
     def finish_timed(self) -> tuple[bytes, float]:
         """Return the response's bytes and how many seconds the call took; raise CallError."""
+        [response], seconds = self._finish()
+        return response, seconds
+
+    def _finish(self) -> tuple[list[bytes], float]:
         answer = self.read()
-        if "response" not in answer:
+        if "responses" not in answer:
             raise CallError(answer)
-        return bytes.fromhex(answer["response"]), answer["seconds"]
+        return [bytes.fromhex(response) for response in answer["responses"]], answer["seconds"]
 
     def call_bytes(self, method: str, request: Message | bytes) -> bytes:
         """Return the bytes of the response, or raise CallError."""
@@ -324,6 +333,22 @@ class Caller(Program):
         """Call GetServerInfo."""
         response = self.call_bytes("GetServerInfo", pageflags_pb2.GetServerInfoRequest())
         return pageflags_pb2.GetServerInfoResponse.FromString(response)
+
+    def begin_summaries(self, pids: Sequence[int], most: int = EVERY) -> None:
+        """Start SummarizeProcesses; of no pids, of all."""
+        request = pageflags_pb2.SummarizeProcessesRequest(pids=pids)
+        self.begin("SummarizeProcesses", request, most=most)
+
+    def finish_summaries(self) -> list[pageflags_pb2.SummarizeProcessesResponse]:
+        """Return the responses of the call begun longest ago, or raise CallError."""
+        responses, _ = self._finish()
+        parse = pageflags_pb2.SummarizeProcessesResponse.FromString
+        return [parse(response) for response in responses]
+
+    def summarize(self, pids: Sequence[int]) -> list[pageflags_pb2.SummarizeProcessesResponse]:
+        """Call SummarizeProcesses; of no pids, of all."""
+        self.begin_summaries(pids)
+        return self.finish_summaries()
 
     def create(self, kind: str, *arguments: str) -> dict[str, Any]:
         """Make the pages of a kind of subjects.py in the caller itself; return its description."""
