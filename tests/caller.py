@@ -5,8 +5,11 @@ Runs as an unprivileged user, started by a test. Prints {"pid": N} and then answ
 
     {"method": PATH, "request": HEX, "timeout": SECONDS, "wait": whether for a server,
      "metadata": [[KEY, VALUE], ...]}
-        -> {"response": HEX, "raw": HEX, "seconds": N}
+        -> {"responses": [HEX], "raw": HEX, "seconds": N}
         or {"code": N, "message": TEXT, "details": HEX, "raw": HEX, "seconds": N}
+    {..., "most": N}                    a call whose response is a stream: cancelled after N of them
+        -> {"responses": [HEX, ...], "seconds": N}
+        or a failure as above
     {"create": KIND, "arguments": [TEXT, ...]}
         -> what subjects.py says of pages of that kind, now this process's own
 
@@ -17,6 +20,7 @@ SOCKET_PATH is then made here, and what comes to it relayed.
 """
 
 import argparse
+import itertools
 import json
 import os
 import socket
@@ -38,34 +42,36 @@ class Client:
         self._authority = authority
         self._channel: Any = None
 
-    def call(
-        self,
-        method: str,
-        request: bytes,
-        timeout_seconds: float,
-        wait: bool,
-        metadata: list[list[str]],
-    ) -> dict[str, Any]:
-        """Make one unary call and return the answer's line."""
+    def call(self, order: dict[str, Any]) -> dict[str, Any]:
+        """Make one call and return the answer's line."""
         import grpc  # it starts threads: what `create` forks must come before
 
         if self._channel is None:
-            options = [
+            arguments = [
                 ("grpc.default_authority", self._authority),
                 ("grpc.max_receive_message_length", -1),
                 ("grpc.initial_reconnect_backoff_ms", 50),
                 ("grpc.min_reconnect_backoff_ms", 20_000),  # how long connecting may take
                 ("grpc.max_reconnect_backoff_ms", 200),
             ]
-            self._channel = grpc.insecure_channel(f"unix:{self._path}", options)
-        method_call = self._channel.unary_unary(
-            method, request_serializer=None, response_deserializer=None
-        )
+            self._channel = grpc.insecure_channel(f"unix:{self._path}", arguments)
+        most = order.get("most")
+        make = self._channel.unary_unary if most is None else self._channel.unary_stream
+        request = bytes.fromhex(order["request"])
+        options = {
+            "timeout": order["timeout"],
+            "wait_for_ready": order["wait"],
+            "metadata": order["metadata"],
+        }
         start = time.monotonic()
         try:
-            response, ended = method_call.with_call(
-                request, timeout=timeout_seconds, wait_for_ready=wait, metadata=metadata
-            )
+            if most is None:
+                response, ended = make(order["method"]).with_call(request, **options)
+                responses = [response]
+            else:
+                ended = make(order["method"])(request, **options)
+                responses = list(itertools.islice(ended, most))
+                ended.cancel()  # of no effect on a call that has ended
         except grpc.RpcError as error:
             trailing = [(key, _to_bytes(value)) for key, value in error.trailing_metadata() or ()]
             return {
@@ -76,7 +82,11 @@ class Client:
                 "seconds": time.monotonic() - start,
             }
         seconds = time.monotonic() - start
-        return {"response": response.hex(), "raw": _join(ended).hex(), "seconds": seconds}
+        return {
+            "responses": [response.hex() for response in responses],
+            "raw": _join(ended).hex(),
+            "seconds": seconds,
+        }
 
 
 def _join(ended: Any) -> bytes:
@@ -134,10 +144,7 @@ def main() -> None:
 
             answer = subjects.create(order["create"], order["arguments"])
         else:
-            request = bytes.fromhex(order["request"])
-            answer = client.call(
-                order["method"], request, order["timeout"], order["wait"], order["metadata"]
-            )
+            answer = client.call(order)
         print(json.dumps(answer), flush=True)
 
 

@@ -26,6 +26,8 @@ from harness.daemon import PYTHON_PATH, ROOT
 
 ANSWER_SECONDS = 30.0
 """For a program to answer: generous, other tests share the machine."""
+EVERY = 2**31
+"""More responses than there can be."""
 PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 SUBJECTS = ROOT / "tests" / "kernel" / "subjects.py"
 CALLER = ROOT / "tests" / "caller.py"
@@ -258,22 +260,22 @@ class Caller(Program):
         seconds: float = 20.0,
         wait: bool = False,
         metadata: Sequence[tuple[str, str]] = (),
+        most: int | None = None,
     ) -> None:
         """Start a call of `method`, a full path or a name of cowd's service.
 
-        With `wait`, a server that is not there is waited for, up to `seconds`.
+        With `wait`, a server that is not there is waited for, up to `seconds`. With `most`, the
+        response is a stream, and cancelled after that many of it.
         """
-        self.write(
-            {
-                "method": method if method.startswith("/") else SERVICE + method,
-                "request": (
-                    request if isinstance(request, bytes) else request.SerializeToString()
-                ).hex(),
-                "timeout": seconds,
-                "wait": wait,
-                "metadata": metadata,
-            }
-        )
+        message = request if isinstance(request, bytes) else request.SerializeToString()
+        call = {
+            "method": method if method.startswith("/") else SERVICE + method,
+            "request": message.hex(),
+            "timeout": seconds,
+            "wait": wait,
+            "metadata": metadata,
+        }
+        self.write(call | ({} if most is None else {"most": most}))
 
     def finish(self) -> bytes:
         """Return the response's bytes of the call begun longest ago, or raise CallError."""
@@ -282,7 +284,8 @@ class Caller(Program):
     def finish_timed(self) -> tuple[bytes, float]:
         """Return the response's bytes and how many seconds the call took; raise CallError."""
         answer = self._read_answer()
-        return bytes.fromhex(answer["response"]), answer["seconds"]
+        [response] = answer["responses"]
+        return bytes.fromhex(response), answer["seconds"]
 
     def finish_raw(self) -> bytes:
         """Return all that the server said, metadata included, whether the call failed or not."""
@@ -290,11 +293,11 @@ class Caller(Program):
             answer = self._read_answer()
         except CallError as failure:
             return failure.raw
-        return bytes.fromhex(answer["response"]) + b"\n" + bytes.fromhex(answer["raw"])
+        return b"\n".join(bytes.fromhex(part) for part in [*answer["responses"], answer["raw"]])
 
     def _read_answer(self) -> dict[str, Any]:
         answer = self.read()
-        if "response" not in answer:
+        if "responses" not in answer:
             raise CallError(answer)
         return answer
 
@@ -354,6 +357,22 @@ class Caller(Program):
         """Call GetServerInfo."""
         response = self.call_bytes("GetServerInfo", pageflags_pb2.GetServerInfoRequest())
         return pageflags_pb2.GetServerInfoResponse.FromString(response)
+
+    def begin_summaries(self, pids: Sequence[int], most: int = EVERY) -> None:
+        """Start SummarizeProcesses; of no pids, of all."""
+        request = pageflags_pb2.SummarizeProcessesRequest(pids=pids)
+        self.begin("SummarizeProcesses", request, most=most)
+
+    def finish_summaries(self) -> list[pageflags_pb2.SummarizeProcessesResponse]:
+        """Return the responses of the call begun longest ago, or raise CallError."""
+        responses = map(bytes.fromhex, self._read_answer()["responses"])
+        parse = pageflags_pb2.SummarizeProcessesResponse.FromString
+        return [parse(response) for response in responses]
+
+    def summarize(self, pids: Sequence[int]) -> list[pageflags_pb2.SummarizeProcessesResponse]:
+        """Call SummarizeProcesses; of no pids, of all."""
+        self.begin_summaries(pids)
+        return self.finish_summaries()
 
     def create(self, kind: str, *arguments: str) -> dict[str, Any]:
         """Make the pages of a kind of subjects.py in the caller itself; return its description."""

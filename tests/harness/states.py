@@ -5,6 +5,7 @@ Runs in the test process: the daemon is asked through a caller, /proc/PID/smaps 
 """
 
 import re
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -14,6 +15,8 @@ from cowproto.v1 import pageflags_pb2
 from harness.programs import PAGE_BYTES, Caller
 
 PAGES_PER_CALL = 65_536
+VSYSCALL = b"[vsyscall]"
+"""Past the end of the address space: pagemap has no entries there."""
 
 
 class Answer(NamedTuple):
@@ -53,6 +56,37 @@ def iter_ranges(mapping: pageflags_pb2.Mapping) -> Iterator[tuple[int, int]]:
     pages = (mapping.end_address - mapping.start_address) // PAGE_BYTES
     for first in range(0, pages, PAGES_PER_CALL):
         yield mapping.start_address + first * PAGE_BYTES, min(PAGES_PER_CALL, pages - first)
+
+
+def name_totals(summary: pageflags_pb2.SummarizeProcessesResponse) -> dict[str, Counter[str]]:
+    """Return a summary's counts by names: of mappings ("mappings"), and of pages by state."""
+    suffix = "_page_count"
+    totals = {}
+    for each in summary.totals:
+        counts = {
+            field.name.removesuffix(suffix).upper(): getattr(each, field.name)
+            for field in each.DESCRIPTOR.fields
+            if field.name.endswith(suffix)
+        }
+        named = Counter(counts) + Counter(mappings=each.mapping_count)  # which drops what is 0
+        totals[pageflags_pb2.MappingKind.Name(each.kind).removeprefix("MAPPING_KIND_")] = named
+    assert len(totals) == len(summary.totals), "a kind comes twice"
+    return totals
+
+
+def add_up_pages(caller: Caller, pid: int) -> dict[str, Counter[str]]:
+    """Return the same, made from the answers about every single page."""
+    totals: dict[str, Counter[str]] = {}
+    for mapping in caller.list_mappings(pid):
+        kind = pageflags_pb2.MappingKind.Name(mapping.kind).removeprefix("MAPPING_KIND_")
+        counts = totals.setdefault(kind, Counter())
+        counts["mappings"] += 1
+        if mapping.path == VSYSCALL:
+            counts["UNKNOWN"] += (mapping.end_address - mapping.start_address) // PAGE_BYTES
+            continue
+        for address, count in iter_ranges(mapping):
+            counts.update(page.state for page in ask(caller, pid, address, count))
+    return totals
 
 
 def read_smaps(pid: int) -> dict[int, dict[str, int]]:

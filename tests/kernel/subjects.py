@@ -36,7 +36,9 @@ from kinds.anonymous import make_anonymous
 from kinds.memory import (
     ABSENT,
     PAGE_BYTES,
+    PRIVATE_ANONYMOUS,
     PROT_NONE,
+    PROTECTION,
     Described,
     UnavailableError,
     advise,
@@ -52,7 +54,11 @@ from page_scan import scan_pages
 
 LARGE_PAGES = 65_536
 """limits.PAGES_PER_CALL."""
+RESERVED_PAGES = (1 << 46) // PAGE_BYTES
+WRITTEN_PAGES = 8
+"""Of those that are reserved."""
 PR_SET_DUMPABLE = 4
+MAP_NORESERVE = 0x4000  # asm-generic/mman-common.h
 MAP_FIXED = 0x10
 
 
@@ -61,6 +67,21 @@ def make_large() -> Described:
     address = map_pages(LARGE_PAGES)
     ctypes.memset(address, 1, LARGE_PAGES * PAGE_BYTES)
     return {"pages": describe(address, {"state": "ANON"}), "count": LARGE_PAGES}
+
+
+def make_reservation() -> Described:
+    """Reserve most of the address space, and write a page here and there."""
+    flags = PRIVATE_ANONYMOUS | MAP_NORESERVE
+    try:
+        address = map_pages(RESERVED_PAGES, flags, protection=PROT_NONE)
+    except OSError as error:
+        raise UnavailableError(f"no room for {RESERVED_PAGES} pages: {error}") from error
+    pages = []
+    for page in range(0, RESERVED_PAGES, RESERVED_PAGES // WRITTEN_PAGES):
+        protect(address + page * PAGE_BYTES, 1, PROTECTION)
+        write_page(address, page)
+        pages += describe(address + page * PAGE_BYTES, {"state": "ANON"})
+    return {"pages": pages, "count": RESERVED_PAGES}
 
 
 def make_many_mappings(count: str) -> Described:

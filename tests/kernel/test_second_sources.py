@@ -16,7 +16,7 @@ from harness.author import AuthorsMethod
 from harness.kernel_flags import mask_flags
 from harness.programs import PAGE_BYTES, Caller, StartSubject, iter_stretches, parse_pages
 from harness.reference import Reference
-from harness.states import Answer, ask, iter_ranges, read_smaps, read_smaps_rollup
+from harness.states import VSYSCALL, Answer, ask, iter_ranges, read_smaps, read_smaps_rollup
 
 # Categories of PAGEMAP_SCAN, linux/fs.h.
 FILE, PRESENT, SWAPPED, PFNZERO, GUARD = 4, 8, 16, 32, 256
@@ -28,10 +28,6 @@ SCANNED = {
     "ZERO": PRESENT | PFNZERO,
     "GUARD": SWAPPED | GUARD,
 }
-
-
-VSYSCALL = b"[vsyscall]"
-"""Past the end of the address space: pagemap has no entries there."""
 
 
 def test_reference_reader(

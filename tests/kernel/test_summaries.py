@@ -1,0 +1,66 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Summaries of processes that have every kind of page, against the answers about single pages.
+
+What the kernel lets a summary skip must be just what a single page is told to be absent: guards and
+other markers stand in the page table as pages do.
+"""
+
+import os
+from dataclasses import replace
+
+import pytest
+from cowdaemon.worker.features import probe_features
+from cowdaemon.worker.reader import Reader
+from cowdaemon.worker.summaries import summarize
+from cowdaemon.worker.targets import Target
+from harness.programs import PAGE_BYTES, Caller, StartSubject, parse_pages
+from harness.states import add_up_pages, name_totals, read_smaps_rollup
+
+
+def test_summary_is_the_sum_of_single_pages(
+    kind: tuple[str, ...], nobody: Caller, start_subject: StartSubject
+) -> None:
+    subject = start_subject(*kind)
+    with subject.stopped():
+        for pid in {page.pid for page in parse_pages(subject.description)}:
+            (summary,) = nobody.summarize([pid])
+            assert name_totals(summary) == add_up_pages(nobody, pid)
+
+
+def test_kernel_that_skips_nothing_says_the_same(
+    kind: tuple[str, ...], start_subject: StartSubject
+) -> None:
+    """Before 6.7 there was no PAGEMAP_SCAN, and every page is read."""
+    features = probe_features()
+    if not features.has_pagemap_scan:
+        pytest.skip("the kernel has no PAGEMAP_SCAN (it is in 6.7)")
+    subject = start_subject(*kind)
+    with subject.stopped():
+        totals = []
+        for each in features, replace(features, has_pagemap_scan=False):
+            reader = Reader(os.open("/proc/kpageflags", os.O_RDONLY), each)
+            pagemap, maps = (
+                os.open(f"/proc/{subject.pid}/{name}", os.O_RDONLY) for name in ("pagemap", "maps")
+            )
+            target = Target(subject.pid, 1, pagemap, maps)
+            totals.append(summarize(reader, target, lambda: None))
+            reader.close()
+        assert totals[0] == totals[1]
+
+
+def test_reservation_of_most_of_the_address_space(
+    nobody: Caller, start_subject: StartSubject
+) -> None:
+    """To read every page of it takes a minute at the very least, and the call has 20 seconds."""
+    if not nobody.get_server_info().kernel_features.pagemap_scan:
+        pytest.skip("the kernel has no PAGEMAP_SCAN (it is in 6.7): it takes as long as it takes")
+    subject = start_subject("reservation")
+    with subject.stopped():
+        (summary,) = nobody.summarize([subject.pid])
+        rollup = read_smaps_rollup(subject.pid)
+    totals = name_totals(summary)
+    anonymous = sum(each["ANON"] for each in totals.values())
+    assert anonymous * PAGE_BYTES == rollup["Anonymous"]
+    written = len(subject.description["pages"])
+    assert totals["ANONYMOUS"]["ANON"] >= written
+    assert totals["ANONYMOUS"]["ABSENT"] >= subject.description["count"] - written
