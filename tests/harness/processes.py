@@ -11,6 +11,9 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
+LISTENING = 0x10000
+"""__SO_ACCEPTCON in /proc/net/unix."""
+
 
 class Process(NamedTuple):
     """A process and the name the kernel has for it (`struct task_struct.comm`)."""
@@ -71,6 +74,16 @@ def read_socket_inodes(pid: int) -> set[int]:
         if target.startswith("socket:["):
             inodes.add(int(target[len("socket:[") : -1]))
     return inodes
+
+
+def read_listening_sockets() -> dict[int, str]:
+    """Return the listening Unix sockets of this network namespace, with their names."""
+    listening = {}
+    for line in Path("/proc/net/unix").read_text().splitlines()[1:]:
+        _, _, _, flags, _, _, inode, *path = line.split(maxsplit=7)
+        if int(flags, 16) & LISTENING:
+            listening[int(inode)] = path[0] if path else ""
+    return listening
 
 
 class Departure:
