@@ -12,6 +12,9 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple, NoReturn
 
+LISTENING = 0x10000
+"""__SO_ACCEPTCON in /proc/net/unix."""
+
 
 class Process(NamedTuple):
     """A process and the name the kernel has for it (`struct task_struct.comm`)."""
@@ -78,6 +81,16 @@ def wait_to_be_killed() -> NoReturn:
     """Do nothing, as a child that ends by a signal alone."""
     while True:
         signal.pause()
+
+
+def read_listening_sockets() -> dict[int, str]:
+    """Return the listening Unix sockets of this network namespace, with their names."""
+    listening = {}
+    for line in Path("/proc/net/unix").read_text().splitlines()[1:]:
+        _, _, _, flags, _, _, inode, *path = line.split(maxsplit=7)
+        if int(flags, 16) & LISTENING:
+            listening[int(inode)] = path[0] if path else ""
+    return listening
 
 
 class Departure:

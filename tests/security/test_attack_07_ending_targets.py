@@ -107,7 +107,8 @@ def test_process_that_ends_while_its_mappings_are_listed(
 def test_process_that_is_exiting(nobody: Caller, start_subject: StartSubject) -> None:
     """Its memory is gone before its number is: that is no matter of the caller's rights.
 
-    Seen to fail with an opener that does not look again why the kernel refused.
+    Seen to fail with an opener to which PF_EXITING says nothing. It looks for that twice, before
+    the opens and after a refusal, and one look alone is hardly ever too early or too late.
     """
     outcomes = set()
     for _ in range(EXITS):
