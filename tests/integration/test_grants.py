@@ -39,7 +39,6 @@ BY_GID = NOBODY._replace(gid=SUMMARY_GID)
 INSPECTOR = NOBODY._replace(groups=(PAGES_GID,))
 OF_BOTH = NOBODY._replace(groups=(SUMMARY_GID, PAGES_GID))
 DENIED = ("PERMISSION_DENIED", "ACCESS_DENIED")
-PID_ONE = 1
 KERNEL_THREAD = 2
 
 
@@ -57,7 +56,7 @@ def first_address(subject: Subject) -> int:
 def failure_of(caller: Caller, pid: int) -> tuple[int, str]:
     """Return why a process was not summarized; (0, "") if it was."""
     [summary] = caller.summarize([pid])
-    assert bool(summary.mappings) != bool(summary.failure.reason)
+    assert bool(summary.totals) != bool(summary.failure.reason)
     return summary.failure.code, summary.failure.reason
 
 
@@ -73,24 +72,25 @@ def test_member_gets_summaries_of_all_and_pages_of_its_own(
     """Seen to fail with the opener's comparison of purpose and detail taken out."""
     mine = start_subject("memfd", user=member)
     theirs = start_subject("memfd", user=GAMES)
+    closed = start_subject("undumpable", user=GAMES)
+    of_root = start_subject("anonymous", user=ROOT_USER)
     caller = start_caller(member, granting.socket_path)
     by_root = start_caller(ROOT_USER, granting.socket_path)
     assert caller.get_server_info().granted == pageflags_pb2.GRANT_DETAIL_SUMMARY
-    with mine.stopped(), theirs.stopped():
-        pids = sorted([mine.pid, theirs.pid, PID_ONE])
-        assert failure_of(caller, PID_ONE) == (0, "")
-        of_caller, of_root = (
-            {summary.pid: summary.mappings for summary in asker.summarize([])}
+    with mine.stopped(), theirs.stopped(), closed.stopped(), of_root.stopped():
+        told, known = (
+            {summary.pid: summary.totals for summary in asker.summarize([])}
             for asker in (caller, by_root)
         )
-        for pid in pids[1:]:
-            assert of_caller[pid] == of_root[pid]
-        assert PID_ONE in of_caller
+        for subject in (mine, theirs, closed, of_root):
+            assert told[subject.pid] == known[subject.pid]
+            assert failure_of(caller, subject.pid) == (0, "")
         # Whatever its worker has opened for a summary serves no page.
         assert caller.refused_page_flags(theirs.pid, first_address(theirs)) == DENIED
         request = pageflags_pb2.ListMappingsRequest(pid=theirs.pid)
         assert caller.refusal("ListMappings", request).outcome == DENIED
-        assert caller.refused_page_flags(PID_ONE, PAGE_BYTES) == DENIED
+        for other in (closed, of_root):
+            assert caller.refused_page_flags(other.pid, PAGE_BYTES) == DENIED
         assert caller.get_page_flags(mine.pid, first_address(mine)).state[0]
 
 
@@ -102,10 +102,9 @@ def test_others_get_nothing_more_than_without_grants(
     caller = start_caller(NOBODY, granting.socket_path)
     assert caller.get_server_info().granted == pageflags_pb2.GRANT_DETAIL_NONE
     assert failure_of(caller, theirs.pid) == (Code.PERMISSION_DENIED, "ACCESS_DENIED")
-    assert failure_of(caller, PID_ONE) == (Code.PERMISSION_DENIED, "ACCESS_DENIED")
     summarized = {summary.pid for summary in caller.summarize([])}
     assert mine.pid in summarized
-    assert not summarized & {theirs.pid, PID_ONE}
+    assert theirs.pid not in summarized
     assert caller.refused_page_flags(theirs.pid, first_address(theirs)) == DENIED
 
 
@@ -122,7 +121,8 @@ def test_pages_of_every_process_by_grant(
         asked = theirs.pid, first_address(theirs), count
         assert caller.get_page_flags(*asked) == by_root.get_page_flags(*asked)
         assert caller.list_mappings(theirs.pid) == by_root.list_mappings(theirs.pid)
-    assert caller.list_mappings(PID_ONE)
+    closed = start_subject("undumpable", user=GAMES)
+    assert caller.list_mappings(closed.pid) == by_root.list_mappings(closed.pid)
 
 
 def test_grant_does_not_open_what_belongs_to_cowd_or_has_no_memory(
