@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Final
 
 from cowdaemon import __version__
+from cowdaemon.confinement import PrivilegeError, name_process
 
 __all__ = ["main"]
 
@@ -96,12 +97,7 @@ def _run(socket_path: Path | None, user: str) -> None:
     try:
         from cowdaemon.broker.kernel_files import KernelError, open_kpageflags
         from cowdaemon.broker.listener import Listener, ListenerError
-        from cowdaemon.broker.privileges import (
-            PrivilegeError,
-            name_process,
-            read_permitted_capabilities,
-            restrict_capabilities,
-        )
+        from cowdaemon.broker.privileges import read_permitted_capabilities, restrict_capabilities
         from cowdaemon.broker.rooms import Rooms, RoomsError
         from cowdaemon.broker.server import Server, ServerError
     except ModuleNotFoundError as error:
@@ -109,6 +105,8 @@ def _run(socket_path: Path | None, user: str) -> None:
             f"the Python module {error.name} is missing: apt install python3-systemd, or, for a "
             "virtual environment, pip install '.[daemon]' in a checkout"
         ) from error
+    except PrivilegeError as error:  # a filter of system calls did not compile
+        raise _UnableError(str(error)) from error
     # Who started us may have left these otherwise, and we rest on them.
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_SETMASK, [])

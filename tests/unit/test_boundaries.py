@@ -20,7 +20,14 @@ BUILT = {".git", "__pycache__", "build", "node_modules"}
 """Where programs write. In a worktree .git is a file."""
 
 STANDARD = set(sys.stdlib_module_names) - {"importlib", "runpy"}  # which import by computed names
-SHARED = {"cowdaemon", "cowdaemon.errors", "cowdaemon.limits", "cowdaemon.wire"}
+SHARED = {
+    "cowdaemon",
+    "cowdaemon.confinement",
+    "cowdaemon.errors",
+    "cowdaemon.limits",
+    "cowdaemon.system_calls",
+    "cowdaemon.wire",
+}
 MESSAGES = {"cowproto", "google.protobuf"}
 
 # What a folder or a module may import. The first that holds a module counts for it.

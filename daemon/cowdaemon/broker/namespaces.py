@@ -14,8 +14,8 @@ import socket
 from typing import Final
 
 from cowdaemon.broker.peers import has_ended, read_status
-from cowdaemon.broker.privileges import bind_to_parent, close_to_others
 from cowdaemon.broker.processes import fork_child
+from cowdaemon.confinement import bind_to_parent, close_to_others
 from cowdaemon.errors import Reason
 from cowdaemon.limits import PLACEMENT_SECONDS
 

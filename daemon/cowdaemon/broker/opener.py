@@ -23,14 +23,14 @@ from cowdaemon.broker.peers import Credential
 from cowdaemon.broker.privileges import (
     Capability,
     assume_file_system_ids,
-    bind_to_parent,
-    close_to_others,
     raised,
     read_permitted_capabilities,
     restrict_capabilities,
 )
+from cowdaemon.confinement import SystemCallFilter, bind_to_parent, close_to_others
 from cowdaemon.errors import CowdError, Reason
 from cowdaemon.limits import OPENER_SECONDS
+from cowdaemon.system_calls import OPENER
 
 __all__ = ["run_opener"]
 
@@ -39,6 +39,8 @@ _ABSENT: Final = (errno.ENOENT, errno.ESRCH)
 # include/linux/sched.h; shown in field 9 of /proc/PID/stat.
 _PF_EXITING: Final = 0x00000004
 _PF_KTHREAD: Final = 0x00200000
+
+_FILTER: Final = SystemCallFilter(OPENER)  # once, in the broker
 
 
 def run_opener(credential: Credential, worker: socket.socket, broker_pid: int) -> None:
@@ -49,6 +51,7 @@ def run_opener(credential: Credential, worker: socket.socket, broker_pid: int) -
     restrict_capabilities(authority | Capability.SYS_ADMIN, authority)
     close_to_others()
     bind_to_parent(broker_pid)
+    _FILTER.load()
     while True:
         message, _ = wire.receive(worker)
         if not message:

@@ -27,6 +27,7 @@ from cowdaemon.limits import (
     THREAD_STACK_BYTES,
 )
 from cowdaemon.worker.inner_listener import InnerListener
+from cowdaemon.worker.privileges import Confinement
 from cowdaemon.worker.relay import Relay
 
 __all__ = ["Service", "run_worker"]
@@ -54,19 +55,24 @@ class Service(Protocol):
         """Let go of what is kept for a while only."""
 
 
-def run_worker(control: socket.socket, room: int, service: Service) -> None:
+def run_worker(
+    control: socket.socket, room: int, service: Service, confinement: Confinement
+) -> None:
     """Serve connections that come through `control` until it closes; return to end the process.
 
     Args:
         control: to the broker.
         room: descriptor of the directory that is this worker's alone.
         service: what answers.
+        confinement: what closes this process in.
     """
+    confinement.confine_start(room)
     threading.stack_size(THREAD_STACK_BYTES)
     calls = ThreadPoolExecutor(CALLS_PER_WORKER, "call")
     server = grpc.server(calls, [service.make_handler()], options=_SERVER_OPTIONS)
     inner = InnerListener(room, server.add_insecure_port)
     server.start()
+    confinement.confine_worker()
     connections = _Connections(control, inner)
     arrived: dict[int, socket.socket] = {}  # not to be let go of before the broker has
     control.settimeout(TARGET_KEPT_SECONDS)

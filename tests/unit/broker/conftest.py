@@ -1,31 +1,24 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Fixtures of the broker's tests: children that change in our place, openers, pairs."""
+"""Fixtures of the broker's tests: processes in namespaces, openers, pairs."""
 
-import ctypes
 import gc
 import os
-import pickle
 import socket
 import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
 
 import pytest
 from cowdaemon import wire
-from cowdaemon.broker import pairs, privileges
+from cowdaemon.broker import pairs
 from cowdaemon.broker.pairs import Pair
 from cowdaemon.broker.peers import Credential
 from cowdaemon.broker.privileges import Capability
-from cowdaemon.broker.processes import fork_child
 from harness.processes import read_children
 from harness.programs import NOBODY, User
 from unit.broker.opener_client import NONE, Opener, StartOpener
 from unit.broker.pairing import Pairing
-
-RunInChild = Callable[[Callable[[], Any]], Any]
-"""The fixture run_in_child."""
 
 
 def count_descriptors() -> int:
@@ -40,65 +33,6 @@ def nothing_is_left() -> Iterator[None]:
     if count_descriptors() != before:
         gc.collect()  # what pytest.raises() caught holds frames, and is held by one of them
     assert count_descriptors() <= before  # less where an earlier test had failed
-
-
-@pytest.fixture
-def run_in_child() -> RunInChild:
-    """Return a function that calls another in a forked child, and returns or raises as that did."""
-
-    def run(function: Callable[[], Any]) -> Any:
-        reader, writer = os.pipe()
-
-        def call() -> None:
-            try:
-                outcome = (function(), None)
-            except Exception as error:  # noqa: BLE001 - it is raised again by the parent
-                outcome = (None, error)
-            os.write(writer, pickle.dumps(outcome))
-
-        child = fork_child("cowd-test", call, keep=[writer])
-        os.close(writer)
-        with open(reader, "rb") as file:
-            written = file.read()
-        assert child.reap() == 0
-        result, error = pickle.loads(written)
-        if error:
-            raise error
-        return result
-
-    return run
-
-
-class BrokenLibc:
-    """libc with one function that, after some calls, does nothing and returns what it is told."""
-
-    def __init__(self, name: str, result: int, error: int, after_calls: int) -> None:
-        self._libc = ctypes.CDLL(None, use_errno=True)
-        self._name = name
-        self._outcome = (result, error)
-        self._calls_left = after_calls
-
-    def __getattr__(self, name: str) -> Any:
-        function = getattr(self._libc, name)
-        if name != self._name:
-            return function
-        self._calls_left -= 1
-        return function if self._calls_left >= 0 else self._do_nothing
-
-    def _do_nothing(self, *_: object) -> int:
-        result, error = self._outcome
-        ctypes.set_errno(error)
-        return result
-
-
-@pytest.fixture
-def break_libc(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
-    """Return a function that breaks one function of libc, for the module privileges alone."""
-
-    def break_function(name: str, result: int, error: int = 0, after_calls: int = 0) -> None:
-        monkeypatch.setattr(privileges, "_libc", BrokenLibc(name, result, error, after_calls))
-
-    return break_function
 
 
 class Placed:

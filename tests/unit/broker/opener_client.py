@@ -14,8 +14,9 @@ from contextlib import suppress
 from cowdaemon import wire
 from cowdaemon.broker.opener import run_opener
 from cowdaemon.broker.peers import Credential
-from cowdaemon.broker.privileges import Capability, bind_to_parent
+from cowdaemon.broker.privileges import Capability
 from cowdaemon.broker.processes import Child, fork_child
+from cowdaemon.confinement import bind_to_parent
 from cowdaemon.errors import Reason
 
 SECONDS = 10.0
