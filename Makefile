@@ -12,7 +12,7 @@ SUDO := $(shell [ "$$(id -u)" -eq 0 ] || command -v sudo)
 # Where `make proto` writes.
 OUT := proto
 
-RUNTIME_PACKAGES := python3-click python3-grpcio python3-numpy python3-protobuf python3-rich \
+RUNTIME_PACKAGES := libseccomp2 python3-click python3-grpcio python3-numpy python3-protobuf python3-rich \
 	python3-systemd
 PROTO_PACKAGES := protobuf-compiler protobuf-compiler-grpc
 # systemd-python has no wheels: it is compiled against libsystemd.

@@ -27,6 +27,7 @@ from cowdaemon.limits import (
 )
 from cowdaemon.worker.disclosure import SAFE, DisclosureMasks
 from cowdaemon.worker.page_states import Attribute, PageState, classify
+from cowdaemon.worker.privileges import Confinement
 from cowdaemon.worker.reader import PageReadings, Reader, ShortReadError
 from cowdaemon.worker.targets import Target, Targets
 
@@ -56,12 +57,16 @@ class PageFlagsService:
         caller: that credential.
         targets: opens processes with its authority.
         reader: reads their pages.
+        confinement: what this process is closed in by, for telling it.
     """
 
-    def __init__(self, caller: Caller, targets: Targets, reader: Reader) -> None:
+    def __init__(
+        self, caller: Caller, targets: Targets, reader: Reader, confinement: Confinement
+    ) -> None:
         self._caller = caller
         self._targets = targets
         self._reader = reader
+        self._confinement = confinement
         self._masks: DisclosureMasks = SAFE
 
     def make_handler(self) -> grpc.GenericRpcHandler:
@@ -134,6 +139,10 @@ class PageFlagsService:
                 pagemap_scan=features.has_pagemap_scan,
             ),
             maximum_concurrent_call_count=CALLS_PER_WORKER,
+            confinement=messages.Confinement(
+                seccomp=self._confinement.has_seccomp,
+                landlock_abi=self._confinement.landlock_abi,
+            ),
         )
 
     def _check_health(self, request: twins.HealthCheckRequest) -> Message:

@@ -128,7 +128,8 @@ def _run(
         service = RefusingService(Reason.from_number(request.refusal))
     else:
         caller = Caller(request.uid, request.gid, request.groups)
-        service = PageFlagsService(caller, Targets(socket.socket(fileno=opener[0])), reader)
+        targets = Targets(socket.socket(fileno=opener[0]))
+        service = PageFlagsService(caller, targets, reader, confinement)
     run_worker(socket.socket(fileno=control), room, service, confinement)
 
 

@@ -35,6 +35,14 @@ class CallerCredential(_message.Message):
     uid: int
     def __init__(self, uid: _Optional[int] = ..., gid: _Optional[int] = ..., groups: _Optional[_Iterable[int]] = ...) -> None: ...
 
+class Confinement(_message.Message):
+    __slots__ = ["landlock_abi", "seccomp"]
+    LANDLOCK_ABI_FIELD_NUMBER: _ClassVar[int]
+    SECCOMP_FIELD_NUMBER: _ClassVar[int]
+    landlock_abi: int
+    seccomp: bool
+    def __init__(self, seccomp: bool = ..., landlock_abi: _Optional[int] = ...) -> None: ...
+
 class DisclosureMasks(_message.Message):
     __slots__ = ["private_flags_mask", "shared_flags_mask"]
     PRIVATE_FLAGS_MASK_FIELD_NUMBER: _ClassVar[int]
@@ -78,8 +86,9 @@ class GetServerInfoRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class GetServerInfoResponse(_message.Message):
-    __slots__ = ["caller", "kernel_features", "masks", "maximum_concurrent_call_count", "maximum_mapping_count", "maximum_page_count", "page_size_bytes", "version"]
+    __slots__ = ["caller", "confinement", "kernel_features", "masks", "maximum_concurrent_call_count", "maximum_mapping_count", "maximum_page_count", "page_size_bytes", "version"]
     CALLER_FIELD_NUMBER: _ClassVar[int]
+    CONFINEMENT_FIELD_NUMBER: _ClassVar[int]
     KERNEL_FEATURES_FIELD_NUMBER: _ClassVar[int]
     MASKS_FIELD_NUMBER: _ClassVar[int]
     MAXIMUM_CONCURRENT_CALL_COUNT_FIELD_NUMBER: _ClassVar[int]
@@ -88,6 +97,7 @@ class GetServerInfoResponse(_message.Message):
     PAGE_SIZE_BYTES_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
     caller: CallerCredential
+    confinement: Confinement
     kernel_features: KernelFeatures
     masks: DisclosureMasks
     maximum_concurrent_call_count: int
@@ -95,7 +105,7 @@ class GetServerInfoResponse(_message.Message):
     maximum_page_count: int
     page_size_bytes: int
     version: str
-    def __init__(self, version: _Optional[str] = ..., page_size_bytes: _Optional[int] = ..., caller: _Optional[_Union[CallerCredential, _Mapping]] = ..., maximum_page_count: _Optional[int] = ..., maximum_mapping_count: _Optional[int] = ..., masks: _Optional[_Union[DisclosureMasks, _Mapping]] = ..., kernel_features: _Optional[_Union[KernelFeatures, _Mapping]] = ..., maximum_concurrent_call_count: _Optional[int] = ...) -> None: ...
+    def __init__(self, version: _Optional[str] = ..., page_size_bytes: _Optional[int] = ..., caller: _Optional[_Union[CallerCredential, _Mapping]] = ..., maximum_page_count: _Optional[int] = ..., maximum_mapping_count: _Optional[int] = ..., masks: _Optional[_Union[DisclosureMasks, _Mapping]] = ..., kernel_features: _Optional[_Union[KernelFeatures, _Mapping]] = ..., maximum_concurrent_call_count: _Optional[int] = ..., confinement: _Optional[_Union[Confinement, _Mapping]] = ...) -> None: ...
 
 class KernelFeatures(_message.Message):
     __slots__ = ["guard_regions", "markers", "pagemap_scan", "soft_dirty"]

@@ -25,6 +25,7 @@ from cowproto.v1 import pageflags_pb2_grpc
 from unit.worker.served_process import (
     ANON_WORD,
     CALLER,
+    CONFINEMENT,
     ENTRIES,
     EXCLUSIVE,
     FEATURES,
@@ -94,7 +95,7 @@ def test_page_that_does_not_settle_is_unknown_and_has_no_flags(
             flags = np.array([ANON_WORD, 0], np.uint64)
             return PageReadings(entries, flags, np.array([False, True]))
 
-    service = PageFlagsService(CALLER, process, Restless())  # type: ignore[arg-type]
+    service = PageFlagsService(CALLER, process, Restless(), CONFINEMENT)  # type: ignore[arg-type]
     stub = pageflags_pb2_grpc.PageFlagsServiceStub(serve(service))
     response = stub.GetPageFlags(ask_flags(count=2))
     assert list(response.state) == [messages.PAGE_STATE_ANON, messages.PAGE_STATE_UNKNOWN]
@@ -230,4 +231,5 @@ def test_server_info(stub: Any) -> None:
         ),
         kernel_features=messages.KernelFeatures(soft_dirty=True, guard_regions=True, markers=True),
         maximum_concurrent_call_count=CALLS_PER_WORKER,
+        confinement=messages.Confinement(seccomp=True, landlock_abi=3),
     )
