@@ -12,8 +12,8 @@ SUDO := $(shell [ "$$(id -u)" -eq 0 ] || command -v sudo)
 # Where `make proto` writes.
 OUT := proto
 
-RUNTIME_PACKAGES := libseccomp2 python3-click python3-grpcio python3-numpy python3-protobuf python3-rich \
-	python3-systemd
+RUNTIME_PACKAGES := python3-click python3-grpcio python3-numpy python3-protobuf python3-rich \
+	python3-systemd libseccomp2
 PROTO_PACKAGES := protobuf-compiler protobuf-compiler-grpc
 # systemd-python has no wheels: it is compiled against libsystemd.
 SETUP_PACKAGES := $(RUNTIME_PACKAGES) $(PROTO_PACKAGES) python3-hypothesis python3-pytest \
