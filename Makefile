@@ -13,7 +13,7 @@ SUDO := $(shell [ "$$(id -u)" -eq 0 ] || command -v sudo)
 OUT := proto
 
 RUNTIME_PACKAGES := python3-click python3-grpcio python3-numpy python3-protobuf python3-rich \
-	python3-systemd
+	python3-systemd libseccomp2
 PROTO_PACKAGES := protobuf-compiler protobuf-compiler-grpc
 # systemd-python has no wheels: it is compiled against libsystemd.
 SETUP_PACKAGES := $(RUNTIME_PACKAGES) $(PROTO_PACKAGES) python3-hypothesis python3-pytest \

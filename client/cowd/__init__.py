@@ -33,6 +33,7 @@ from cowd._kpageflags import KernelPageFlags
 from cowd._local import Local
 from cowd._pages import (
     CallerCredential,
+    Confinement,
     DisclosureMasks,
     KernelFeatures,
     Mapping,
@@ -61,6 +62,7 @@ __all__ = [
     "CallerCredential",
     "Change",
     "Client",
+    "Confinement",
     "DisclosureMasks",
     "Error",
     "FailedPrecondition",

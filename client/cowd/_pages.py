@@ -8,6 +8,7 @@ from enum import KEEP, IntEnum, IntFlag
 
 __all__ = [
     "CallerCredential",
+    "Confinement",
     "DisclosureMasks",
     "KernelFeatures",
     "Mapping",
@@ -195,6 +196,20 @@ class KernelFeatures:
 
 
 @dataclass(frozen=True, slots=True)
+class Confinement:
+    """What confines the process of the daemon that answers, besides having no privilege.
+
+    Attributes:
+        seccomp: only the system calls that it needs are there for it.
+        landlock_abi: version of the kernel's interface that keeps it from files, and from 6 on from
+            other processes; 0 if there is none.
+    """
+
+    seccomp: bool
+    landlock_abi: int
+
+
+@dataclass(frozen=True, slots=True)
 class ServerInfo:
     """What the daemon is and allows."""
 
@@ -206,3 +221,4 @@ class ServerInfo:
     maximum_concurrent_call_count: int
     masks: DisclosureMasks
     kernel_features: KernelFeatures
+    confinement: Confinement

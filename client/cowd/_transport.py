@@ -31,6 +31,7 @@ from cowd._errors import (
 )
 from cowd._pages import (
     CallerCredential,
+    Confinement,
     DisclosureMasks,
     KernelFeatures,
     Mapping,
@@ -219,6 +220,10 @@ class Transport:
                 guard_regions=features.guard_regions,
                 markers=features.markers,
                 pagemap_scan=features.pagemap_scan,
+            ),
+            confinement=Confinement(
+                seccomp=answer.confinement.seccomp,
+                landlock_abi=answer.confinement.landlock_abi,
             ),
         )
 

@@ -93,6 +93,11 @@ WORKER_DATA_BYTES: Final = 1 << 30
 """RLIMIT_DATA. RLIMIT_AS would be wrong: most of what an idle worker maps is never touched."""
 WORKER_DESCRIPTORS: Final = 512
 """RLIMIT_NOFILE: three for each connection, two for each kept target, and gRPC's own."""
+WORKER_LOCKED_BYTES: Final = 0
+"""RLIMIT_MEMLOCK: nothing in a worker needs to be kept from swap."""
+WORKER_QUEUE_BYTES: Final = 0
+"""RLIMIT_MSGQUEUE: message queues outlive who made them. There is no RLIMIT_NPROC: it counts what
+all workers have together, so that one could leave the others without threads."""
 RELAY_BUFFER_BYTES: Final = 256 * 1024
 """One for each direction of a connection; a socket's own buffer holds about as much."""
 THREAD_STACK_BYTES: Final = 512 * 1024

@@ -23,13 +23,9 @@ from cowdaemon.config import (
     format_settings,
     read_settings,
 )
+from cowdaemon.system.confinement import PrivilegeError, name_process
 from cowdaemon.system.journal import Journal, JournalHandler
-from cowdaemon.system.privileges import (
-    PrivilegeError,
-    name_process,
-    read_permitted_capabilities,
-    restrict_capabilities,
-)
+from cowdaemon.system.privileges import read_permitted_capabilities, restrict_capabilities
 
 __all__ = ["main"]
 
@@ -144,6 +140,8 @@ def _run(socket_path: Path | None, user: str, settings: Settings) -> None:
             f"the Python module {error.name} is missing: apt install python3-systemd, or, for a "
             "virtual environment, pip install '.[daemon]' in a checkout"
         ) from error
+    except PrivilegeError as error:  # a filter of system calls did not compile
+        raise _UnableError(str(error)) from error
     journal = _set_up_log()
     # Who started us may have left these otherwise, and we rest on them.
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from cowdaemon.system import journal, privileges
+from cowdaemon.system import confinement, journal, privileges
 from cowdaemon.system.journal import Journal
 from cowdaemon.system.processes import fork_child
 from harness.processes import read_children
@@ -96,10 +96,12 @@ class BrokenLibc:
 
 @pytest.fixture
 def break_libc(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
-    """Return a function that breaks one function of libc, for the module privileges alone."""
+    """Return a function that breaks one function of libc, for cowdaemon alone."""
 
     def break_function(name: str, result: int, error: int = 0, after_calls: int = 0) -> None:
-        monkeypatch.setattr(privileges, "_libc", BrokenLibc(name, result, error, after_calls))
+        broken = BrokenLibc(name, result, error, after_calls)
+        for module in (confinement, privileges):
+            monkeypatch.setattr(module, "_libc", broken)
 
     return break_function
 

@@ -20,8 +20,14 @@ BUILT = {".git", "__pycache__", "build", "node_modules"}
 """Where programs write. In a worktree .git is a file."""
 
 STANDARD = set(sys.stdlib_module_names) - {"importlib", "runpy"}  # which import by computed names
-SHARED = {"cowdaemon", "cowdaemon.errors", "cowdaemon.limits", "cowdaemon.wire"}
-CONFIG = {"cowdaemon.config", "cowdaemon.config_document", "cowdaemon.system.trusted_files"}
+SHARED = {
+    "cowdaemon",
+    "cowdaemon.errors",
+    "cowdaemon.limits",
+    "cowdaemon.system",
+    "cowdaemon.wire",
+}
+CONFIG = {"cowdaemon.config", "cowdaemon.config_document"}
 MESSAGES = {"cowproto", "google.protobuf"}
 
 # What a folder or a module may import. The first that holds a module counts for it.

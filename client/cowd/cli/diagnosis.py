@@ -70,6 +70,7 @@ def iter_checks(
     yield from _check_kernel(machine, is_accepted=info is not None)
     if info is not None:
         yield _check_features(info.kernel_features)
+        yield _check_confinement(info.confinement)
     yield from _check_container(machine, is_accepted=info is not None)
     if page_by_daemon is not None:
         yield _check_page("page-daemon", page_by_daemon, None)
@@ -274,6 +275,29 @@ def _check_features(features: cowd.KernelFeatures) -> Check:
     there = ", ".join(name for name, is_there in told.items() if is_there) or "nothing more"
     missing = ", ".join(name for name, is_there in told.items() if not is_there)
     return Check("features", OK, f"cowd tells {there}" + (f"; not {missing}" if missing else ""))
+
+
+def _check_confinement(confinement: cowd.Confinement) -> Check:
+    walls = {
+        "seccomp": (
+            confinement.seccomp,
+            "install libseccomp (`apt install libseccomp2`) and `systemctl restart cowd`",
+        ),
+        "Landlock": (
+            confinement.landlock_abi > 0,
+            "boot a kernel that has Landlock (Linux 5.13) and uses it (`lsm=` names landlock)",
+        ),
+    }
+    missing = [name for name, (is_there, _) in walls.items() if not is_there]
+    if not missing:
+        found = f"seccomp and Landlock (ABI {confinement.landlock_abi})"
+        return Check("confinement", OK, f"{found} confine the process that serves you")
+    return Check(
+        "confinement",
+        WARNING,
+        f"the process that serves you has no privilege, but no {' and no '.join(missing)} either",
+        "; ".join(walls[name][1] for name in missing),
+    )
 
 
 def _check_container(machine: Machine, *, is_accepted: bool) -> Iterator[Check]:

@@ -31,6 +31,7 @@ _COLUMNS: Final[Sequence[Column[SimpleNamespace]]] = (
     Column("maximum_concurrent_call_count", "MAX-CALLS", "most calls at once; further ones wait"),
     Column("masks", "MASKS", "kernel flags that you may see, of private and of other pages"),
     Column("kernel_features", "KERNEL", "what the running kernel can tell"),
+    Column("confinement", "CONFINEMENT", "of the process that serves you; 0 is no Landlock"),
 )
 
 

@@ -15,7 +15,7 @@ from typing import Final
 from cowdaemon.errors import Reason
 from cowdaemon.limits import PLACEMENT_SECONDS
 from cowdaemon.system import namespaces
-from cowdaemon.system.privileges import bind_to_parent, close_to_others
+from cowdaemon.system.confinement import bind_to_parent, close_to_others
 from cowdaemon.system.processes import FAILED
 from cowdaemon.system.procfs import has_ended, read_status
 

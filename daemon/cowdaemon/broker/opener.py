@@ -30,8 +30,10 @@ from cowdaemon.broker.peers import Credential
 from cowdaemon.errors import CowdError, Reason
 from cowdaemon.limits import AUDIT_SECONDS, OPENER_SECONDS
 from cowdaemon.system import privileges, procfs
+from cowdaemon.system.confinement import SystemCallFilter, bind_to_parent, close_to_others
 from cowdaemon.system.journal import Journal
 from cowdaemon.system.privileges import Capability, raised
+from cowdaemon.system.system_calls import OPENER
 
 __all__ = ["run_opener"]
 
@@ -39,6 +41,8 @@ _REFUSED: Final = (errno.EACCES, errno.EPERM)
 _ABSENT: Final = (errno.ENOENT, errno.ESRCH)
 _ON_RECORD: Final = (Reason.ACCESS_DENIED, Reason.OWN_PROCESS)
 _ANY_PROCESS: Final = Capability.SYS_PTRACE | Capability.DAC_READ_SEARCH
+
+_FILTER: Final = SystemCallFilter(OPENER)  # once, in the broker
 
 
 def run_opener(
@@ -54,8 +58,9 @@ def run_opener(
     authority = credential.capabilities & permitted
     by_grant = _ANY_PROCESS & permitted if granted else Capability(0)
     privileges.restrict_capabilities(authority | by_grant | Capability.SYS_ADMIN, authority)
-    privileges.close_to_others()
-    privileges.bind_to_parent(broker_pid)
+    close_to_others()
+    bind_to_parent(broker_pid)
+    _FILTER.load()
     audit = Audit(journal)
     opener = _Opener(credential, granted, by_grant, audit, broker_pid)
     worker.settimeout(AUDIT_SECONDS)

@@ -8,21 +8,17 @@ raw system calls change the calling thread alone.
 
 import ctypes
 import os
-import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import IntFlag
 from typing import Final
 
+from cowdaemon.system.confinement import PrivilegeError
 from cowdaemon.system.procfs import read_status
 
 __all__ = [
     "Capability",
-    "PrivilegeError",
     "assume_file_system_ids",
-    "bind_to_parent",
-    "close_to_others",
-    "name_process",
     "raised",
     "read_permitted_capabilities",
     "restrict_capabilities",
@@ -31,10 +27,6 @@ __all__ = [
 _libc: Final = ctypes.CDLL(None, use_errno=True)
 
 _CAPABILITY_VERSION_3: Final = 0x20080522  # linux/capability.h
-_PR_SET_PDEATHSIG: Final = 1  # linux/prctl.h
-_PR_SET_DUMPABLE: Final = 4
-_PR_SET_NAME: Final = 15
-_PR_SET_NO_NEW_PRIVS: Final = 38
 
 
 class Capability(IntFlag):
@@ -45,10 +37,6 @@ class Capability(IntFlag):
     SETUID = 1 << 7
     SYS_PTRACE = 1 << 19
     SYS_ADMIN = 1 << 21
-
-
-class PrivilegeError(Exception):
-    """The kernel did not make the process what it was told to make it."""
 
 
 class _Header(ctypes.Structure):
@@ -126,24 +114,3 @@ def assume_file_system_ids(uid: int, gid: int, groups: tuple[int, ...]) -> None:
     assumed_uid, assumed_gid = (int(status[key].split()[3]) for key in ("Uid", "Gid"))
     if (assumed_uid, assumed_gid) != (uid, gid) or sorted(os.getgroups()) != sorted(groups):
         raise PrivilegeError("the caller's ids could not be assumed")
-
-
-def close_to_others() -> None:
-    """Gain nothing by exec, and be closed to ptrace and core dumps."""
-    _check(_libc.prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0), "prctl")
-    _check(_libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), "prctl")
-
-
-def bind_to_parent(parent_pid: int) -> None:
-    """Be killed when the parent dies; raise if it has died already.
-
-    To be called after the last change of ids, which resets it (commit_creds, kernel/cred.c).
-    """
-    _check(_libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0), "prctl")
-    if os.getppid() != parent_pid:
-        raise PrivilegeError("the parent died first")
-
-
-def name_process(name: str) -> None:
-    """Set what `ps` shows as the command, at most 15 characters."""
-    _check(_libc.prctl(_PR_SET_NAME, name.encode(), 0, 0, 0), "prctl")

@@ -12,7 +12,7 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Final
 
-from cowdaemon.system.privileges import name_process
+from cowdaemon.system.confinement import name_process
 
 __all__ = ["FAILED", "Child", "fork_child"]
 

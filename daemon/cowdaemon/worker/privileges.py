@@ -1,31 +1,34 @@
 # SPDX-License-Identifier: Apache-2.0
 """Giving up every privilege, verified: for the zygote, and so for the workers that it forks.
 
-Root before, the unprivileged user after. What cannot be given up raises, and the zygote ends.
+Root before, the unprivileged user after; then closed in further, in steps, each when what comes
+before it is done. What cannot be given up raises, and the process ends.
 """
 
-import ctypes
 import os
 import pwd
 import resource
-import signal
-from pathlib import Path
 from typing import Final
 
-from cowdaemon.limits import WORKER_DESCRIPTORS
+from cowdaemon.limits import (
+    WORKER_DESCRIPTORS,
+    WORKER_LOCKED_BYTES,
+    WORKER_QUEUE_BYTES,
+)
+from cowdaemon.system.confinement import (
+    FileRight,
+    PrivilegeError,
+    SystemCallFilter,
+    close_to_others,
+    read_landlock_abi,
+    restrict_files,
+)
+from cowdaemon.system.procfs import read_status
+from cowdaemon.system.system_calls import WORKER, WORKER_ERRORS, ZYGOTE
 
-__all__ = ["PrivilegeError", "become", "bind_to_parent", "name_process"]
+__all__ = ["Confinement", "become"]
 
-_libc: Final = ctypes.CDLL(None, use_errno=True)
-
-_PR_SET_PDEATHSIG: Final = 1  # linux/prctl.h
-_PR_SET_DUMPABLE: Final = 4
-_PR_SET_NAME: Final = 15
-_PR_SET_NO_NEW_PRIVS: Final = 38
-
-
-class PrivilegeError(Exception):
-    """Some privilege is left."""
+_OF_ROOMS: Final = FileRight.MAKE_SOCK | FileRight.REMOVE_FILE
 
 
 def become(user: str, memory_bytes: int) -> None:
@@ -37,6 +40,8 @@ def become(user: str, memory_bytes: int) -> None:
     """
     account = pwd.getpwnam(user)
     _limit(resource.RLIMIT_CORE, 0)
+    _limit(resource.RLIMIT_MEMLOCK, WORKER_LOCKED_BYTES)
+    _limit(resource.RLIMIT_MSGQUEUE, WORKER_QUEUE_BYTES)
     _limit(resource.RLIMIT_DATA, memory_bytes)
     _limit(resource.RLIMIT_NOFILE, WORKER_DESCRIPTORS)
     os.umask(0o077)
@@ -44,8 +49,7 @@ def become(user: str, memory_bytes: int) -> None:
     os.setgroups([])
     os.setresgid(account.pw_gid, account.pw_gid, account.pw_gid)
     os.setresuid(account.pw_uid, account.pw_uid, account.pw_uid)
-    _prctl(_PR_SET_NO_NEW_PRIVS, 1)
-    _prctl(_PR_SET_DUMPABLE, 0)
+    close_to_others()
     _verify_unprivileged(account.pw_uid, account.pw_gid)
 
 
@@ -56,11 +60,7 @@ def _limit(kind: int, most: int) -> None:
 
 
 def _verify_unprivileged(uid: int, gid: int) -> None:
-    status = dict(
-        line.split(":\t", 1)
-        for line in Path("/proc/self/status").read_text(errors="replace").splitlines()
-        if ":\t" in line
-    )
+    status = read_status("self")
     is_unprivileged = (
         uid != 0
         and status["Uid"].split() == [str(uid)] * 4
@@ -73,19 +73,45 @@ def _verify_unprivileged(uid: int, gid: int) -> None:
         raise PrivilegeError(f"uid {uid} kept some privilege")
 
 
-def bind_to_parent(parent_pid: int) -> None:
-    """Be killed when the parent dies; raise if it has died already."""
-    _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent_pid:
-        raise PrivilegeError("the parent died first")
+class Confinement:
+    """What the zygote and its workers are closed in by, beyond their ids, where there is such.
 
+    Made by the zygote; each process calls what it is for. Whatever fails raises, and that process
+    ends.
 
-def name_process(name: str) -> None:
-    """Set what `ps` shows as the command, at most 15 characters."""
-    if _libc.prctl(_PR_SET_NAME, name.encode(), 0, 0, 0):
-        raise OSError(ctypes.get_errno(), "prctl")
+    Attributes:
+        has_seccomp: workers are held to a list of system calls.
+        landlock_abi: version of Landlock's interface that keeps them from files; 0 if none does.
 
+    Raises:
+        PrivilegeError: what this machine has does not work.
+    """
 
-def _prctl(option: int, value: int) -> None:
-    if _libc.prctl(option, value, 0, 0, 0):
-        raise OSError(ctypes.get_errno(), f"prctl({option}, {value})")
+    def __init__(self) -> None:
+        self._zygote_filter: Final = SystemCallFilter(ZYGOTE)
+        self._worker_filter: Final = SystemCallFilter(WORKER, WORKER_ERRORS)
+        self.has_seccomp: Final = self._worker_filter.is_there
+        self.landlock_abi: Final = read_landlock_abi()
+
+    def confine_zygote(self) -> None:
+        """Close the zygote in, when it has become unprivileged; its workers inherit it."""
+        # Workers make sockets in rooms that are not there yet.
+        self._restrict_files({}, kept=_OF_ROOMS)
+        self._zygote_filter.load()
+
+    def confine_start(self, room: int) -> None:
+        """Leave a worker no files but its room, before it has a second thread."""
+        self._restrict_files({room: _OF_ROOMS}, kept=FileRight(0))
+
+    def confine_worker(self) -> None:
+        """Leave a worker what it takes to serve: all its threads, when everything is open."""
+        self._worker_filter.load()
+
+    def _restrict_files(self, exceptions: dict[int, FileRight], kept: FileRight) -> None:
+        random = os.open("/dev/urandom", os.O_PATH | os.O_CLOEXEC)
+        try:
+            # gRPC seeds itself when its server starts, and aborts if it cannot.
+            allowed = {random: FileRight.READ_FILE, **exceptions}
+            restrict_files(self.landlock_abi, allowed, kept)
+        finally:
+            os.close(random)

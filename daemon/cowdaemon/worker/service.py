@@ -25,6 +25,7 @@ from cowdaemon.limits import (
 )
 from cowdaemon.worker.disclosure import SAFE, DisclosureMasks
 from cowdaemon.worker.handlers import Handlers, fail
+from cowdaemon.worker.privileges import Confinement
 from cowdaemon.worker.reader import PageReadings, Reader, ShortReadError, classify_readings
 from cowdaemon.worker.summaries import summarize
 from cowdaemon.worker.targets import Target, Targets
@@ -55,6 +56,7 @@ class PageFlagsService:
         caller: that credential.
         targets: opens processes with its authority.
         reader: reads their pages.
+        confinement: what this process is closed in by, for telling it.
         masks: which flags it may see.
         calls_per_worker: how many calls are worked on at once.
     """
@@ -64,12 +66,14 @@ class PageFlagsService:
         caller: Caller,
         targets: Targets,
         reader: Reader,
+        confinement: Confinement,
         masks: DisclosureMasks = SAFE,
         calls_per_worker: int = CALLS_PER_WORKER,
     ) -> None:
         self._caller = caller
         self._targets = targets
         self._reader = reader
+        self._confinement = confinement
         self._masks = masks
         self._calls_per_worker = calls_per_worker
 
@@ -191,6 +195,10 @@ class PageFlagsService:
                 pagemap_scan=features.has_pagemap_scan,
             ),
             maximum_concurrent_call_count=self._calls_per_worker,
+            confinement=messages.Confinement(
+                seccomp=self._confinement.has_seccomp,
+                landlock_abi=self._confinement.landlock_abi,
+            ),
             granted=f"GRANT_DETAIL_{caller.granted.name}",
             maximum_pid_count=PIDS_PER_CALL,
         )

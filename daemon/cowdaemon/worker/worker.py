@@ -26,6 +26,7 @@ from cowdaemon.limits import (
     THREAD_STACK_BYTES,
 )
 from cowdaemon.worker.inner_listener import InnerListener
+from cowdaemon.worker.privileges import Confinement
 from cowdaemon.worker.relay import Relay
 
 __all__ = ["Service", "run_worker"]
@@ -53,20 +54,29 @@ class Service(Protocol):
         """Let go of what is kept for a while only."""
 
 
-def run_worker(control: socket.socket, room: int, service: Service, calls_per_worker: int) -> None:
+def run_worker(
+    control: socket.socket,
+    room: int,
+    service: Service,
+    confinement: Confinement,
+    calls_per_worker: int,
+) -> None:
     """Serve connections that come through `control` until it closes; return to end the process.
 
     Args:
         control: to the broker.
         room: descriptor of the directory that is this worker's alone.
         service: what answers.
+        confinement: what closes this process in.
         calls_per_worker: how many calls it works on at once.
     """
+    confinement.confine_start(room)
     threading.stack_size(THREAD_STACK_BYTES)
     calls = ThreadPoolExecutor(calls_per_worker, "call")
     server = grpc.server(calls, [service.make_handler()], options=_SERVER_OPTIONS)
     inner = InnerListener(room, server.add_insecure_port)
     server.start()
+    confinement.confine_worker()
     connections = _Connections(control, inner)
     arrived: dict[int, socket.socket] = {}  # not to be let go of before the broker has
     control.settimeout(TARGET_KEPT_SECONDS)

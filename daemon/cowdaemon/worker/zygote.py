@@ -15,20 +15,20 @@ import socket
 import sys
 from typing import Final
 
-import grpc
-
+# What gRPC imports when a server is first made: too late, a worker opens no files.
 from cowdaemon import wire
 from cowdaemon.errors import Reason
+from cowdaemon.system.confinement import bind_to_parent, name_process
 from cowdaemon.worker.disclosure import FULL, SAFE
 from cowdaemon.worker.features import probe_features
 from cowdaemon.worker.kernel_files import KernelError, open_kpageflags
-from cowdaemon.worker.privileges import become, bind_to_parent, name_process
+from cowdaemon.worker.privileges import Confinement, become
 from cowdaemon.worker.reader import Reader
 from cowdaemon.worker.service import Caller, PageFlagsService, RefusingService
 from cowdaemon.worker.targets import Targets
 from cowdaemon.worker.worker import Service, run_worker
 
-__all__ = ["main", "verify_readable"]
+__all__ = ["main"]
 
 _log: Final = logging.getLogger(__name__)
 
@@ -50,26 +50,18 @@ def main(arguments: list[str]) -> None:
     except KernelError as error:
         sys.exit(f"cowd: {error}")
     reader = Reader(kpageflags, probe_features())
+    confinement = Confinement()
     become(user, memory_bytes)
-    verify_readable(user, grpc.__file__, __file__)
     bind_to_parent(broker_pid)
+    confinement.confine_zygote()
     try:
         wire.send(control, wire.READY)
     except BrokenPipeError:
         return  # the broker was stopped meanwhile
-    _serve(control, reader)
+    _serve(control, reader, confinement)
 
 
-def verify_readable(user: str, *files: str) -> None:
-    """Exit, with what to do, unless the user may read the files: grpc imports some when needed."""
-    for file in files:
-        try:
-            open(file, "rb").close()
-        except PermissionError:
-            sys.exit(f"cowd: user {user} cannot read {file}: install cowd where every user can")
-
-
-def _serve(control: socket.socket, reader: Reader) -> None:
+def _serve(control: socket.socket, reader: Reader, confinement: Confinement) -> None:
     workers: dict[int, int] = {}  # worker id -> pidfd
     while True:
         message, descriptors = wire.receive(control, 3, wire.SPAWN_BYTES)
@@ -79,7 +71,8 @@ def _serve(control: socket.socket, reader: Reader) -> None:
             case wire.KillRequest(worker_id):
                 _kill(workers.pop(worker_id, None))
             case wire.SpawnRequest() as request:
-                pidfd = _spawn(request, descriptors, reader, [control.fileno(), *workers.values()])
+                not_for_it = [control.fileno(), *workers.values()]
+                pidfd = _spawn(request, descriptors, not_for_it, reader, confinement)
                 if pidfd is not None:
                     workers[request.worker_id] = pidfd
 
@@ -96,7 +89,11 @@ def _kill(pidfd: int | None) -> None:
 
 
 def _spawn(
-    request: wire.SpawnRequest, descriptors: list[int], reader: Reader, not_for_it: list[int]
+    request: wire.SpawnRequest,
+    descriptors: list[int],
+    not_for_it: list[int],
+    reader: Reader,
+    confinement: Confinement,
 ) -> int | None:
     """Fork a worker; return its pidfd, or None: the broker sees its control socket close."""
     zygote_pid = os.getpid()
@@ -111,7 +108,7 @@ def _spawn(
                 os.close(descriptor)
             bind_to_parent(zygote_pid)
             name_process("cowd-worker")
-            _run(request, descriptors, reader)
+            _run(request, descriptors, reader, confinement)
         except BaseException:  # noqa: BLE001 - a worker must end here, and say why
             _log.exception("a worker failed")
         finally:
@@ -124,8 +121,11 @@ def _spawn(
         return None
 
 
-def _run(request: wire.SpawnRequest, descriptors: list[int], reader: Reader) -> None:
+def _run(
+    request: wire.SpawnRequest, descriptors: list[int], reader: Reader, confinement: Confinement
+) -> None:
     control, room, *opener = descriptors
+    calls = request.calls_per_worker
     service: Service
     if request.refusal:
         reader.close()  # whoever is refused shares this worker with others: it holds nothing
@@ -134,8 +134,8 @@ def _run(request: wire.SpawnRequest, descriptors: list[int], reader: Reader) -> 
         caller = Caller(request.uid, request.gid, request.groups, request.granted)
         targets = Targets(socket.socket(fileno=opener[0]))
         masks = FULL if request.sees_all_flags else SAFE
-        service = PageFlagsService(caller, targets, reader, masks, request.calls_per_worker)
-    run_worker(socket.socket(fileno=control), room, service, request.calls_per_worker)
+        service = PageFlagsService(caller, targets, reader, confinement, masks, calls)
+    run_worker(socket.socket(fileno=control), room, service, confinement, calls)
 
 
 if __name__ == "__main__":

@@ -39,6 +39,14 @@ class CallerCredential(_message.Message):
     uid: int
     def __init__(self, uid: _Optional[int] = ..., gid: _Optional[int] = ..., groups: _Optional[_Iterable[int]] = ...) -> None: ...
 
+class Confinement(_message.Message):
+    __slots__ = ["landlock_abi", "seccomp"]
+    LANDLOCK_ABI_FIELD_NUMBER: _ClassVar[int]
+    SECCOMP_FIELD_NUMBER: _ClassVar[int]
+    landlock_abi: int
+    seccomp: bool
+    def __init__(self, seccomp: bool = ..., landlock_abi: _Optional[int] = ...) -> None: ...
+
 class DisclosureMasks(_message.Message):
     __slots__ = ["private_flags_mask", "shared_flags_mask"]
     PRIVATE_FLAGS_MASK_FIELD_NUMBER: _ClassVar[int]
@@ -92,8 +100,9 @@ class GetServerInfoRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class GetServerInfoResponse(_message.Message):
-    __slots__ = ["caller", "granted", "kernel_features", "masks", "maximum_concurrent_call_count", "maximum_mapping_count", "maximum_page_count", "maximum_pid_count", "page_size_bytes", "version"]
+    __slots__ = ["caller", "confinement", "granted", "kernel_features", "masks", "maximum_concurrent_call_count", "maximum_mapping_count", "maximum_page_count", "maximum_pid_count", "page_size_bytes", "version"]
     CALLER_FIELD_NUMBER: _ClassVar[int]
+    CONFINEMENT_FIELD_NUMBER: _ClassVar[int]
     GRANTED_FIELD_NUMBER: _ClassVar[int]
     KERNEL_FEATURES_FIELD_NUMBER: _ClassVar[int]
     MASKS_FIELD_NUMBER: _ClassVar[int]
@@ -104,6 +113,7 @@ class GetServerInfoResponse(_message.Message):
     PAGE_SIZE_BYTES_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
     caller: CallerCredential
+    confinement: Confinement
     granted: GrantDetail
     kernel_features: KernelFeatures
     masks: DisclosureMasks
@@ -113,7 +123,7 @@ class GetServerInfoResponse(_message.Message):
     maximum_pid_count: int
     page_size_bytes: int
     version: str
-    def __init__(self, version: _Optional[str] = ..., page_size_bytes: _Optional[int] = ..., caller: _Optional[_Union[CallerCredential, _Mapping]] = ..., maximum_page_count: _Optional[int] = ..., maximum_mapping_count: _Optional[int] = ..., masks: _Optional[_Union[DisclosureMasks, _Mapping]] = ..., kernel_features: _Optional[_Union[KernelFeatures, _Mapping]] = ..., maximum_concurrent_call_count: _Optional[int] = ..., granted: _Optional[_Union[GrantDetail, str]] = ..., maximum_pid_count: _Optional[int] = ...) -> None: ...
+    def __init__(self, version: _Optional[str] = ..., page_size_bytes: _Optional[int] = ..., caller: _Optional[_Union[CallerCredential, _Mapping]] = ..., maximum_page_count: _Optional[int] = ..., maximum_mapping_count: _Optional[int] = ..., masks: _Optional[_Union[DisclosureMasks, _Mapping]] = ..., kernel_features: _Optional[_Union[KernelFeatures, _Mapping]] = ..., maximum_concurrent_call_count: _Optional[int] = ..., confinement: _Optional[_Union[Confinement, _Mapping]] = ..., granted: _Optional[_Union[GrantDetail, str]] = ..., maximum_pid_count: _Optional[int] = ...) -> None: ...
 
 class KernelFeatures(_message.Message):
     __slots__ = ["guard_regions", "markers", "pagemap_scan", "soft_dirty"]

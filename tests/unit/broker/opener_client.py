@@ -16,8 +16,9 @@ from cowdaemon import wire
 from cowdaemon.broker.opener import run_opener
 from cowdaemon.broker.peers import Credential
 from cowdaemon.errors import Reason
+from cowdaemon.system.confinement import bind_to_parent
 from cowdaemon.system.journal import Journal
-from cowdaemon.system.privileges import Capability, bind_to_parent
+from cowdaemon.system.privileges import Capability
 from cowdaemon.system.processes import Child, fork_child
 from harness.processes import wait_to_be_killed
 

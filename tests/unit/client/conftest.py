@@ -130,6 +130,7 @@ class FakeDaemon(pageflags_pb2_grpc.PageFlagsServiceServicer):
             masks=self._masks(),
             kernel_features=pageflags_pb2.KernelFeatures(markers=True, pagemap_scan=True),
             maximum_concurrent_call_count=4,
+            confinement=pageflags_pb2.Confinement(seccomp=True, landlock_abi=7),
         )
 
     def check_health(self, request, context):

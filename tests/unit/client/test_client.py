@@ -132,6 +132,7 @@ def test_the_server_describes_itself(fake, client):
     assert info.kernel_features == cowd.KernelFeatures(
         soft_dirty=False, guard_regions=False, markers=True, pagemap_scan=True
     )
+    assert info.confinement == cowd.Confinement(seccomp=True, landlock_abi=7)
     assert client.is_serving()
     fake.serving = False
     assert not client.is_serving()

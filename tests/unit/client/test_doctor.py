@@ -41,6 +41,7 @@ INFO = cowd.ServerInfo(
     kernel_features=cowd.KernelFeatures(
         soft_dirty=False, guard_regions=True, markers=True, pagemap_scan=True
     ),
+    confinement=cowd.Confinement(seccomp=True, landlock_abi=7),
 )
 SERVICE = Service(serving=True, info=INFO)
 ANON = cowd.PageState.ANON
@@ -133,6 +134,22 @@ def test_what_is_wrong_with_the_service(service, check, result, found):
     assert told.result == result
     assert found in told.found
     assert told.next_step
+
+
+@pytest.mark.parametrize(
+    ("seccomp", "landlock_abi", "found", "next_step"),
+    [
+        (False, 7, "no seccomp either", "install libseccomp (`apt install libseccomp2`)"),
+        (True, 0, "no Landlock either", "boot a kernel that has Landlock"),
+        (False, 0, "no seccomp and no Landlock either", "`systemctl restart cowd`; boot a kernel"),
+    ],
+)
+def test_what_the_daemon_is_not_confined_by(seccomp, landlock_abi, found, next_step):
+    info = replace(INFO, confinement=cowd.Confinement(seccomp, landlock_abi))
+    told = judge(service=replace(SERVICE, info=info))["confinement"]
+    assert told.result == WARNING
+    assert found in told.found
+    assert next_step in told.next_step
 
 
 @pytest.mark.parametrize(
@@ -268,7 +285,7 @@ def test_json_is_the_documented_schema(fake, run):
         "schema": "cowd.doctor/1",
         "socket": fake.path,
         "uid": 1000,
-        "ok_count": 14,
+        "ok_count": 15,
         "warning_count": 1,
         "failed_count": 0,
     }

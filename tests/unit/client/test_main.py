@@ -140,6 +140,7 @@ def test_status(fake, run):
         "MAX-CALLS     4",
         "MASKS         private_flags_mask=0x2012e797d shared_flags_mask=0x14a5808",
         "KERNEL        soft_dirty=no guard_regions=no markers=yes pagemap_scan=yes",
+        "CONFINEMENT   seccomp=yes landlock_abi=7",
     ]
     assert run("status", "-bno", "version,page-size")[1] == "9.8.7\n4096\n"
     assert run("status", "-ro", "version,caller")[1] == (
@@ -166,6 +167,7 @@ def test_status_as_json(fake, run):
             "markers": True,
             "pagemap_scan": True,
         },
+        "confinement": {"seccomp": True, "landlock_abi": 7},
     }
 
 

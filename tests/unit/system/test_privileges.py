@@ -7,31 +7,25 @@ Everything happens in forked children: the test process keeps its ids and capabi
 import ctypes
 import errno
 import os
-import signal
 from collections.abc import Callable
-from typing import Any, NoReturn
+from typing import Any
 
 import pytest
 from cowdaemon.system import privileges as module
+from cowdaemon.system.confinement import PrivilegeError
 from cowdaemon.system.privileges import (
     Capability,
-    PrivilegeError,
     assume_file_system_ids,
-    bind_to_parent,
-    close_to_others,
-    name_process,
     raised,
     read_permitted_capabilities,
     restrict_capabilities,
 )
-from cowdaemon.system.processes import fork_child
-from harness.processes import Departure, read_status, wait_to_be_killed
+from harness.processes import read_status
 
 RunInChild = Callable[[Callable[[], Any]], Any]
 
 UID, GID = 65534, 65533
 GROUPS_OF_ONE_PAGE = tuple(range(70_000, 70_300))
-PR_GET_DUMPABLE = 3
 NONE = Capability(0)
 
 pytestmark = [
@@ -214,60 +208,3 @@ def test_capset_that_fails_or_does_nothing_raises(
     break_libc("capset", result, error)
     with pytest.raises(PrivilegeError):
         run_in_child(lambda: restrict_capabilities(Capability.SYS_ADMIN, NONE))
-
-
-def test_closed_process_gains_nothing_by_exec_and_is_not_to_be_traced(
-    run_in_child: RunInChild,
-) -> None:
-    def close() -> tuple[int, str]:
-        close_to_others()
-        dumpable = ctypes.CDLL(None).prctl(PR_GET_DUMPABLE, 0, 0, 0, 0)
-        return dumpable, read_status(os.getpid())["NoNewPrivs"]
-
-    assert run_in_child(close) == (0, "1")
-
-
-@pytest.mark.parametrize("function", [close_to_others, lambda: bind_to_parent(os.getppid())])
-def test_prctl_that_fails_raises(
-    run_in_child: RunInChild, break_libc: Callable[..., None], function: Callable[[], None]
-) -> None:
-    break_libc("prctl", result=-1, error=errno.EINVAL, after_calls=1)  # the child's name
-    with pytest.raises(PrivilegeError):
-        run_in_child(function)
-
-
-def test_child_of_a_parent_that_has_died_raises(run_in_child: RunInChild) -> None:
-    with pytest.raises(PrivilegeError, match="the parent died first"):
-        run_in_child(lambda: bind_to_parent(os.getppid() + 1))
-
-
-def test_bound_child_dies_with_its_parent() -> None:
-    reader, writer = os.pipe()
-
-    def be_parent() -> NoReturn:
-        parent = os.getpid()
-
-        def be_child() -> NoReturn:
-            bind_to_parent(parent)
-            os.write(writer, os.getpid().to_bytes(4, "little"))
-            wait_to_be_killed()
-
-        fork_child("cowd-child", be_child, keep=[writer])
-        wait_to_be_killed()
-
-    parent = fork_child("cowd-parent", be_parent, keep=[writer])
-    os.close(writer)
-    pid = int.from_bytes(os.read(reader, 4), "little")
-    with Departure([pid]) as departure:
-        signal.pidfd_send_signal(parent.pidfd, signal.SIGKILL)
-        assert departure.wait(10) == []
-    parent.reap()
-    os.close(reader)
-
-
-def test_name_is_what_ps_shows(run_in_child: RunInChild) -> None:
-    def name() -> str:
-        name_process("cowd-opener")
-        return read_status(os.getpid())["Name"]
-
-    assert run_in_child(name) == "cowd-opener"

@@ -19,7 +19,7 @@ from cowdaemon.worker.service import PageFlagsService
 from cowdaemon.worker.worker import Service
 from cowproto.v1 import pageflags_pb2_grpc
 from unit.worker.opener_player import Answer, Opener, PlayOpener
-from unit.worker.served_process import CALLER, FEATURES, FRAMES, MakeFile, Process
+from unit.worker.served_process import CALLER, CONFINEMENT, FEATURES, FRAMES, MakeFile, Process
 
 # As the zygote has it: other tests fork this process after gRPC has run in it.
 os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
@@ -113,7 +113,7 @@ def channel(
 ) -> grpc.Channel:
     kpageflags = make_file(np.array(FRAMES, "<u8").tobytes())
     reader = Reader(kpageflags, FEATURES)
-    return serve(PageFlagsService(CALLER, process, reader))  # type: ignore[arg-type]
+    return serve(PageFlagsService(CALLER, process, reader, CONFINEMENT))  # type: ignore[arg-type]
 
 
 @pytest.fixture

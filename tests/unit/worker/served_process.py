@@ -4,6 +4,7 @@
 import os
 import socket
 from collections.abc import Callable, Sequence
+from types import SimpleNamespace
 from typing import Any
 
 import grpc
@@ -33,6 +34,7 @@ SECONDS = 20.0
 PAGE = os.sysconf("SC_PAGE_SIZE")
 PID, START_TIME_TICKS = 4711, 987_654
 CALLER = Caller(1000, 100, (4, 24, 27), Detail.SUMMARY)
+CONFINEMENT = SimpleNamespace(has_seccomp=True, landlock_abi=3)
 FEATURES = KernelFeatures(EntryLayout(31, has_soft_dirty=True), True, False)
 
 PRESENT, SWAPPED, FILE, EXCLUSIVE, SOFT_DIRTY = 1 << 63, 1 << 62, 1 << 61, 1 << 56, 1 << 55

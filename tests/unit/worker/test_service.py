@@ -27,6 +27,7 @@ from cowproto.v1 import pageflags_pb2_grpc
 from unit.worker.served_process import (
     ANON_WORD,
     CALLER,
+    CONFINEMENT,
     ENTRIES,
     EXCLUSIVE,
     FEATURES,
@@ -98,7 +99,7 @@ def test_page_that_does_not_settle_is_unknown_and_has_no_flags(
             flags = np.array([ANON_WORD, 0], np.uint64)
             return PageReadings(entries, flags, np.array([False, True]))
 
-    service = PageFlagsService(CALLER, process, Restless())  # type: ignore[arg-type]
+    service = PageFlagsService(CALLER, process, Restless(), CONFINEMENT)  # type: ignore[arg-type]
     stub = pageflags_pb2_grpc.PageFlagsServiceStub(serve(service))
     response = stub.GetPageFlags(ask_flags(count=2))
     assert list(response.state) == [messages.PAGE_STATE_ANON, messages.PAGE_STATE_UNKNOWN]
@@ -234,6 +235,7 @@ def test_server_info(stub: Any) -> None:
         ),
         kernel_features=messages.KernelFeatures(soft_dirty=True, guard_regions=True, markers=True),
         maximum_concurrent_call_count=CALLS_PER_WORKER,
+        confinement=messages.Confinement(seccomp=True, landlock_abi=3),
         granted=messages.GRANT_DETAIL_SUMMARY,
         maximum_pid_count=PIDS_PER_CALL,
     )
@@ -244,7 +246,7 @@ def test_caller_is_told_what_it_is_granted(
     serve: Callable[[Service], grpc.Channel], process: Process, detail: Detail
 ) -> None:
     caller = CALLER._replace(granted=detail)
-    service = PageFlagsService(caller, process, Reader(-1, FEATURES))  # type: ignore[arg-type]
+    service = PageFlagsService(caller, process, Reader(-1, FEATURES), CONFINEMENT)  # type: ignore[arg-type]
     stub = pageflags_pb2_grpc.PageFlagsServiceStub(serve(service))
     granted = stub.GetServerInfo(messages.GetServerInfoRequest()).granted
     assert messages.GrantDetail.Name(granted) == f"GRANT_DETAIL_{detail.name}"
@@ -255,7 +257,7 @@ def test_masks_of_a_caller_are_told_and_applied(
 ) -> None:
     words = [0, 2**64 - 1, FILE_WORD | Kpageflags.THP | 1 << 63]
     reader = Reader(make_file(np.array(words, "<u8").tobytes()), FEATURES)
-    service = PageFlagsService(CALLER, process, reader, FULL)  # type: ignore[arg-type]
+    service = PageFlagsService(CALLER, process, reader, CONFINEMENT, FULL)  # type: ignore[arg-type]
     stub = pageflags_pb2_grpc.PageFlagsServiceStub(serve(service))
     response = stub.GetPageFlags(ask_flags(address=PAGE, count=2))
     assert list(response.kpageflags) == words[1:]

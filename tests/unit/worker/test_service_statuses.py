@@ -17,6 +17,7 @@ from cowdaemon.worker.worker import Service
 from cowproto.v1 import twins_pb2
 from unit.worker.served_process import (
     CALLER,
+    CONFINEMENT,
     HEALTH,
     METHODS,
     SERVICE,
@@ -78,7 +79,7 @@ def test_unexpected_failure_is_in_the_log_and_not_in_the_answer(
 
 
 def test_opener_is_passed_on_to_targets(process: Process) -> None:
-    service = PageFlagsService(CALLER, process, None)  # type: ignore[arg-type]
+    service = PageFlagsService(CALLER, process, None, CONFINEMENT)  # type: ignore[arg-type]
     left, right = socket.socketpair()
     with left, right:
         service.adopt_opener(left)

@@ -21,6 +21,7 @@ from cowproto.v1 import pageflags_pb2 as messages
 from cowproto.v1 import pageflags_pb2_grpc
 from unit.worker.served_process import (
     CALLER,
+    CONFINEMENT,
     FEATURES,
     PAGE,
     PID,
@@ -274,7 +275,7 @@ def test_call_that_nobody_waits_for_stops_within_a_chunk(
     end: Callable[[Any], None],
 ) -> None:
     reader = Endless(labour, process)
-    channel = serve(PageFlagsService(CALLER, process, reader))  # type: ignore[arg-type]
+    channel = serve(PageFlagsService(CALLER, process, reader, CONFINEMENT))  # type: ignore[arg-type]
     request = messages.SummarizeProcessesRequest(pids=pids)
     with caplog.at_level(logging.DEBUG, "cowdaemon"):
         verify_threads_are_given_back(channel, labour, request, seconds, end)
@@ -291,6 +292,6 @@ def test_refused_processes_are_not_gone_through_for_nobody(
 ) -> None:
     """gRPC stops a stream that was cancelled at its next response; here there is none."""
     process = Refusing(labour, make_file)
-    channel = serve(PageFlagsService(CALLER, process, None))  # type: ignore[arg-type]
+    channel = serve(PageFlagsService(CALLER, process, None, CONFINEMENT))  # type: ignore[arg-type]
     request = messages.SummarizeProcessesRequest()
     verify_threads_are_given_back(channel, labour, request, seconds, end)
