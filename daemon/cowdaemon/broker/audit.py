@@ -63,8 +63,7 @@ class Audit:
         if target:
             comm = escape(target.comm)
             message += f" and process {target.pid} ({comm}) of uid {target.uid}"
-            fields["COWD_TARGET_PID"] = target.pid
-            fields["COWD_TARGET_UID"] = target.uid
+            fields |= {"COWD_TARGET_PID": target.pid, "COWD_TARGET_UID": target.uid}
             fields["COWD_TARGET_COMM"] = comm
         has_room = (
             self._written[uid] < AUDIT_RECORDS_PER_UID and self._written.total() < AUDIT_RECORDS

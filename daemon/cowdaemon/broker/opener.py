@@ -60,10 +60,10 @@ def run_opener(
     privileges.restrict_capabilities(authority | by_grant | Capability.SYS_ADMIN, authority)
     close_to_others()
     bind_to_parent(broker_pid)
+    worker.settimeout(AUDIT_SECONDS)
     _FILTER.load()
     audit = Audit(journal)
     opener = _Opener(credential, granted, by_grant, audit, broker_pid)
-    worker.settimeout(AUDIT_SECONDS)
     while True:
         audit.flush()
         try:

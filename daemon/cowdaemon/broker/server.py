@@ -295,16 +295,12 @@ class Server:
         """Close a connection without a word, and without waiting for what was sent along."""
         if not self._listener.can_be_held_up:
             client.close()
-        elif not self._is_serving:
-            self._held.append(client)  # to the end of the process, which no close holds up
         for _ in range(2):  # once more with a fresh worker, if the first is held up itself
-            if client.fileno() < 0 or not self._is_serving:
-                return
-            try:
-                self._give(Reason.TOO_MANY_CONNECTIONS, client, None)
-            except OSError:
-                continue
-        client.close()
+            if client.fileno() >= 0 and self._is_serving:
+                with suppress(OSError):
+                    self._give(Reason.TOO_MANY_CONNECTIONS, client, None)
+        if client.fileno() >= 0:
+            self._held.append(client)  # to the end of the process, which no close holds up
 
     @property
     def _is_serving(self) -> bool:

@@ -16,6 +16,10 @@ import sys
 from typing import Final
 
 # What gRPC imports when a server is first made: too late, a worker opens no files.
+import grpc._interceptor
+import grpc._server
+import grpc._utilities  # noqa: F401
+
 from cowdaemon import wire
 from cowdaemon.errors import Reason
 from cowdaemon.system.confinement import bind_to_parent, name_process

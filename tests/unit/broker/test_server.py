@@ -22,7 +22,7 @@ SOON_SECONDS = WORKER_IDLE_SECONDS / 2
 """For what must not wait until a worker's time is up."""
 SERVED, REFUSED, ALL = 2, 1, 4
 """Connections: served and refused for one uid, and in all."""
-IDLE_SECONDS = 0.3
+IDLE_SECONDS = 1
 
 SMALL = f"""
 from cowdaemon import limits

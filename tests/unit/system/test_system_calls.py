@@ -20,8 +20,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from cowdaemon.broker.privileges import read_permitted_capabilities, restrict_capabilities
-from cowdaemon.system import confinement, wire
+from cowdaemon import wire
+from cowdaemon.system import confinement
 from cowdaemon.system.confinement import (
     FileRight,
     SystemCallFilter,
@@ -30,9 +30,10 @@ from cowdaemon.system.confinement import (
     read_landlock_abi,
     restrict_files,
 )
+from cowdaemon.system.privileges import read_permitted_capabilities, restrict_capabilities
 from cowdaemon.system.system_calls import OPENER, WORKER, WORKER_ERRORS, ZYGOTE, Rules
-from cowdaemon.worker.features import _PAGEMAP_SCAN, _PAGEMAP_SCAN_ARGUMENT
 from cowdaemon.worker.inner_listener import InnerListener
+from cowdaemon.worker.page_scan import PAGEMAP_SCAN, PAGEMAP_SCAN_ARGUMENT
 
 RunInChild = Callable[[Callable[[], Any]], Any]
 Attempts = dict[str, Callable[[], object]]
@@ -44,7 +45,7 @@ THREAD_IN_NAMESPACE = 0x10010900
 """CLONE_VM | CLONE_SIGHAND | CLONE_THREAD | CLONE_NEWUSER: the kernel always says EINVAL."""
 PR_SET_PDEATHSIG, PR_SET_DUMPABLE, PR_SET_NAME, PR_SET_PTRACER = 1, 4, 15, 0x59616D61
 F_SETOWN, F_SETSIG, FIOSETOWN, TIOCSTI = 8, 10, 0x8901, 0x5412
-SCAN_OF_NOTHING = _PAGEMAP_SCAN_ARGUMENT.pack(_PAGEMAP_SCAN_ARGUMENT.size, *[0] * 11)
+SCAN_OF_NOTHING = PAGEMAP_SCAN_ARGUMENT.pack(PAGEMAP_SCAN_ARGUMENT.size, *[0] * 11)
 EVERY_RIGHT = FileRight.MAKE_SOCK | FileRight.REMOVE_FILE
 LIBRARY = confinement._open_libseccomp()
 LIBC = ctypes.CDLL(None, use_errno=True)
@@ -297,7 +298,7 @@ def test_what_a_worker_needs_is_there(run_in_child: RunInChild, tmp_path: Path) 
                 "start a thread": start_thread,
                 "name a thread": call("prctl", PR_SET_NAME, b"call", 0, 0, 0),
                 "read pagemap": lambda: os.preadv(pagemap, [bytearray(8)], 0),
-                "scan pagemap": lambda: fcntl.ioctl(pagemap, _PAGEMAP_SCAN, SCAN_OF_NOTHING),
+                "scan pagemap": lambda: fcntl.ioctl(pagemap, PAGEMAP_SCAN, SCAN_OF_NOTHING),
                 "connect to itself": connect,
                 "send a descriptor": lambda: send_descriptor(*pair),
                 "wait for events": lambda: select.epoll().poll(0),

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from cowdaemon.broker.processes import fork_child
 from cowdaemon.system import confinement as module
 from cowdaemon.system.confinement import (
     FileRight,
@@ -24,6 +23,7 @@ from cowdaemon.system.confinement import (
     read_landlock_abi,
     restrict_files,
 )
+from cowdaemon.system.processes import fork_child
 from cowdaemon.system.system_calls import OPENER, WORKER
 from harness.processes import Departure, read_status
 
