@@ -22,6 +22,9 @@ from harness.programs import NOBODY, Caller, StartCaller, StartSubject, Subject,
 CALL_SECONDS = 0.5
 """For a call to get from a client to the opener, which takes a few milliseconds."""
 SLACK_SECONDS = 3.0
+ZYGOTE_SAID_WHY = "cowd: the zygote did not start: what it wrote above says why"
+PIDS_ALONE = 'mount -t proc -o subset=pid proc /proc && exec "$@"'
+"""As ProcSubset=pid in a unit."""
 
 
 def ask(caller: Caller, subject: Subject) -> int:
@@ -200,3 +203,30 @@ def test_second_daemon_on_one_socket_is_refused(
     assert str(daemon.socket_path) in ended.stderr
     assert len(ended.stderr.splitlines()) == 1
     assert ask(start_caller(NOBODY, daemon.socket_path), start_subject("anonymous"))
+
+
+@pytest.mark.parametrize(
+    ("prefix", "why"),
+    [
+        (
+            ["unshare", "--mount", "/bin/sh", "-c", PIDS_ALONE, "sh"],
+            "cowd: /proc/kpageflags is missing: ",
+        ),
+        (["unshare", "--user", "--map-root-user"], "cowd: /proc/self/pagemap shows no frame "),
+        (["setpriv", "--bounding-set=-sys_admin"], "cowd: /proc/self/pagemap shows no frame "),
+    ],
+    ids=["proc subset", "user namespace", "no SYS_ADMIN"],
+)
+def test_kernel_that_does_not_show_it_what_it_needs(
+    make_directory: MakeDirectory, prefix: list[str], why: str
+) -> None:
+    """It ends at once, leaves nothing, and says what to do."""
+    directory = make_directory()
+    command = [sys.executable, "-m", "cowdaemon.main", "--user", "daemon"]
+    ended = run_cowd(*prefix, *command, "--socket", str(directory / "cowd.sock"))
+    assert ended.returncode == 1
+    assert ended.stdout == ""
+    said, conclusion = ended.stderr.splitlines()
+    assert said.startswith(why)
+    assert conclusion == ZYGOTE_SAID_WHY
+    assert list(directory.iterdir()) == []

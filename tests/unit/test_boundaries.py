@@ -1,10 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The walls between the folders, read from the imports, and the form of every file."""
+"""The walls between the folders, read from the imports; the size of root's part; form of files."""
 
 import ast
+import io
 import json
 import sys
-from collections.abc import Iterator
+import tokenize
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import pytest
@@ -13,6 +15,8 @@ ROOT = Path(__file__).resolve().parents[2]
 FOLDERS = ("client", "daemon", "packaging", "proto", "tests", ".ci")
 
 MOST_LINES = 400
+PRIVILEGED_LINES_END = 800
+"""Of code in the broker and the opener there are fewer: few enough to be read at one sitting."""
 MEANINGLESS_NAMES = {"common", "helper", "helpers", "misc", "util", "utils"}
 SPDX_LINE = "SPDX-License-Identifier: Apache-2.0"
 WITHOUT_COMMENTS = {".json", ".typed"}
@@ -27,19 +31,20 @@ SHARED = {
     "cowdaemon.system",
     "cowdaemon.wire",
 }
-CONFIG = {"cowdaemon.config", "cowdaemon.config_document"}
 MESSAGES = {"cowproto", "google.protobuf"}
 
 # What a folder or a module may import. The first that holds a module counts for it.
 WALLS = {
+    "daemon/cowdaemon/system": STANDARD | {"cowdaemon.limits", "cowdaemon.system", "systemd"},
     "daemon/cowdaemon/broker": STANDARD
     | SHARED
-    | {"cowdaemon.broker", "cowdaemon.config", "systemd"},
+    | {"cowdaemon.broker", "cowdaemon.config", "cowdaemon.listener", "systemd"},
     "daemon/cowdaemon/main.py": STANDARD
     | SHARED
-    | {"cowdaemon.broker", "cowdaemon.config", "systemd"},
+    | {"cowdaemon.broker", "cowdaemon.config", "cowdaemon.listener", "systemd"},
+    "daemon/cowdaemon/listener.py": STANDARD | SHARED | {"systemd"},
     "daemon/cowdaemon/worker": STANDARD | SHARED | MESSAGES | {"cowdaemon.worker", "grpc", "numpy"},
-    "daemon": STANDARD | SHARED | CONFIG,
+    "daemon": STANDARD | SHARED | {"cowdaemon.config_document"},
     # typing_extensions is for type checkers alone.
     "client": STANDARD
     | MESSAGES
@@ -107,9 +112,16 @@ def test_module_imports_only_what_its_side_of_the_wall_may(name: str) -> None:
         ("daemon/cowdaemon/broker", "cowproto.v1"),
         ("daemon/cowdaemon/broker", "cowdaemon.worker.relay"),
         ("daemon/cowdaemon/broker", "cowd"),
+        ("daemon/cowdaemon/broker", "cowdaemon.main"),
+        ("daemon/cowdaemon/system", "cowdaemon.broker.peers"),
+        ("daemon/cowdaemon/system", "cowdaemon.config"),
+        ("daemon/cowdaemon/system", "cowdaemon.wire"),
+        ("daemon/cowdaemon/system", "grpc"),
+        ("daemon/cowdaemon/listener.py", "cowdaemon.broker"),
         ("daemon/cowdaemon/main.py", "cowdaemon.worker"),
         ("daemon/cowdaemon/worker", "cowdaemon.broker"),
         ("daemon/cowdaemon/worker", "cowdaemon.config"),
+        ("daemon/cowdaemon/worker", "cowdaemon.listener"),
         ("daemon/cowdaemon/worker", "cowd.client"),
         ("daemon", "cowdaemon.worker"),
         ("daemon", "cowdaemon.broker"),
@@ -121,6 +133,94 @@ def test_module_imports_only_what_its_side_of_the_wall_may(name: str) -> None:
 )
 def test_walls_keep_out_what_they_are_for(importer: str, imported: str) -> None:
     assert not is_allowed(imported, WALLS[importer])
+
+
+# What runs as root and stays: the broker and the opener.
+
+
+def iter_bare_strings(tree: ast.AST) -> Iterator[ast.Expr]:
+    """Every docstring, of attributes as well."""
+    for node in ast.walk(tree):
+        if (
+            isinstance(node, ast.Expr)
+            and isinstance(node.value, ast.Constant)
+            and isinstance(node.value.value, str)
+        ):
+            yield node
+
+
+def count_code_lines(source: bytes) -> int:
+    """How many lines hold code: no comment, no docstring, and something."""
+    without_code = {
+        *(tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT),
+        *(tokenize.ENCODING, tokenize.ENDMARKER),
+    }
+    lines: set[int] = set()
+    for token in tokenize.tokenize(io.BytesIO(source).readline):
+        if token.type not in without_code:
+            lines.update(range(token.start[0], token.end[0] + 1))
+    for docstring in iter_bare_strings(ast.parse(source)):
+        lines.difference_update(range(docstring.lineno, docstring.end_lineno + 1))
+    return len(lines)
+
+
+def iter_files_of(imported: str) -> Iterator[str]:
+    """The files of ours that are run to import this: those of its packages as well."""
+    parts = imported.split(".")
+    for length in range(1, len(parts) + 1):
+        place = "/".join(["daemon", *parts[:length]])
+        yield from (name for name in (f"{place}.py", f"{place}/__init__.py") if name in FILES)
+
+
+def find_reached(names: Iterable[str]) -> set[str]:
+    """Return the files, and all that are imported from there, and from there."""
+    reached: set[str] = set()
+    left = set(names)
+    while left:
+        name = left.pop()
+        reached.add(name)
+        for imported in iter_imports(FILES[name]):
+            left.update(set(iter_files_of(imported)) - reached)
+    return reached
+
+
+BROKER = [name for name in MODULES if name.startswith("daemon/cowdaemon/broker/")]
+
+
+def test_broker_and_opener_are_short() -> None:
+    counts = {name: count_code_lines(FILES[name].read_bytes()) for name in BROKER}
+    assert sum(counts.values()) < PRIVILEGED_LINES_END, counts
+
+
+def test_broker_and_opener_rest_on_the_standard_library_and_systemd_alone() -> None:
+    """Whatever of ours they import, and whatever that imports."""
+    reached = find_reached(BROKER)
+    ours = ("broker/opener.py", "system/procfs.py", "config.py", "wire.py", "__init__.py")
+    assert reached >= {f"daemon/cowdaemon/{name}" for name in ours}
+    imported = {(name, module) for name in reached for module in iter_imports(FILES[name])}
+    known = STANDARD | {"cowdaemon", "systemd"}
+    of_others = [(name, module) for name, module in imported if module.split(".")[0] not in known]
+    assert not of_others
+
+
+@pytest.mark.parametrize(
+    ("source", "count"),
+    [
+        ("", 0),
+        ("# x\n\nx = 1  # y\n", 1),
+        ('"""x\n\ny"""\n\nimport x\n', 1),
+        ('class X:\n    """x."""\n\n    def y(self):\n        """y.\n\n        z"""\n', 2),
+        ('X = 1\n"""x\ny"""\n', 1),
+        ('X = """x\n\ny"""\n', 3),
+        ("x(\n    1,\n\n    # y\n    2,\n)\n", 4),
+    ],
+    ids=["nothing", "comments", "module", "class", "attribute", "string", "brackets"],
+)
+def test_lines_of_code_are_those_that_hold_some(source: str, count: int) -> None:
+    assert count_code_lines(source.encode()) == count
+
+
+# The form of every file.
 
 
 @pytest.mark.parametrize("name", MODULES)

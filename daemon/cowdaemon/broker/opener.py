@@ -163,7 +163,7 @@ class _Opener(NamedTuple):
         return listed
 
     def _iter_processes(self) -> Iterator[int]:
-        # Whose the directory is says who might be let in, and root's is what is not dumpable.
+        # The directory has the effective uid of its process, dumpable or not; others are refused.
         anybodys = bool(self.by_grant | self.credential.capabilities)
         for name in os.listdir("/proc"):
             try:

@@ -21,6 +21,7 @@ from cowdaemon.system.journal import Journal
 from cowdaemon.system.privileges import Capability
 from cowdaemon.system.processes import Child, fork_child
 from harness.processes import wait_to_be_killed
+from harness.programs import User
 
 SECONDS = 10.0
 PAGE = os.sysconf("SC_PAGE_SIZE")
@@ -30,6 +31,15 @@ EVERY = Capability.SYS_PTRACE | Capability.DAC_READ_SEARCH
 """What of a root caller's capabilities an opener holds."""
 KERNEL_THREAD = 2
 """kthreadd, where the kernel's threads are to be seen at all."""
+
+
+class WithNetRaw(User):
+    """A user whose programs keep a capability, as those with file capabilities do."""
+
+    def command(self, arguments):
+        keep = ["--inh-caps=+net_raw", "--ambient-caps=+net_raw"]
+        command = super().command(arguments)
+        return [command[0], *keep, *command[1:]]
 
 
 class Opener:

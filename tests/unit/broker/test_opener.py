@@ -18,6 +18,7 @@ from unit.broker.opener_client import (
     NONE,
     PAGE,
     StartOpener,
+    WithNetRaw,
 )
 
 pytestmark = [
@@ -142,15 +143,6 @@ def test_process_with_more_capabilities_is_refused(
     subject = start_subject("anonymous", user=WithNetRaw(*NOBODY))
     assert int(read_status(subject.pid)["CapPrm"], 16)
     assert start_opener().refusal(subject.pid) is Reason.ACCESS_DENIED
-
-
-class WithNetRaw(User):
-    """A user whose programs keep a capability, as those with file capabilities do."""
-
-    def command(self, arguments):
-        keep = ["--inh-caps=+net_raw", "--ambient-caps=+net_raw"]
-        command = super().command(arguments)
-        return [command[0], *keep, *command[1:]]
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@
 Real daemons, started by a program that first sets what is to be tried: small limits, short times.
 """
 
+import json
 import os
 import socket
 import time
@@ -11,10 +12,9 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
 
 import pytest
-from cowdaemon.errors import Reason
 from cowdaemon.limits import WORKER_IDLE_SECONDS
 from harness.daemon import Daemon, StartDaemon
-from harness.processes import Departure, read_children
+from harness.processes import Departure, read_children, read_status
 from harness.programs import GAMES, NOBODY, Caller, CallError, User
 
 SECONDS = 10.0
@@ -159,18 +159,24 @@ def connect() -> Iterator[Callable[[Daemon], socket.socket]]:
         yield connect
 
 
-def wait_until_served(daemon: Daemon, user: User, refusal: Reason) -> None:
+def wait_until_served(daemon: Daemon, user: User, *refusals: str) -> None:
     """Connect anew until it is answered: the daemon has then heard of what closed before."""
-    reason, started = refusal.name, time.monotonic()
-    while reason:
-        assert time.monotonic() < started + SOON_SECONDS
+    started = time.monotonic()
+    while True:
         with closing(Caller(user, daemon.socket_path)) as caller:
             try:
                 assert served(caller) == (user.uid, user.gid)
-                reason = ""
+                return
             except CallError as failure:
-                reason = failure.outcome[1]
-        assert reason in ("", refusal.name)
+                refusal = failure.outcome[1]
+        assert refusal in refusals
+        assert time.monotonic() < started + SOON_SECONDS
+
+
+def read_records(daemon: Daemon) -> list[tuple[int, str]]:
+    """Return of which uids what was put on record."""
+    lines = [line for line in daemon.log().splitlines() if line.startswith("{")]
+    return [(record["COWD_CALLER_UID"], record["COWD_REASON"]) for record in map(json.loads, lines)]
 
 
 def test_connections_of_one_uid_are_bounded(small: Daemon, call_as: StartClient) -> None:
@@ -183,6 +189,7 @@ def test_connections_of_one_uid_are_bounded(small: Daemon, call_as: StartClient)
         callers[-1].get_server_info()
     assert failure.value.outcome == ("UNAVAILABLE", "")
     assert served(call_as(small, GAMES)) == (GAMES.uid, GAMES.gid)
+    assert set(read_records(small)) == {(NOBODY.uid, "TOO_MANY_CONNECTIONS")}
 
 
 def test_connections_are_bounded_in_all(
@@ -194,6 +201,7 @@ def test_connections_are_bounded_in_all(
     for caller in callers:
         assert served(caller)
     assert is_closed(connect(small))
+    assert read_records(small) == [(os.getuid(), "TOO_MANY_CONNECTIONS")]
 
 
 def test_connection_that_closes_makes_room(small: Daemon, call_as: StartClient) -> None:
@@ -202,7 +210,27 @@ def test_connection_that_closes_makes_room(small: Daemon, call_as: StartClient) 
         assert served(call_as(small))
         with closing(Caller(NOBODY, small.socket_path)) as third:
             assert refused(third) == "TOO_MANY_CONNECTIONS"
-    wait_until_served(small, NOBODY, Reason.TOO_MANY_CONNECTIONS)
+    wait_until_served(small, NOBODY, "TOO_MANY_CONNECTIONS")
+
+
+def test_connection_that_has_been_placed_counts_once(
+    start_changed: Callable[[str], Daemon],
+) -> None:
+    """Not as one that is being placed as well, and not when it has closed."""
+    daemon = start_changed(SMALL + OLDER_KERNEL)
+    for _ in range(ALL + 1):
+        wait_until_served(daemon, NOBODY, "TOO_MANY_CONNECTIONS", "")
+
+
+def test_refused_connections_take_nobodys_place(small: Daemon, call_as: StartClient) -> None:
+    """While they stay open, a connection that closes makes room for one that is served."""
+    with closing(Caller(NOBODY, small.socket_path)) as first:
+        assert served(first)
+        assert served(call_as(small))
+        held = call_as(small)
+        assert refused(held) == "TOO_MANY_CONNECTIONS"
+    wait_until_served(small, NOBODY, "")  # closed without a word, as there is one that is refused
+    assert refused(held) == "TOO_MANY_CONNECTIONS"
 
 
 def test_idle_worker_makes_room_for_another_of_its_uid(small: Daemon) -> None:
@@ -211,8 +239,25 @@ def test_idle_worker_makes_room_for_another_of_its_uid(small: Daemon) -> None:
         assert served(caller)
         tree = small.tree()
     with Departure([*tree.workers, *tree.openers]) as departure:
-        wait_until_served(small, NOBODY._replace(gid=4711), Reason.TOO_MANY_CREDENTIALS)
+        wait_until_served(small, NOBODY._replace(gid=4711), "TOO_MANY_CREDENTIALS")
         assert departure.wait(SOON_SECONDS) == []
+
+
+def read_served(daemon: Daemon) -> list[int]:
+    """Return the uids that there are openers for, each as long as its worker."""
+    return sorted(int(read_status(pid)["Uid"].split()[3]) for pid in daemon.tree().openers)
+
+
+def test_worker_that_has_been_idle_longest_makes_room(small: Daemon) -> None:
+    """Which is not the one that was made first."""
+    for user in NOBODY, GAMES, NOBODY:
+        with closing(Caller(user, small.socket_path)) as caller:
+            assert served(caller)
+    assert read_served(small) == [GAMES.uid, NOBODY.uid]
+    another = User("another", 4711, 4711)
+    wait_until_served(small, another)
+    small.settled_tree(openers=2, workers=2)
+    assert read_served(small) == [another.uid, NOBODY.uid]
 
 
 def test_credential_without_room_is_told_so(small: Daemon, call_as: StartClient) -> None:
@@ -224,6 +269,8 @@ def test_credential_without_room_is_told_so(small: Daemon, call_as: StartClient)
     assert refused(call_as(small, User("another", 4711, 4711))) == "TOO_MANY_CREDENTIALS"
     assert served(first)
     assert served(second)
+    reason = "TOO_MANY_CREDENTIALS"
+    assert read_records(small) == [(NOBODY.uid, reason), (4711, reason)]
 
 
 def test_idle_worker_ends_with_its_opener_and_a_busy_one_does_not(
@@ -251,6 +298,9 @@ def test_refusing_worker_is_one_for_all_and_ends_too(short_lived: Daemon) -> Non
         for caller in callers:
             stack.callback(caller.close)
             assert refused(caller) == "FOREIGN_USER_NAMESPACE"
+        assert read_records(short_lived) == [
+            (user.uid, "FOREIGN_USER_NAMESPACE") for user in (NOBODY, GAMES)
+        ]
         tree = short_lived.tree()
         assert tree.openers == ()
         (refusing,) = tree.workers
