@@ -81,16 +81,16 @@ _MOST_WORKERS: Final = 256
 # 3 MB more if that reads no answers, and up to 10 MB for a call.
 LIMIT_RANGES: Final = {
     # Beyond, it would be no limit: as many as the most workers have with 64 each.
-    "connections": LimitRange(1, 16_384, "Connections at once, in all."),
+    "connections": LimitRange(1, 16_384, "Connections at once, of all users together."),
     # Those of one uid are all with one worker if it has one set of groups.
     "connections_per_uid": LimitRange(
-        1, _MOST_CONNECTIONS_OF_A_WORKER, "Connections at once for one user. A program needs one."
+        1, _MOST_CONNECTIONS_OF_A_WORKER, "Connections at once, of one user. A program needs one."
     ),
     "workers": LimitRange(
         1, _MOST_WORKERS, "Workers at once: one for each user and set of groups, 8 MB each."
     ),
     "workers_per_uid": LimitRange(
-        1, _MOST_WORKERS, "Workers at once for one user, who may connect with different groups."
+        1, _MOST_WORKERS, "Workers at once, of one user, who may connect with different groups."
     ),
     # Less would fork for every call of a script; more would keep memory for who does not return.
     "worker_idle_seconds": LimitRange(
@@ -99,11 +99,11 @@ LIMIT_RANGES: Final = {
     # The least serves 16 connections that read no answers. The most is five times what a worker
     # with the most connections and calls takes.
     "worker_memory_mib": LimitRange(
-        256, 4_096, "MiB of memory that a worker may use; one that needs more fails its callers."
+        256, 4_096, "MiB of memory that a worker may use. One that needs more fails its callers."
     ),
     # With the most connections, none of which reads, 16 take 800 MB: still within the default.
     "calls_per_worker": LimitRange(
-        1, 16, "Calls that a worker answers at the same time. More than processors is no faster."
+        1, 16, "Calls that a worker answers at once. More than processors gain nothing."
     ),
 }
 """Of each key of [limits]."""

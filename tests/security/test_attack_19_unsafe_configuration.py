@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Settings that somebody else may have written, or that cannot be meant, do not start a daemon.
 
-Each test says which defence was taken out to see it fail; without it, the daemon ran.
+Each test says which defence was taken out to see it fail: without it, the daemon ran.
 """
 
 import grp
@@ -13,7 +13,7 @@ import pytest
 from harness.daemon import NotStartedError, StartDaemon
 from harness.programs import NOBODY
 
-NAMES = "[access]\n# Comments count.\ngroups = [\n]\n"
+START = "[access]\n# Comments count.\ngroups = [\n]\n"
 GROUP = grp.getgrgid(NOBODY.gid).gr_name
 GRANT = f'[[grant]]\ngroup = "{GROUP}"\ndetail = "pages"\n'
 """What somebody would want to be there."""
@@ -47,7 +47,7 @@ def refuse(start_daemon: StartDaemon) -> Refuse:
 
 
 def test_safe_file_is_read(start_daemon: StartDaemon, config: Path) -> None:
-    """What the other tests spoil is all that keeps the daemon from starting. No defence."""
+    """The daemon starts, so what each other test changes is what keeps it from it."""
     daemon = start_daemon(config=config)
     told = f"cowd: every process's pages are open to group {GROUP} (gid {NOBODY.gid}), by {config}"
     assert told in daemon.log().splitlines()
@@ -98,7 +98,7 @@ def test_link_of_another_user_to_a_file_of_root(
 
 
 def test_fifo_that_nobody_writes_to(refuse: Refuse, public_directory: Path) -> None:
-    """Taken out: O_NONBLOCK in read_trusted_file, and the daemon hung; S_ISREG in _verify_file."""
+    """Taken out: S_ISREG in trusted_files._verify_file; and O_NONBLOCK, and the daemon hung."""
     fifo = public_directory / "fifo"
     os.mkfifo(fifo, 0o644)
     assert refuse(fifo) == f"cowd: {fifo}: this is no regular file: put one in its place"
@@ -126,6 +126,10 @@ def test_named_file_that_is_not_there(refuse: Refuse, public_directory: Path) ->
     ],
 )
 def test_text_that_cannot_be_meant(refuse: Refuse, config: Path, wrong: str, told: str) -> None:
-    """Taken out, one for each: what raises it, in config_document.Document and config._take_*."""
-    config.write_text(NAMES + wrong, encoding="latin-1")
+    """Taken out, for each case: what raises it.
+
+    In Document.__init__ and Document.take, and config's _verify_keys, _take_group, _take_grants,
+    _take_limits and read_settings.
+    """
+    config.write_text(START + wrong, encoding="latin-1")
     assert refuse(config).startswith(f"cowd: {config}:{told}")

@@ -3,12 +3,12 @@
 
 import os
 import re
-import stat
+import signal
 from pathlib import Path
 
 import pytest
 from cowdaemon.system.trusted_files import read_trusted_file
-from harness.programs import NOBODY
+from harness.programs import GAMES, NOBODY
 
 needs_root = pytest.mark.skipif(
     os.geteuid() != 0, reason="needs root: to make a file of another user"
@@ -92,16 +92,17 @@ def test_what_belongs_to_another_user_is_refused(tmp_path: Path, path: Path, wha
 
 
 @needs_root
-def test_what_belongs_to_root_is_read_by_others(path: Path, tmp_path: Path) -> None:
-    for directory in path.parents:
-        if not stat.S_IMODE(directory.stat().st_mode) & 0o001:
-            directory.chmod(0o755)
+def test_another_user_trusts_root_and_itself(path: Path, tmp_path: Path) -> None:
+    for directory in (tmp_path, *tmp_path.parents[:2]):
+        directory.chmod(directory.stat().st_mode | 0o711)
+    own, strange = tmp_path / "own", tmp_path / "strange"
+    for other, user in (own, NOBODY), (strange, GAMES):
+        other.write_text("content")
+        os.chown(other, user.uid, user.gid)
     os.seteuid(NOBODY.uid)
     try:
-        assert read(path) == "content"
-        path_of_nobody = tmp_path / "directory" / "own"
-        with pytest.raises(PermissionError):
-            path_of_nobody.touch()
+        assert read(path) == read(own) == "content"
+        assert_refused(strange, f"belongs to uid {GAMES.uid}")
     finally:
         os.seteuid(0)
 
@@ -157,6 +158,17 @@ def test_link_that_leads_nowhere_is_not_an_absent_file(tmp_path: Path) -> None:
     assert not isinstance(refusal.value, FileNotFoundError)
 
 
+def test_as_many_links_are_followed_as_the_kernel_would(tmp_path: Path, path: Path) -> None:
+    (tmp_path / "0").symlink_to(path)
+    for number in range(1, 41):
+        (tmp_path / str(number)).symlink_to(str(number - 1))
+    assert read(tmp_path / "39") == (tmp_path / "39").read_text()
+    with pytest.raises(OSError, match="too many links"):
+        read(tmp_path / "40")
+    with pytest.raises(OSError, match="Too many levels"):
+        (tmp_path / "40").read_text()
+
+
 def test_links_in_a_circle_are_refused(tmp_path: Path) -> None:
     (tmp_path / "a").symlink_to("b")
     (tmp_path / "b").symlink_to("a")
@@ -168,9 +180,18 @@ def test_links_in_a_circle_are_refused(tmp_path: Path) -> None:
 
 
 def test_fifo_is_refused_without_waiting(tmp_path: Path) -> None:
+    def give_up(*_: object) -> None:
+        raise TimeoutError
+
     os.mkfifo(tmp_path / "fifo", 0o644)
-    with pytest.raises(OSError, match="no regular file"):
-        read(tmp_path / "fifo")
+    before = signal.signal(signal.SIGALRM, give_up)
+    signal.alarm(5)
+    try:
+        with pytest.raises(OSError, match="no regular file"):
+            read(tmp_path / "fifo")
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
 
 
 @pytest.mark.parametrize("name", ["directory", "/dev/null", "/"])
