@@ -19,7 +19,6 @@ from harness.programs import (
     PAGE_BYTES,
     ROOT_USER,
     Caller,
-    CallError,
     StartCaller,
     StartSubject,
 )
@@ -31,8 +30,6 @@ PID_ONE = 1
 END_RACES = 60
 """Rounds of ending a process in mid-read, at most."""
 END_RACES_WON = 3
-WORKING_TICKS = 10
-LOOK_SECONDS = 0.01
 ENDED = {"PROCESS_GONE", "NO_ADDRESS_SPACE", "NO_SUCH_PROCESS"}
 
 
@@ -187,26 +184,3 @@ def test_call_that_was_cancelled_stops(
         (summary,) = caller.finish_summaries()
         assert summary.totals
     assert callers[0].get_server_info().version
-
-
-def test_daemon_stops_in_the_middle_of_a_stream(
-    start_daemon: StartDaemon, start_caller: StartCaller, start_subject: StartSubject
-) -> None:
-    """The call fails, and holds up the end no longer than calls in flight may."""
-    daemon = start_daemon()
-    caller = start_caller(socket_path=daemon.socket_path)
-    caller.get_server_info()
-    (worker,) = daemon.tree().workers
-    before = read_processor_ticks(worker)
-    caller.begin_summaries([start_subject("large").pid] * PIDS_PER_CALL)
-    while read_processor_ticks(worker) < before + WORKING_TICKS:
-        time.sleep(LOOK_SECONDS)  # the kernel tells nobody that a process works
-    daemon.stop()
-    with pytest.raises(CallError):
-        caller.finish_summaries()
-
-
-def read_processor_ticks(pid: int) -> int:
-    """Return how long a process has run, in the clock ticks of /proc/PID/stat, field 14."""
-    stat = Path(f"/proc/{pid}/stat").read_text()
-    return int(stat[stat.rindex(")") + 2 :].split()[11])
