@@ -10,11 +10,19 @@ from dataclasses import replace
 
 import pytest
 from cowdaemon.worker.features import probe_features
+from cowdaemon.worker.page_scan import iter_populated
 from cowdaemon.worker.reader import Reader
 from cowdaemon.worker.summaries import summarize
 from cowdaemon.worker.targets import Target
 from harness.programs import PAGE_BYTES, Caller, StartSubject, parse_pages
-from harness.states import add_up_pages, name_totals, read_smaps_rollup
+from harness.states import (
+    VSYSCALL,
+    add_up_pages,
+    ask,
+    iter_ranges,
+    name_totals,
+    read_smaps_rollup,
+)
 
 
 def test_summary_is_the_sum_of_single_pages(
@@ -25,6 +33,34 @@ def test_summary_is_the_sum_of_single_pages(
         for pid in {page.pid for page in parse_pages(subject.description)}:
             (summary,) = nobody.summarize([pid])
             assert name_totals(summary) == add_up_pages(nobody, pid)
+
+
+def test_what_is_skipped_is_absent(
+    kind: tuple[str, ...], nobody: Caller, start_subject: StartSubject
+) -> None:
+    """Page by page over the whole process, without what a summary reads along between regions."""
+    if not probe_features().has_pagemap_scan:
+        pytest.skip("the kernel has no PAGEMAP_SCAN (it is in 6.7)")
+    subject = start_subject(*kind)
+    made = {page.address: page for page in parse_pages(subject.description)}
+    with subject.stopped(), open(f"/proc/{subject.pid}/pagemap", "rb", buffering=0) as pagemap:
+        for mapping in nobody.list_mappings(subject.pid):
+            if mapping.path == VSYSCALL:
+                continue
+            for address, count in iter_ranges(mapping):
+                first = address // PAGE_BYTES
+                populated = {
+                    page
+                    for part in iter_populated(pagemap.fileno(), first, first + count)
+                    for start, end in part.tolist()
+                    for page in range(start, end)
+                }
+                for page, told in enumerate(ask(nobody, subject.pid, address, count), first):
+                    place = (mapping, page - first)
+                    assert page in populated or told.state == "ABSENT", place
+                    if known := made.get(page * PAGE_BYTES):
+                        is_something = told.state != "ABSENT" or known.marker
+                        assert (page in populated) == is_something, place
 
 
 def test_kernel_that_skips_nothing_says_the_same(
