@@ -159,7 +159,13 @@ _WORKERS: Final[Rules] = {
     **_always("pidfd_open"),
     "clone": ((_bits(_CLONE_FLAGS, lacking=_NAMESPACES),),),
     "pidfd_send_signal": _one_of(1, signal.SIGKILL),
-    "prctl": _one_of(0, _PR_SET_NAME, _PR_SET_PDEATHSIG),
+    "prctl": (
+        *_one_of(0, _PR_SET_NAME),
+        (
+            Test(0, Comparison.EQUAL, _PR_SET_PDEATHSIG),
+            Test(1, Comparison.EQUAL, signal.SIGKILL),
+        ),
+    ),
 }
 _START: Final[Rules] = {
     **_always("bind", "listen", "rt_sigaction", "unlinkat"),

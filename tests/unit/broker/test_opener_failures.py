@@ -118,6 +118,7 @@ def test_only_the_second_open_is_made_with_sys_admin(
         ("capset", 0, 0),
         ("capget", -1, errno.EPERM),
         ("prctl", -1, errno.EINVAL),
+        ("syscall", -1, errno.EACCES),  # of which the filter is loaded
     ],
 )
 def test_opener_that_cannot_become_the_caller_opens_nothing(
