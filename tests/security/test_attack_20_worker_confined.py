@@ -19,7 +19,7 @@ from typing import NamedTuple
 
 import pytest
 from conftest import MakeDirectory
-from cowdaemon.confinement import SystemCallFilter, read_landlock_abi
+from cowdaemon.system.confinement import SystemCallFilter, read_landlock_abi
 from cowdaemon.limits import WORKER_DATA_BYTES, WORKER_DESCRIPTORS
 from harness.changed_zygote import in_zygote
 from harness.daemon import Daemon, StartDaemon

@@ -29,6 +29,7 @@ EXPECTED = {
     "OPEN_TIMED_OUT": cowd.TimedOut,
     "FOREIGN_USER_NAMESPACE": cowd.AccessDenied,
     "FOREIGN_PID_NAMESPACE": cowd.AccessDenied,
+    "CALLER_NOT_ALLOWED": cowd.AccessDenied,
     "CALLER_GONE": cowd.AccessDenied,
     "TOO_MANY_CONNECTIONS": cowd.LimitReached,
     "TOO_MANY_CREDENTIALS": cowd.LimitReached,
