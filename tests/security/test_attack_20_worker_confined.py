@@ -28,11 +28,11 @@ from harness.programs import DAEMON, GAMES, NOBODY, StartCaller, StartSubject
 from security.hostile import ALONE, MARK, METHOD, ON_PROCESSES, SUCCESS, TARGETS
 
 WITHOUT_SECCOMP = """
-from cowdaemon import confinement
+from cowdaemon.system import confinement
 confinement._LIBSECCOMP = "libseccomp.so.0"
 """
 WITHOUT_LANDLOCK = """
-from cowdaemon import confinement
+from cowdaemon.system import confinement
 confinement._SYS_LANDLOCK_CREATE_RULESET = 30_000
 """
 BE_HOSTILE = """
@@ -298,7 +298,7 @@ def test_worker_that_cannot_be_confined_serves_nobody(
     start_daemon: StartDaemon, start_caller: StartCaller, missing: str, failure: str
 ) -> None:
     """Seen to fail where what load() and restrict_files() raise was caught."""
-    forget = f"from cowdaemon import system_calls\ndel system_calls.ZYGOTE[{missing!r}]"
+    forget = f"from cowdaemon.system import system_calls\ndel system_calls.ZYGOTE[{missing!r}]"
     daemon = start_daemon(change=in_zygote(forget))
     caller = start_caller(NOBODY, daemon.socket_path)
     assert caller.refusal("GetServerInfo", b"").outcome[0] == "UNAVAILABLE"
@@ -308,6 +308,6 @@ def test_worker_that_cannot_be_confined_serves_nobody(
 
 def test_zygote_that_cannot_be_confined_does_not_start(make_directory: MakeDirectory) -> None:
     """Seen to fail where what restrict_files() raises was caught."""
-    break_it = "from cowdaemon import confinement\nconfinement._LANDLOCK_RULE_PATH_BENEATH = 30_000"
+    break_it = "from cowdaemon.system import confinement\nconfinement._LANDLOCK_RULE_PATH_BENEATH = 30_000"
     with pytest.raises(AssertionError, match="PrivilegeError: landlock_add_rule"):
         Daemon(make_directory(), change=in_zygote(break_it))
