@@ -32,8 +32,12 @@ class Journal:
         log_file = os.fstat(2)
         # systemd.exec(5): other programs inherit the variable, too.
         if os.environ.get("JOURNAL_STREAM") == f"{log_file.st_dev}:{log_file.st_ino}":
-            self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
-            self._socket.connect(os.fspath(JOURNAL_SOCKET))
+            reaching = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
+            try:
+                reaching.connect(os.fspath(JOURNAL_SOCKET))
+                self._socket = reaching
+            except OSError:
+                reaching.close()  # not reached: lines on standard error get there later
 
     @property
     def descriptors(self) -> list[int]:

@@ -6,14 +6,16 @@ import logging
 import os
 import signal
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
+from cowdaemon.system import journal as module
 from cowdaemon.system.journal import Journal, JournalHandler, escape
 from cowdaemon.system.processes import fork_child
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from unit.journald import JoinJournal
+from unit.journald import JoinJournal, Journald
 
 SECONDS = 10.0
 FORGED = "x\nPRIORITY=0\nMESSAGE=\x1b[2J\n"
@@ -125,6 +127,25 @@ def test_without_a_journal_records_are_lines_of_json(
         {"MESSAGE": FORGED, "PRIORITY": 5, "COWD_CALLER_UID": 1000, "COWD_TARGET_COMM": FORGED},
         {"MESSAGE": "\udcff", "PRIORITY": 6},
     ]
+
+
+@pytest.mark.parametrize("is_there", [True, False], ids=["closed", "absent"])
+def test_journal_that_cannot_be_reached_leaves_standard_error(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+    is_there: bool,
+) -> None:
+    """A daemon that starts meanwhile does start."""
+    if is_there:
+        Journald(tmp_path / "journal").close()
+    monkeypatch.setattr(module, "JOURNAL_SOCKET", tmp_path / "journal")
+    log_file = os.fstat(2)
+    monkeypatch.setenv("JOURNAL_STREAM", f"{log_file.st_dev}:{log_file.st_ino}")
+    journal = Journal()
+    assert not journal.is_structured
+    assert journal.write(6, "there", {})
+    assert json.loads(capfd.readouterr().err) == {"MESSAGE": "there", "PRIORITY": 6}
 
 
 def test_standard_error_that_takes_nothing_ends_nobody(
