@@ -19,8 +19,8 @@ from typing import NamedTuple
 
 import pytest
 from conftest import MakeDirectory
-from cowdaemon.system.confinement import SystemCallFilter, read_landlock_abi
 from cowdaemon.limits import WORKER_DATA_BYTES, WORKER_DESCRIPTORS
+from cowdaemon.system.confinement import SystemCallFilter, read_landlock_abi
 from harness.changed_zygote import in_zygote
 from harness.daemon import Daemon, StartDaemon
 from harness.processes import Tree, read_status
@@ -308,6 +308,7 @@ def test_worker_that_cannot_be_confined_serves_nobody(
 
 def test_zygote_that_cannot_be_confined_does_not_start(make_directory: MakeDirectory) -> None:
     """Seen to fail where what restrict_files() raises was caught."""
-    break_it = "from cowdaemon.system import confinement\nconfinement._LANDLOCK_RULE_PATH_BENEATH = 30_000"
+    import_it = "from cowdaemon.system import confinement"
+    break_it = f"{import_it}\nconfinement._LANDLOCK_RULE_PATH_BENEATH = 30_000"
     with pytest.raises(AssertionError, match="PrivilegeError: landlock_add_rule"):
         Daemon(make_directory(), change=in_zygote(break_it))

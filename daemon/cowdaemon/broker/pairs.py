@@ -205,12 +205,12 @@ class Pairs:
     def _kill_opener(self, pair: Pair) -> None:
         """Kill and reap an opener that nobody watches yet."""
         if pair.opener:
-            signal.pidfd_send_signal(pair.opener.pidfd, signal.SIGKILL)
+            pair.opener.kill()
             pair.opener.reap()
             pair.opener = None
 
     def _end(self, pair: Pair) -> None:
         pair.control.close()
         if pair.opener:  # whoever else its worker may have given its end to
-            signal.pidfd_send_signal(pair.opener.pidfd, signal.SIGKILL)
+            pair.opener.kill()
         self._rooms.remove(pair.worker_id)

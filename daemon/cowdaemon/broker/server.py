@@ -83,22 +83,24 @@ class Server:
         """
         while self._drain_until is None or self._has_to_drain(self._drain_until):
             for key, _ in self._selector.select(self._seconds_to_wait()):
-                handle: Callable[[], None] = key.data
-                handle()
+                key.data()
             self._look_at_the_clock(time.monotonic())
             if self._watchdog_seconds:
                 manager.notify("WATCHDOG=1")
 
     def _seconds_to_wait(self) -> float | None:
-        is_timed = (
-            self._pairs.by_key or self._accept_at or self._drain_until or not self._zygote.is_ready
-        )
-        return limits.TICK_SECONDS if is_timed else self._watchdog_seconds
+        is_timed = self._pairs.by_key or self._held or self._accept_at or self._drain_until
+        if is_timed or not self._zygote.is_ready:
+            return limits.TICK_SECONDS
+        return self._watchdog_seconds
 
     def _look_at_the_clock(self, now: float) -> None:
         self._audit.flush()
         for pair in self._pairs.expired(now):
             self._retire(pair)
+        held, self._held = self._held, []
+        for client in held:
+            self._discard(client)
         if self._accept_at and now >= self._accept_at:
             self._listen(self._zygote.is_ready)
         if not self._zygote.is_ready and now > self._zygote_due:
@@ -300,7 +302,7 @@ class Server:
                 with suppress(OSError):
                     self._give(Reason.TOO_MANY_CONNECTIONS, client, None)
         if client.fileno() >= 0:
-            self._held.append(client)  # to the end of the process, which no close holds up
+            self._held.append(client)  # until there is a worker for it, or to the process's end
 
     @property
     def _is_serving(self) -> bool:

@@ -19,8 +19,8 @@ __all__ = ["ZygoteLink"]
 
 _MODULE: Final = "cowdaemon.worker.zygote"
 # A process with more than one thread must not fork; gRPC's own fork handlers are not needed then.
-_ONE_THREAD: Final = {"OPENBLAS_NUM_THREADS": "1", "GRPC_ENABLE_FORK_SUPPORT": "0"}
-_NO_MANAGER: Final = {"NOTIFY_SOCKET": ""}  # it does not speak in our name
+# And it does not speak to the service manager in our name.
+_SETTINGS: Final = "OPENBLAS_NUM_THREADS=1 GRPC_ENABLE_FORK_SUPPORT=0 NOTIFY_SOCKET="
 
 
 class ZygoteLink:
@@ -41,7 +41,7 @@ class ZygoteLink:
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 pass_fds=[remote.fileno()],
-                env=os.environ | _ONE_THREAD | _NO_MANAGER,
+                env=os.environ | dict(setting.split("=") for setting in _SETTINGS.split()),
             )
         self.control.setblocking(False)
         wire.refuse_descriptors(self.control)

@@ -29,6 +29,10 @@ class Child:
     pid: int
     pidfd: int
 
+    def kill(self) -> None:
+        """End it at once."""
+        signal.pidfd_send_signal(self.pidfd, signal.SIGKILL)
+
     def reap(self) -> int:
         """Collect the ended child; return its exit status, negative for a signal."""
         os.close(self.pidfd)
