@@ -149,6 +149,11 @@ class Reason(Enum):
         Code.RESOURCE_EXHAUSTED,
         "cowd serves too many different credentials at the moment: try again shortly",
     )
+    TOO_MANY_UNREAD_ANSWERS = (
+        32,
+        Code.RESOURCE_EXHAUSTED,
+        "you have left too many of cowd's answers unread: read them before you ask again",
+    )
     # What went wrong here.
     INTERNAL_ERROR = (
         40,

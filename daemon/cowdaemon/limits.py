@@ -75,8 +75,11 @@ PIDS: Final = 1 << 22
 CALLS_PER_WORKER: Final = 4
 """Threads that read for one credential: more do not help on few cores and take memory."""
 STREAMS_PER_CONNECTION: Final = 2
-"""Calls under way on one connection; a client's further calls wait. Replies that nobody reads are
-bounded by this, not by the threads: 64 connections x 2 x 655 kB are 84 MB, and gRPC's copies."""
+"""Calls under way on one connection; a client's further calls wait."""
+ANSWERS_UNREAD: Final = 64
+"""That gRPC holds for the clients of one worker: 64 x 655 kB are 42 MB, and gRPC's copies. It takes
+an answer from its thread at once, so the threads bound nothing; and older releases do not hold a
+client that ignores their settings to STREAMS_PER_CONNECTION."""
 REQUEST_BYTES: Final = 4_096
 """The largest request has PIDS_PER_CALL pids, the others are under 40 bytes."""
 METADATA_BYTES: Final = 8_192

@@ -6,6 +6,7 @@ expected becomes INTERNAL, with the detail in the log and not in the answer.
 """
 
 import logging
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, Final, NoReturn
@@ -15,7 +16,7 @@ from cowproto.v1 import twins_pb2 as twins
 from google.protobuf.message import DecodeError, Message
 
 from cowdaemon.errors import DOMAIN, Code, CowdError, Reason
-from cowdaemon.limits import RETRY_SECONDS
+from cowdaemon.limits import ANSWERS_UNREAD, RETRY_SECONDS
 
 __all__ = ["Answer", "Handlers", "StreamedAnswer", "fail"]
 
@@ -44,6 +45,7 @@ class Handlers(grpc.GenericRpcHandler):
     ) -> None:
         self._calls = calls
         self._streams = streams
+        self._unread = threading.Semaphore(ANSWERS_UNREAD)
 
     def service(
         self, details: grpc.HandlerCallDetails
@@ -51,20 +53,27 @@ class Handlers(grpc.GenericRpcHandler):
         """Return the handler of one call, or None: gRPC answers UNIMPLEMENTED."""
         method = details.method
         if method in self._calls:
-            return _make_unary_handler(method, *self._calls[method])
+            return self._make_unary_handler(method, *self._calls[method])
         if method in self._streams:
             return _make_stream_handler(method, *self._streams[method])
         return None
 
+    def _make_unary_handler(
+        self, method: str, request_type: type[Message], answer: Answer
+    ) -> "grpc.RpcMethodHandler[bytes, bytes]":
+        def handle(request: bytes, context: grpc.ServicerContext) -> bytes:
+            with _failing_as_status(method, context):
+                self._verify_read(context)
+                return answer(_decode(request_type, request)).SerializeToString()
 
-def _make_unary_handler(
-    method: str, request_type: type[Message], answer: Answer
-) -> "grpc.RpcMethodHandler[bytes, bytes]":
-    def handle(request: bytes, context: grpc.ServicerContext) -> bytes:
-        with _failing_as_status(method, context):
-            return answer(_decode(request_type, request)).SerializeToString()
+        return grpc.unary_unary_rpc_method_handler(handle)
 
-    return grpc.unary_unary_rpc_method_handler(handle)
+    def _verify_read(self, context: grpc.ServicerContext) -> None:
+        """Count one more answer until gRPC is rid of it; raise if its clients leave too many."""
+        if not self._unread.acquire(blocking=False):
+            raise CowdError(Reason.TOO_MANY_UNREAD_ANSWERS)
+        if not context.add_callback(self._unread.release):
+            self._unread.release()  # the call has ended already
 
 
 def _make_stream_handler(

@@ -33,6 +33,7 @@ EXPECTED = {
     "CALLER_GONE": cowd.AccessDenied,
     "TOO_MANY_CONNECTIONS": cowd.LimitReached,
     "TOO_MANY_CREDENTIALS": cowd.LimitReached,
+    "TOO_MANY_UNREAD_ANSWERS": cowd.LimitReached,
     "TOO_MANY_MAPPINGS": cowd.LimitReached,
     "INTERNAL_ERROR": cowd.InternalError,
     "OPENER_LOST": cowd.Unavailable,

@@ -9,9 +9,8 @@ from typing import Any
 import grpc
 import pytest
 from cowdaemon.errors import Code, Reason
-from cowdaemon.limits import (
-    RETRY_SECONDS,
-)
+from cowdaemon.limits import RETRY_SECONDS
+from cowdaemon.worker import handlers
 from cowdaemon.worker.service import PageFlagsService, RefusingService
 from cowdaemon.worker.worker import Service
 from cowproto.v1 import twins_pb2
@@ -78,6 +77,27 @@ def test_unexpected_failure_is_in_the_log_and_not_in_the_answer(
     assert check_health(channel)  # it goes on
 
 
+@pytest.mark.parametrize(("most", "refused"), [(0, True), (4, False)])
+def test_answers_count_until_they_are_read(
+    serve: Callable[[Service], grpc.Channel],
+    process: Process,
+    monkeypatch: pytest.MonkeyPatch,
+    most: int,
+    refused: bool,
+) -> None:
+    """A client that reads what it is told may ask as often as it likes."""
+    monkeypatch.setattr(handlers, "ANSWERS_UNREAD", most)
+    service = PageFlagsService(CALLER, process, None, CONFINEMENT)  # type: ignore[arg-type]
+    channel = serve(service)
+    for _ in range(100):
+        if refused:
+            refusal = refuse(lambda: check_health(channel))
+            assert refusal.info.reason == "TOO_MANY_UNREAD_ANSWERS"
+            assert "RetryInfo" in refusal.details
+        else:
+            assert check_health(channel)
+
+
 def test_opener_is_passed_on_to_targets(process: Process) -> None:
     service = PageFlagsService(CALLER, process, None, CONFINEMENT)  # type: ignore[arg-type]
     left, right = socket.socketpair()
@@ -92,6 +112,7 @@ OF_WHOLE_CALLERS = [
     Reason.CALLER_GONE,
     Reason.TOO_MANY_CONNECTIONS,
     Reason.TOO_MANY_CREDENTIALS,
+    Reason.CALLER_NOT_ALLOWED,
 ]
 
 
