@@ -70,7 +70,8 @@ def main() -> None:
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     os.dup2(1, 2)
     if options.hold:
-        os.open(options.hold, os.O_RDONLY)  # its number is above that of `execution`: closed later
+        os.open(options.hold, os.O_RDONLY)
+        os.close(execution)  # the other end would not see what exec closes before exec is over
     os.execv(options.program, [options.program])
 
 

@@ -69,11 +69,14 @@ class SilentFileSystem:
 
     def close(self) -> None:
         """Unmount, and end every wait: the kernel fails what was never answered."""
+        if self._device < 0:
+            return
         self._libc.umount2(bytes(self._directory), MNT_DETACH)
         os.eventfd_write(self._stop, 1)
         self._thread.join()
         os.close(self._device)
         os.close(self._stop)
+        self._device = -1
 
     def __enter__(self) -> "SilentFileSystem":
         return self

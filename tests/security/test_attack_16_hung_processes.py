@@ -1,20 +1,36 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A process that hangs in exec costs whoever asks about it their deadline, and nobody else.
+"""Attack 16: ask about a process that hangs in exec, or be one.
 
-Every open of such a process's pagemap waits for the lock that exec holds, before any permission is
-looked at. An unprivileged user can bring this about with a FUSE file system of their own.
+Every open of such a process's pagemap, or of its namespaces in /proc, waits for the lock that exec
+holds, before any permission is looked at. An unprivileged user can bring this about with a FUSE
+file system of their own. It costs whoever asks about it, or has connected as such a process, their
+deadline, and nobody else anything.
 """
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from cowdaemon.limits import OPENER_SECONDS
+from cowdaemon.limits import OPENER_SECONDS, PLACEMENT_SECONDS
 from cowproto.v1 import pageflags_pb2
+from harness.connectors import CAT, Connector, broker_stopped
 from harness.cowctl import RunCowctl
 from harness.daemon import StartDaemon
-from harness.programs import GAMES, CallError, StartCaller, StartSubject
+from harness.older_kernels import WITHOUT_PLACEMENT
+from harness.outcomes import CALLER_GONE, TIMED_OUT
+from harness.processes import read_children
+from harness.programs import (
+    GAMES,
+    NOBODY,
+    ROOT_USER,
+    Caller,
+    CallError,
+    StartCaller,
+    StartSubject,
+    Subject,
+    User,
+)
 from security.silent_file_system import SilentFileSystem
 
 SLACK_SECONDS = 2.0
@@ -39,48 +55,94 @@ def silent_file_system(public_directory: Path) -> Iterator[SilentFileSystem]:
     assert str(mount_point) not in Path("/proc/self/mounts").read_text()
 
 
+def measure(caller: Caller, start: Callable[[], Subject]) -> float:
+    """Return the longest that a call of somebody else takes, about known and new processes."""
+    latencies, subject = [], start()
+    for number in range(OTHER_CALLS):
+        if number % 10 == 0:
+            subject = start()
+        started = time.monotonic()
+        caller.get_page_flags(subject.pid, subject.address)
+        latencies.append(time.monotonic() - started)
+    return max(latencies)
+
+
 def test_hanging_target(
     start_daemon: StartDaemon,
     start_caller: StartCaller,
     start_subject: StartSubject,
     silent_file_system: SilentFileSystem,
 ) -> None:
+    """Seen to fail without the opener's alarm, and with one opener for all callers."""
     daemon = start_daemon()
     mine = start_subject("anonymous")
-    theirs = start_subject("anonymous", user=GAMES)
     caller = start_caller(socket_path=daemon.socket_path)
     other = start_caller(GAMES, daemon.socket_path)
-    address = mine.description["pages"][0]["address"]
-    their_address = theirs.description["pages"][0]["address"]
-    caller.get_page_flags(mine.pid, address)
-    other.get_page_flags(theirs.pid, their_address)
+    caller.get_page_flags(mine.pid, mine.address)
+    other.get_server_info()
     before = daemon.settled_tree(openers=2, workers=2)
 
     hanging = start_subject("hanging-exec", silent_file_system.file)
     assert silent_file_system.flushed.wait(SLACK_SECONDS)
     request = pageflags_pb2.GetPageFlagsRequest(pid=hanging.pid, address=0x1000, count=1)
     caller.begin("GetPageFlags", request)
-    latencies = []
-    for number in range(OTHER_CALLS):
-        fresh = start_subject("anonymous", user=GAMES) if number % 10 == 0 else theirs
-        started = time.monotonic()
-        other.get_page_flags(fresh.pid, fresh.description["pages"][0]["address"])
-        latencies.append(time.monotonic() - started)
+    latency = measure(other, lambda: start_subject("anonymous", user=GAMES))
     with pytest.raises(CallError) as failure:
         caller.finish()
-    assert failure.value.outcome == ("DEADLINE_EXCEEDED", "OPEN_TIMED_OUT")
+    assert failure.value.outcome == TIMED_OUT
     assert failure.value.seconds < OPENER_SECONDS + SLACK_SECONDS
     assert failure.value.seconds > OPENER_SECONDS / 2
-    assert max(latencies) < ORDINARY_SECONDS
+    assert latency < ORDINARY_SECONDS
 
     # The next call of the same user works: about one it knows, and about a new one.
     fresh = start_subject("anonymous")
     for subject in (mine, fresh):
-        asked = subject.description["pages"][0]["address"]
-        assert caller.get_page_flags(subject.pid, asked).state[0]
+        assert caller.get_page_flags(subject.pid, subject.address).state[0]
     after = daemon.settled_tree(openers=2, workers=2)
     assert len(set(after.openers) & set(before.openers)) == 1  # the other one was replaced
     assert set(after.workers) == set(before.workers)
+
+
+@pytest.mark.parametrize("user", [NOBODY, ROOT_USER], ids=lambda user: user.name)
+@pytest.mark.parametrize("change", ["", WITHOUT_PLACEMENT], ids=["this-kernel", "older-kernel"])
+def test_hanging_peer(
+    start_daemon: StartDaemon,
+    start_caller: StartCaller,
+    start_subject: StartSubject,
+    silent_file_system: SilentFileSystem,
+    public_directory: Path,
+    change: str,
+    user: User,
+) -> None:
+    """A newer kernel tells where it lives without waiting; on an older one it is not placed.
+
+    Seen to fail, on the older one, with a placement in the broker, and without its alarm.
+    """
+    daemon = start_daemon(change=change)
+    mine = start_subject("anonymous", user=user)
+    other = start_caller(GAMES, daemon.socket_path)
+    other.get_server_info()
+    with broker_stopped(daemon):
+        relay_path = public_directory / "relay"
+        peer = Connector(user, daemon.socket_path, relay_path, CAT, held=silent_file_system.file)
+        assert silent_file_system.flushed.wait(SLACK_SECONDS)
+    try:
+        request = pageflags_pb2.GetPageFlagsRequest(pid=mine.pid, address=mine.address, count=1)
+        peer.begin("GetPageFlags", request)
+        latency = measure(other, lambda: start_subject("anonymous", user=GAMES))
+        try:
+            _, seconds = peer.finish_timed()
+            outcome = None
+        except CallError as failure:
+            outcome, seconds = failure.outcome, failure.seconds
+    finally:
+        silent_file_system.close()  # it cannot be killed before
+        peer.kill()
+    assert latency < ORDINARY_SECONDS
+    assert outcome == (CALLER_GONE if change else None)
+    assert seconds < (PLACEMENT_SECONDS + SLACK_SECONDS if change else ORDINARY_SECONDS)
+    children = {child.name for child in read_children(daemon.pid)}
+    assert children == {"cowd-zygote", "cowd-opener"}
 
 
 @pytest.mark.parametrize("backend", ["local", "auto"])
