@@ -18,11 +18,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
-from conftest import MakeDirectory
 from cowdaemon.limits import WORKER_DATA_BYTES, WORKER_DESCRIPTORS
 from cowdaemon.system.confinement import SystemCallFilter, read_landlock_abi
 from harness.changed_zygote import in_zygote
-from harness.daemon import Daemon, StartDaemon
+from harness.daemon import StartDaemon
 from harness.processes import Tree, read_status
 from harness.programs import DAEMON, GAMES, NOBODY, StartCaller, StartSubject
 from security.hostile import ALONE, MARK, METHOD, ON_PROCESSES, SUCCESS, TARGETS
@@ -160,29 +159,30 @@ def find_successes(outcomes: dict[str, str]) -> set[str]:
 
 
 def test_nothing_succeeds(attack: Callable[[str], Outcomes]) -> None:
-    """Seen to fail without confine_worker()'s filter (all of PASSES_LANDLOCK succeeded), without
-    Landlock (the abstract name), and without confine_zygote() (the zygote's reads, signals ...)."""
+    """Seen to fail without confine_worker(), without confine_zygote() or either half of it, and
+    without the scopes of Landlock."""
     assert attack("") == Outcomes(zygote=ZYGOTE_MAY, worker=set())
 
 
 def test_seccomp_alone(attack: Callable[[str], Outcomes]) -> None:
-    """As on a kernel without Landlock. Seen to fail without the worker's filter, and with only it
-    in the zygote's place."""
+    """As on a kernel without Landlock. Seen to fail without the worker's filter, without the
+    zygote's, and with the zygote's in the place of the worker's."""
     assert attack(WITHOUT_LANDLOCK) == Outcomes(
         zygote=ZYGOTE_MAY | ZYGOTE_MAY_READ | PASSES_SECCOMP, worker=PASSES_SECCOMP
     )
 
 
 def test_landlock_alone(attack: Callable[[str], Outcomes]) -> None:
-    """As without libseccomp. Seen to fail without confine_start() ("make a socket" succeeded), and
-    without the scopes (signals did)."""
+    """As without libseccomp. Seen to fail without confine_start(), without the zygote's ruleset,
+    without the scopes, without the one for signals, and without what is said of TCP."""
     assert attack(WITHOUT_SECCOMP) == Outcomes(
         zygote=PASSES_LANDLOCK & TRIED_BY_ZYGOTE | {"make a socket"}, worker=PASSES_LANDLOCK
     )
 
 
 def test_attacks_are_real(attack: Callable[[str], Outcomes]) -> None:
-    """Without both walls all succeed that ids and PR_SET_DUMPABLE are not against."""
+    """Without both walls all succeed that ids and PR_SET_DUMPABLE are not against. Seen to fail
+    where a library or version that is missing was not left out."""
     outcomes = attack(WITHOUT_SECCOMP + WITHOUT_LANDLOCK)
     assert outcomes.worker == EVERYTHING - REFUSED_ANYWAY
     assert outcomes.zygote == TRIED_BY_ZYGOTE - REFUSED_ANYWAY
@@ -202,8 +202,8 @@ def tree(start_daemon: StartDaemon, start_caller: StartCaller) -> Tree:
 
 
 def test_proc_shows_the_walls(tree: Tree) -> None:
-    """Seen to fail for each process without its filter, without close_to_others() in it, and
-    without each line of become(). Of Landlock /proc shows nothing."""
+    """Seen to fail for each process without its filter and without close_to_others(), and without
+    each limit of become(). Of Landlock /proc shows nothing."""
     (zygote,), (opener,), (worker,) = tree.zygotes, tree.openers, tree.workers
     filters = {zygote: "1", opener: "1", worker: "2"}
     for pid, count in filters.items():
@@ -232,8 +232,8 @@ def read_limits(pid: int) -> dict[str, str]:
 
 
 def test_nothing_is_open_but_what_is_needed(tree: Tree) -> None:
-    """Seen to fail with `keep` of an opener, `not_for_it` of a worker, and the descriptor of the
-    ruleset left open."""
+    """Seen to fail with one more for an opener to keep, without what a worker closes of the
+    zygote's, and with the descriptor of a ruleset, or of the seed, left open."""
     zygote, opener, worker = (
         count_descriptors(pid) for (pid,) in (tree.zygotes, tree.openers, tree.workers)
     )
@@ -277,7 +277,8 @@ def test_what_the_machine_has_not_is_said_and_all_is_served(
     seccomp: bool,
     landlock_abi: int,
 ) -> None:
-    """Seen to fail where a missing library, or version 0, was not left out."""
+    """Seen to fail where a missing library or version 0 was not left out, and where GetServerInfo
+    said the same everywhere."""
     daemon = start_daemon(change=statements + in_zygote(statements))
     caller = start_caller(NOBODY, daemon.socket_path)
     confinement = caller.get_server_info().confinement
@@ -297,7 +298,7 @@ def test_what_the_machine_has_not_is_said_and_all_is_served(
 def test_worker_that_cannot_be_confined_serves_nobody(
     start_daemon: StartDaemon, start_caller: StartCaller, missing: str, failure: str
 ) -> None:
-    """Seen to fail where what load() and restrict_files() raise was caught."""
+    """Seen to fail where load() and restrict_files() did not look at what the kernel said."""
     forget = f"from cowdaemon.system import system_calls\ndel system_calls.ZYGOTE[{missing!r}]"
     daemon = start_daemon(change=in_zygote(forget))
     caller = start_caller(NOBODY, daemon.socket_path)
@@ -306,9 +307,10 @@ def test_worker_that_cannot_be_confined_serves_nobody(
     daemon.settled_tree(openers=0, workers=0)
 
 
-def test_zygote_that_cannot_be_confined_does_not_start(make_directory: MakeDirectory) -> None:
-    """Seen to fail where what restrict_files() raises was caught."""
-    import_it = "from cowdaemon.system import confinement"
-    break_it = f"{import_it}\nconfinement._LANDLOCK_RULE_PATH_BENEATH = 30_000"
+def test_zygote_that_cannot_be_confined_does_not_start(start_daemon: StartDaemon) -> None:
+    """Seen to fail where restrict_files() did not look at what the kernel said of the rule."""
+    break_it = (
+        "from cowdaemon.system import confinement\nconfinement._LANDLOCK_RULE_PATH_BENEATH = 30_000"
+    )
     with pytest.raises(AssertionError, match="PrivilegeError: landlock_add_rule"):
-        Daemon(make_directory(), change=in_zygote(break_it))
+        start_daemon(change=in_zygote(break_it))

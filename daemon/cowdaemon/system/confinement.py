@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How a process closes itself in: to others, in the system calls it may make, in the files it sees.
+"""How a process closes itself in: to others, in the system calls it can make, in what it reaches.
 
 Used in every process. Three walls that do not rest on each other: prctl, which every kernel has;
-seccomp, with filters that libseccomp compiles; Landlock, by its system calls. What the machine has
-not is left out, and whoever asks is told so; what it has and does not do raises PrivilegeError, and
-the process must end: it fails closed. Nothing is decided by a version of the kernel.
+seccomp, with filters that libseccomp compiles; Landlock, by its own system calls. What this machine
+does not have is left out, and whoever asks is told so. What it has and does not do raises
+PrivilegeError, and the process must end: it fails closed. No kernel version is ever asked for.
 """
 
 import ctypes
@@ -36,6 +36,9 @@ _PR_SET_PDEATHSIG: Final = 1  # linux/prctl.h
 _PR_SET_DUMPABLE: Final = 4
 _PR_SET_NAME: Final = 15
 _PR_SET_NO_NEW_PRIVS: Final = 38
+
+
+_SANDBOX: Final = ": something around cowd forbids to ask (in a unit: SystemCallFilter=)"
 
 
 class PrivilegeError(Exception):
@@ -129,14 +132,14 @@ class SystemCallFilter:
 
     Compiling takes as long as loading (0.2 ms each), so whoever forks the processes compiles.
 
-    Whatever is not on the list fails with ENOSYS, as if the kernel were older: that is the answer
-    which a C library knows how to live with when it tries something new (clone3, epoll_pwait2), and
-    nothing that runs here is ended for trying. System calls of another architecture end the
-    process: nobody makes them in good faith.
+    Whatever is not on the list fails with ENOSYS, as if the kernel were older. C libraries try what
+    is new (clone3, epoll_pwait2), and that is the answer after which they do without; EPERM is not,
+    and to be killed for trying would be an end for nothing. System calls of another architecture
+    do kill: nobody makes them in good faith.
 
     Args:
         allowed: the list.
-        refused: numbers of errors for what should fail with another one.
+        errors: what is to fail with another error, and its number.
 
     Attributes:
         is_there: whether this machine has both libseccomp and filters of system calls.
@@ -145,19 +148,19 @@ class SystemCallFilter:
         PrivilegeError: it has, and they do not work.
     """
 
-    def __init__(self, allowed: Rules, refused: Mapping[str, int] | None = None) -> None:
-        library = _open_libseccomp()
+    def __init__(self, allowed: Rules, errors: Mapping[str, int] | None = None) -> None:
         self._program: bytes | None = None
+        library = _open_libseccomp()
         if library is not None:
             self._number: Final[int] = library.seccomp_syscall_resolve_name(b"seccomp")
             if _has_filters(self._number):
-                self._program = _compile(library, allowed, refused or {})
+                self._program = _compile(library, allowed, errors or {})
         self.is_there: Final = self._program is not None
 
     def load(self) -> None:
-        """Hold every thread of this process to the list, for good, and what it forks.
+        """Hold this process, all its threads, and what it forks, to the list, for good.
 
-        no_new_privs must be set. Without it being there, do nothing.
+        no_new_privs must be set before. Does nothing where the machine has no filters.
 
         Raises:
             PrivilegeError: the kernel did not take it.
@@ -169,10 +172,9 @@ class SystemCallFilter:
 
 
 def _set_filter(number: int, program: object) -> int:
-    flag = _SECCOMP_FILTER_FLAG_TSYNC
-    return int(
-        _libc.syscall(ctypes.c_long(number), _SECCOMP_SET_MODE_FILTER, flag, program)
-    )  # above 0: the thread that could not follow
+    """Return 0, -1, or the thread that could not follow."""
+    arguments = (_SECCOMP_SET_MODE_FILTER, _SECCOMP_FILTER_FLAG_TSYNC, program)
+    return int(_libc.syscall(ctypes.c_long(number), *arguments))
 
 
 def _has_filters(number: int) -> bool:
@@ -180,11 +182,11 @@ def _has_filters(number: int) -> bool:
     _set_filter(number, None)
     error = ctypes.get_errno()
     if error not in (errno.EFAULT, errno.ENOSYS, errno.EINVAL):
-        raise PrivilegeError(f"seccomp: {os.strerror(error)}")
+        raise PrivilegeError(f"seccomp: {os.strerror(error)}{_SANDBOX}")
     return error == errno.EFAULT
 
 
-def _compile(library: ctypes.CDLL, allowed: Rules, refused: Mapping[str, int]) -> bytes:
+def _compile(library: ctypes.CDLL, allowed: Rules, errors: Mapping[str, int]) -> bytes:
     """Return the filter as instructions of BPF."""
     context = library.seccomp_init(_SCMP_ACT_ERRNO | errno.ENOSYS)
     if context is None:
@@ -193,20 +195,21 @@ def _compile(library: ctypes.CDLL, allowed: Rules, refused: Mapping[str, int]) -
         attribute, action = _SCMP_FLTATR_ACT_BADARCH, _SCMP_ACT_KILL_PROCESS
         _check_library(library.seccomp_attr_set(context, attribute, action), "seccomp_attr_set")
         rules = [
-            (name, _SCMP_ACT_ALLOW, tests)
-            for name, alternatives in allowed.items()
-            for tests in alternatives
+            (name, _SCMP_ACT_ALLOW, conditions)
+            for name, cases in allowed.items()
+            for conditions in cases
         ]
-        rules += [(name, _SCMP_ACT_ERRNO | number, ()) for name, number in refused.items()]
-        for name, action, tests in rules:
+        rules += [(name, _SCMP_ACT_ERRNO | number, ()) for name, number in errors.items()]
+        for name, action, conditions in rules:
             number = library.seccomp_syscall_resolve_name(name.encode())
             if number < 0:
                 continue  # of other architectures, or newer than this libseccomp
-            comparisons = (_ArgumentComparison * len(tests))(
-                *(_ArgumentComparison(*test) for test in tests)
+            comparisons = [_ArgumentComparison(*condition) for condition in conditions]
+            count = len(comparisons)
+            array = (_ArgumentComparison * count)(*comparisons)
+            _check_library(
+                library.seccomp_rule_add_array(context, action, number, count, array), name
             )
-            added = library.seccomp_rule_add_array(context, action, number, len(tests), comparisons)
-            _check_library(added, name)
         return _export(library, context)
     finally:
         library.seccomp_release(context)
@@ -226,7 +229,7 @@ def _check_library(result: int, what: str) -> None:
         raise PrivilegeError(f"libseccomp, {what}: {os.strerror(-result)}")
 
 
-# In files, and in whom it may signal
+# In what it reaches
 
 _SYS_LANDLOCK_CREATE_RULESET: Final = 444  # asm-generic/unistd.h
 _SYS_LANDLOCK_ADD_RULE: Final = 445
@@ -267,20 +270,19 @@ def read_landlock_abi() -> int:
     """
     version = _landlock(_SYS_LANDLOCK_CREATE_RULESET, None, 0, _LANDLOCK_CREATE_RULESET_VERSION)
     if version < 0 and ctypes.get_errno() not in (errno.ENOSYS, errno.EOPNOTSUPP):
-        raise PrivilegeError(f"Landlock: {os.strerror(ctypes.get_errno())}")
+        raise PrivilegeError(f"Landlock: {os.strerror(ctypes.get_errno())}{_SANDBOX}")
     return max(version, 0)
 
 
 def restrict_files(abi: int, exceptions: Mapping[int, FileRight], kept: FileRight) -> None:
     """Take every right to files from the calling thread and what it starts, for good.
 
-    Also TCP, abstract Unix sockets of others, and signals to others, as far as `abi` has them;
-    others are all but the processes that do the same at the same place, and what these start.
-    no_new_privs must be set. What is open already stays open.
+    As far as `abi` has it, TCP as well, and signals and abstract Unix sockets of all processes but
+    those that it starts from now on. What is open stays open. no_new_privs must be set before.
 
-    It also takes ptrace access to others, and with it their /proc/PID/pagemap and maps, whatever
-    the ruleset says (EACCES for a process of one's own uid, tried on Linux 6.18). Opening just
-    these is what an opener is for: so openers are not restricted.
+    Ptrace access to others goes, too, whatever the ruleset, and with it their /proc/PID/pagemap and
+    maps: EACCES also for processes of one's own uid (tried on Linux 6.18). To open just these is
+    what openers are for, so they are not restricted.
 
     Args:
         abi: as read_landlock_abi() returned it; 0 does nothing.

@@ -18,7 +18,7 @@ from collections.abc import Mapping
 from enum import IntEnum
 from typing import Final, NamedTuple, TypeAlias
 
-__all__ = ["OPENER", "WORKER", "WORKER_ERRORS", "ZYGOTE", "Comparison", "Rules", "Test"]
+__all__ = ["OPENER", "WORKER", "WORKER_ERRORS", "ZYGOTE", "Comparison", "Condition", "Rules"]
 
 
 class Comparison(IntEnum):
@@ -29,29 +29,29 @@ class Comparison(IntEnum):
     MASKED_EQUAL = 7
 
 
-class Test(NamedTuple):
-    """What one argument must be; for MASKED_EQUAL `value` is the mask of `masked_value`."""
+class Condition(NamedTuple):
+    """What one argument must be; for MASKED_EQUAL, `value` is the mask and `masked` the rest."""
 
     argument: int
     comparison: Comparison
     value: int
-    masked_value: int = 0
+    masked: int = 0
 
 
-Rules: TypeAlias = Mapping[str, tuple[tuple[Test, ...], ...]]
-"""System calls, and for each the cases in which it is allowed; all tests of a case must hold."""
+Rules: TypeAlias = Mapping[str, tuple[tuple[Condition, ...], ...]]
+"""System calls, and the cases in which each is allowed: all conditions of one case must hold."""
 
 
 def _always(*names: str) -> Rules:
     return dict.fromkeys(names, ((),))
 
 
-def _one_of(argument: int, *values: int) -> tuple[tuple[Test, ...], ...]:
-    return tuple((Test(argument, Comparison.EQUAL, value),) for value in values)
+def _one_of(argument: int, *values: int) -> tuple[tuple[Condition, ...], ...]:
+    return tuple((Condition(argument, Comparison.EQUAL, value),) for value in values)
 
 
-def _bits(argument: int, having: int = 0, lacking: int = 0) -> Test:
-    return Test(argument, Comparison.MASKED_EQUAL, having | lacking, having)
+def _bits(argument: int, having: int = 0, lacking: int = 0) -> Condition:
+    return Condition(argument, Comparison.MASKED_EQUAL, having | lacking, having)
 
 
 # For any program.
@@ -111,19 +111,19 @@ _EVENTS: Final = _always(
     "epoll_create1", "epoll_ctl", "epoll_pwait", "epoll_pwait2", "epoll_wait", "eventfd2"
 )
 _STREAM_SOCKET: Final = (
-    Test(0, Comparison.EQUAL, socket.AF_UNIX),
+    Condition(0, Comparison.EQUAL, socket.AF_UNIX),
     _bits(
         1,
         having=socket.SOCK_STREAM,
         lacking=0xFFFFFFFF & ~(socket.SOCK_STREAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK),
     ),
 )
-# To its own gRPC server: /proc/self/fd/NN with the family before and a NUL behind. A filter cannot
-# read a name, but few sockets have one that is as short as this.
+# To its own gRPC server: /proc/self/fd/NN, the family before and a NUL behind. A filter cannot read
+# a name, only how long it is; few sockets of others have one as short as this.
 _OWN_ADDRESS_BYTES: Final = 2 + len("/proc/self/fd/NN") + 1
 _CONNECTIONS: Final[Rules] = {
     **_always("accept", "accept4", "getpeername", "getsockname", "getsockopt", "shutdown"),
-    "connect": ((Test(2, Comparison.LESS_OR_EQUAL, _OWN_ADDRESS_BYTES),),),
+    "connect": ((Condition(2, Comparison.LESS_OR_EQUAL, _OWN_ADDRESS_BYTES),),),
     # F_SETOWN would have the kernel send signals for it.
     "fcntl": _one_of(1, fcntl.F_GETFD, fcntl.F_SETFD, fcntl.F_GETFL, fcntl.F_SETFL),
     "socket": (_STREAM_SOCKET,),
@@ -148,9 +148,10 @@ WORKER: Final[Rules] = {
 """A worker that serves."""
 
 WORKER_ERRORS: Final = {"open": errno.EACCES, "openat": errno.EACCES}
-"""Python tries to import what it may do without, and takes this for "there is none"."""
+"""Python tries to import what it can do without: after this error it does, ENOSYS is a failure."""
 
-# The zygote, and so each worker until it serves: filters only ever add to each other.
+# The zygote, and each worker until it serves. A filter adds to the one before: what the zygote may
+# not, no worker may.
 
 _READ_ONLY: Final = _bits(2, lacking=os.O_ACCMODE | os.O_CREAT | os.O_TRUNC)
 _PR_SET_PDEATHSIG: Final = 1
@@ -162,8 +163,8 @@ _WORKERS: Final[Rules] = {
     "prctl": (
         *_one_of(0, _PR_SET_NAME),
         (
-            Test(0, Comparison.EQUAL, _PR_SET_PDEATHSIG),
-            Test(1, Comparison.EQUAL, signal.SIGKILL),
+            Condition(0, Comparison.EQUAL, _PR_SET_PDEATHSIG),
+            Condition(1, Comparison.EQUAL, signal.SIGKILL),
         ),
     ),
 }

@@ -4,6 +4,7 @@
 import ctypes
 import errno
 import os
+import select
 import signal
 import socket
 import threading
@@ -33,6 +34,7 @@ UID = 65534
 NONE, EVERYTHING = FileRight(0), FileRight((1 << 16) - 1)
 PR_GET_DUMPABLE, PR_SET_DUMPABLE, PR_SET_NO_NEW_PRIVS = 3, 4, 38
 NUMBER_WITHOUT_MEANING = 30_000
+X32_BIT, NUMBER_OF_GETUID = 0x40000000, 102
 ABI = read_landlock_abi()
 
 pytestmark = pytest.mark.filterwarnings(
@@ -185,6 +187,25 @@ def test_what_the_machine_has_not_is_left_out(
 
     assert not filtered.is_there
     assert run_in_child(load)[0] == "same"
+
+
+@needs_libseccomp
+@pytest.mark.skipif(os.uname().machine != "x86_64", reason="x32 is of x86-64 alone")
+def test_system_call_of_another_architecture_ends_all_threads() -> None:
+    def call() -> None:
+        loaded = threading.Event()
+
+        def make_foreign_call() -> None:
+            loaded.wait()
+            ctypes.CDLL(None).syscall(X32_BIT | NUMBER_OF_GETUID)
+
+        threading.Thread(target=make_foreign_call, daemon=True).start()
+        close_to_others()
+        SystemCallFilter(OPENER).load()
+        loaded.set()
+        select.poll().poll(2000)
+
+    assert fork_child("cowd-test", call, keep=[]).reap() == -signal.SIGSYS
 
 
 @needs_libseccomp

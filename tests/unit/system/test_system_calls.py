@@ -236,6 +236,22 @@ def test_what_nobody_needs_is_not_there(
     }
 
 
+def test_what_a_worker_tries_to_import_is_missing(run_in_child: RunInChild) -> None:
+    """As in `try: import faster except ImportError: import slower`, when a call needs it."""
+    compiled = SystemCallFilter(WORKER, WORKER_ERRORS)
+
+    def try_to_import() -> str:
+        close_to_others()
+        compiled.load()
+        try:
+            import no_such_module  # noqa: F401
+        except (ImportError, OSError) as error:
+            return type(error).__name__
+        return ""
+
+    assert run_in_child(try_to_import) == "ModuleNotFoundError"
+
+
 @pytest.mark.parametrize("attempts", [ALL | BY_WORKER, BY_ZYGOTE, BY_OPENER])
 def test_it_would_be_there_without_the_filter(run_in_child: RunInChild, attempts: Attempts) -> None:
     outcomes = run_in_child(lambda: try_all(attempts))
