@@ -11,6 +11,7 @@ import platform
 import struct
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from types import SimpleNamespace
 from typing import Any
 
 from cowdaemon.broker import opener, pairs
@@ -72,6 +73,8 @@ def refuse_to_openers(uid: int, call: str, error: int, moment: str) -> None:
         is_meant = credential.uid == uid
         if is_meant and moment == "becoming":
             refuse(call, error, "an opener")
+        elif is_meant:
+            opener._FILTER = SimpleNamespace(load=lambda: None)  # which lets nobody load another
         return run_opener(credential, *arguments)
 
     @contextmanager

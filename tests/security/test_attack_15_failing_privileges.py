@@ -123,5 +123,5 @@ def verify_nothing_is_left(directory: Path) -> None:
         except OSError:
             continue  # it has ended, or has no standard error
     assert not alive
-    assert {path.name for path in directory.iterdir()} == {"log", "notify", "tmp"}
+    assert {path.name for path in directory.iterdir()} == {"cowd.toml", "log", "notify", "tmp"}
     assert not any((directory / "tmp").iterdir())
