@@ -117,7 +117,7 @@ class Limits:
     connections_per_uid: int = CONNECTIONS_PER_UID
     workers: int = WORKERS
     workers_per_uid: int = WORKERS_PER_UID
-    worker_idle_seconds: int = int(WORKER_IDLE_SECONDS)
+    worker_idle_seconds: int = WORKER_IDLE_SECONDS
     worker_memory_mib: int = WORKER_DATA_BYTES >> 20
     calls_per_worker: int = CALLS_PER_WORKER
 

@@ -8,8 +8,9 @@ CONNECTIONS_PER_UID: Final = 64
 """Served at once for one uid; the next ones read why not. A program needs one."""
 REFUSED_CONNECTIONS_PER_UID: Final = 16
 """Beyond those served, handed to a refusing worker; what comes after is closed without a word."""
-CONNECTIONS_PER_WORKER: Final = 64
-"""For a refusing worker, which many uids share; three descriptors each fit WORKER_DESCRIPTORS."""
+REFUSED_PER_REASON: Final = 64
+"""Of all uids: they share the refusing worker of a reason. Three descriptors each fit
+WORKER_DESCRIPTORS."""
 CONNECTIONS: Final = 1024
 """In all. Bounds what the broker remembers; with the cap by uid it takes many users to reach."""
 ACCEPT_PAUSE_SECONDS: Final = 0.1
@@ -26,7 +27,7 @@ WORKERS: Final = 64
 """Credentials served at once. A worker holds 6-8 MB of its own, so 64 are under 512 MB."""
 WORKERS_PER_UID: Final = 8
 """One user may connect with many different groups (newgrp); others need workers too."""
-WORKER_IDLE_SECONDS: Final = 10.0
+WORKER_IDLE_SECONDS: Final = 10
 """A worker without connections ends after this: long enough for a script that asks in a loop."""
 ZYGOTE_START_SECONDS: Final = 30.0
 """Importing grpc and numpy takes under a second; a cold disk on a small machine takes longer."""
@@ -69,7 +70,7 @@ MAPPINGS_PER_CALL: Final = 4_096
 MAPPINGS_PATH_BYTES: Final = 1 << 20
 """Of paths in one reply: 4,096 paths of 4,096 bytes would be 16 MB."""
 PIDS_PER_CALL: Final = 512
-"""Asked for in one request: 2.5 kB at five bytes a pid, under REQUEST_BYTES."""
+"""Asked for in one request: 5.1 kB at ten bytes a pid, the longest, under REQUEST_BYTES."""
 PIDS: Final = 1 << 22
 """PID_MAX_LIMIT of the kernel: no list of the opener's has more."""
 CALLS_PER_WORKER: Final = 4
@@ -80,8 +81,8 @@ ANSWERS_UNREAD: Final = 64
 """That gRPC holds for the clients of one worker: 64 x 655 kB are 42 MB, and gRPC's copies. It takes
 an answer from its thread at once, so the threads bound nothing; and older releases do not hold a
 client that ignores their settings to STREAMS_PER_CONNECTION."""
-REQUEST_BYTES: Final = 4_096
-"""The largest request has PIDS_PER_CALL pids, the others are under 40 bytes."""
+REQUEST_BYTES: Final = 8_192
+"""The largest has PIDS_PER_CALL pids of ten bytes each (negative ones); others are under 40."""
 METADATA_BYTES: Final = 8_192
 """gRPC's own recommendation for headers."""
 CONNECTION_IDLE_SECONDS: Final = 600

@@ -26,6 +26,7 @@ from cowdaemon.config import (
 from cowdaemon.system.confinement import PrivilegeError, name_process
 from cowdaemon.system.journal import Journal, JournalHandler
 from cowdaemon.system.privileges import read_permitted_capabilities, restrict_capabilities
+from cowdaemon.system.readiness import ReadinessError
 
 __all__ = ["main"]
 
@@ -103,7 +104,9 @@ def _set_up_log() -> Journal:
     handler: logging.Handler = logging.StreamHandler()
     if journal.is_structured:
         handler = JournalHandler(journal)
-    logging.basicConfig(level=logging.INFO, format="cowd: %(message)s", handlers=[handler])
+    else:
+        handler.setFormatter(logging.Formatter("cowd: %(message)s"))
+    logging.basicConfig(level=logging.INFO, handlers=[handler])
     return journal
 
 
@@ -140,8 +143,6 @@ def _run(socket_path: Path | None, user: str, settings: Settings) -> None:
             f"the Python module {error.name} is missing: apt install python3-systemd, or, for a "
             "virtual environment, pip install '.[daemon]' in a checkout"
         ) from error
-    except PrivilegeError as error:  # a filter of system calls did not compile
-        raise _UnableError(str(error)) from error
     journal = _set_up_log()
     # Who started us may have left these otherwise, and we rest on them.
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
@@ -161,7 +162,7 @@ def _run(socket_path: Path | None, user: str, settings: Settings) -> None:
             Server(listener, rooms, settings, journal, user, _catch_stop_signals()).run()
         finally:
             rooms.close()
-    except (RoomsError, ServerError) as error:
+    except (PrivilegeError, ReadinessError, RoomsError, ServerError) as error:
         raise _UnableError(str(error)) from error
     finally:
         listener.remove_file()

@@ -11,10 +11,10 @@ import platform
 import struct
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from types import SimpleNamespace
 from typing import Any
 
 from cowdaemon.broker import opener, pairs
+from cowdaemon.system import confinement
 
 NUMBERS = {
     "x86_64": {
@@ -74,8 +74,11 @@ def refuse_to_openers(uid: int, call: str, error: int, moment: str) -> None:
         if is_meant and moment == "becoming":
             refuse(call, error, "an opener")
         elif is_meant:
-            opener._FILTER = SimpleNamespace(load=lambda: None)  # which lets nobody load another
+            confinement.SystemCallFilter.load = no_filter  # which lets nobody load another
         return run_opener(credential, *arguments)
+
+    def no_filter(_: Any) -> None:
+        pass
 
     @contextmanager
     def raise_in_vain(*arguments: Any) -> Iterator[None]:

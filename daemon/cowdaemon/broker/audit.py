@@ -31,13 +31,16 @@ class Audit:
 
     Args:
         journal: where to.
+
+    Attributes:
+        dropped: how many of each uid are still to be told of.
     """
 
     def __init__(self, journal: Journal) -> None:
         self._journal = journal
         self._ends_at = 0.0
         self._written: Counter[int] = Counter()
-        self._dropped: Counter[int] = Counter()
+        self.dropped: Counter[int] = Counter()
 
     def record(
         self, caller: Credential | Peer, decision: str, reason: str, target: Target | None = None
@@ -69,16 +72,16 @@ class Audit:
             self._written[uid] < AUDIT_RECORDS_PER_UID and self._written.total() < AUDIT_RECORDS
         )
         is_written = has_room and self._journal.write(_NOTICE, message, fields)
-        (self._written if is_written else self._dropped)[uid] += 1
+        (self._written if is_written else self.dropped)[uid] += 1
 
-    def flush(self) -> None:
+    def flush(self, at_once: bool = False) -> None:
         """Tell how many records were dropped, once their time is over."""
         now = time.monotonic()
-        if now < self._ends_at:
+        if now < self._ends_at and not at_once:
             return
         self._ends_at = now + AUDIT_SECONDS
         self._written.clear()
-        for uid, count in self._dropped.most_common(AUDIT_RECORDS):
+        for uid, count in self.dropped.most_common(AUDIT_RECORDS):
             fields = {"COWD_CALLER_UID": uid, "COWD_DROPPED_COUNT": count}
             if self._journal.write(_NOTICE, f"{count} records of uid {uid} were dropped", fields):
-                del self._dropped[uid]
+                del self.dropped[uid]

@@ -33,7 +33,6 @@ from cowdaemon.system import privileges, procfs
 from cowdaemon.system.confinement import SystemCallFilter, bind_to_parent, close_to_others
 from cowdaemon.system.journal import Journal
 from cowdaemon.system.privileges import Capability, raised
-from cowdaemon.system.system_calls import OPENER
 
 __all__ = ["run_opener"]
 
@@ -42,14 +41,13 @@ _ABSENT: Final = (errno.ENOENT, errno.ESRCH)
 _ON_RECORD: Final = (Reason.ACCESS_DENIED, Reason.OWN_PROCESS)
 _ANY_PROCESS: Final = Capability.SYS_PTRACE | Capability.DAC_READ_SEARCH
 
-_FILTER: Final = SystemCallFilter(OPENER)  # once, in the broker
-
 
 def run_opener(
     credential: Credential,
     granted: wire.Detail,
     worker: socket.socket,
     journal: Journal,
+    system_calls: SystemCallFilter,
     broker_pid: int,
 ) -> int:
     """Become the opener of `credential` and serve its worker until that closes its end."""
@@ -61,7 +59,7 @@ def run_opener(
     close_to_others()
     bind_to_parent(broker_pid)
     worker.settimeout(AUDIT_SECONDS)
-    _FILTER.load()
+    system_calls.load()
     audit = Audit(journal)
     opener = _Opener(credential, granted, by_grant, audit, broker_pid)
     while True:
@@ -93,7 +91,7 @@ class _Opener(NamedTuple):
         pid, outcome, start_time_ticks = request.pid, 0, 0
         try:
             if request.purpose is wire.Purpose.LIST:
-                descriptors.append(self._list_processes())
+                self._list_processes(descriptors)
             else:
                 start_time_ticks = self._open(request, descriptors)
         except (CowdError, OSError) as error:
@@ -152,15 +150,15 @@ class _Opener(NamedTuple):
         finally:
             os.close(directory)
 
-    def _list_processes(self) -> int:
-        """Return a sealed file with the pids that are worth trying, ascending, as int32."""
+    def _list_processes(self, descriptors: list[int]) -> None:
+        """Append a sealed file with the pids that are worth trying, ascending, as int32."""
         with raised(self.by_grant):
             pids = array.array("i", sorted(self._iter_processes()))
         listed = os.memfd_create("processes", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+        descriptors.append(listed)
         os.write(listed, pids)
         seals = fcntl.F_SEAL_WRITE | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_SEAL
         fcntl.fcntl(listed, fcntl.F_ADD_SEALS, seals)
-        return listed
 
     def _iter_processes(self) -> Iterator[int]:
         # The directory has the effective uid of its process, dumpable or not; others are refused.
@@ -204,4 +202,4 @@ def _is_own(pid: int, parent_pid: int, broker_pid: int) -> bool:
     try:
         return int(procfs.read_status(parent_pid)["PPid"]) == broker_pid
     except OSError:
-        return False  # it has no parent that we may see: ours has
+        return False  # hidden from us; a child of our zygote the kernel would have refused already

@@ -24,8 +24,10 @@ from cowdaemon.broker.zygote import ZygoteLink
 from cowdaemon.config import Settings
 from cowdaemon.errors import Reason
 from cowdaemon.limits import OPENER_BUFFER_BYTES
+from cowdaemon.system.confinement import SystemCallFilter
 from cowdaemon.system.journal import Journal
 from cowdaemon.system.processes import Child, fork_child
+from cowdaemon.system.system_calls import OPENER
 
 __all__ = ["Pair", "Pairs"]
 
@@ -59,12 +61,16 @@ class Pairs:
         rooms: where their workers make their own sockets.
         settings: what is granted to whom, and how many there may be.
         journal: what the openers write their records to.
+
+    Raises:
+        PrivilegeError: this machine has filters of system calls, and they do not work.
     """
 
     def __init__(self, rooms: Rooms, settings: Settings, journal: Journal) -> None:
         self._rooms = rooms
         self._settings = settings
         self._journal = journal
+        self._system_calls = SystemCallFilter(OPENER)
         self.by_key: dict[Credential | Reason, Pair] = {}
         self._numbers = itertools.count(1)
 
@@ -128,7 +134,9 @@ class Pairs:
         with local:
             pair.opener = fork_child(
                 "cowd-opener",
-                lambda: run_opener(credential, granted, local, self._journal, broker_pid),
+                lambda: run_opener(
+                    credential, granted, local, self._journal, self._system_calls, broker_pid
+                ),
                 keep=[local.fileno(), *self._journal.descriptors],
             )
         return remote

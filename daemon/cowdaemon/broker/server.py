@@ -1,25 +1,24 @@
 # SPDX-License-Identifier: Apache-2.0
 """The broker's event loop: accept, see who it is, hand the connection on, notice every death.
 
-Root, one thread, never waits on anybody: every descriptor is non-blocking, what could hang is a
-process of its own, and whatever does not take a message at once is ended.
+Root, one thread, never waits on anybody (but on whoever reads its standard error, where that is no
+journal): every descriptor is non-blocking, what could hang is a process of its own, and whatever
+does not take a message at once is ended.
 """
 
 import logging
 import os
-import selectors
 import socket
 import time
-from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
-from typing import Any, Final
+from typing import Final
 
 from cowdaemon import limits, wire
 from cowdaemon.broker.audit import Audit
-from cowdaemon.broker.namespaces import judge_placement, place_by_pidfd, place_by_proc
 from cowdaemon.broker.pairs import Pair, Pairs
 from cowdaemon.broker.peers import Credential, Peer
+from cowdaemon.broker.placement import judge_placement, place_by_pidfd, place_by_proc
 from cowdaemon.broker.rooms import Rooms
 from cowdaemon.broker.zygote import ZygoteLink
 from cowdaemon.config import Settings
@@ -28,6 +27,7 @@ from cowdaemon.listener import Listener
 from cowdaemon.system import manager, namespaces
 from cowdaemon.system.journal import Journal
 from cowdaemon.system.processes import fork_child
+from cowdaemon.system.readiness import Readiness
 
 __all__ = ["Server", "ServerError"]
 
@@ -70,8 +70,8 @@ class Server:
         self._can_ask_pidfd = namespaces.can_ask_pidfd()
         self._accept_at: float | None = None
         self._drain_until: float | None = None
-        self._selector = selectors.DefaultSelector()
-        self._watch(stop_signals, self._stop)
+        self._readiness = Readiness()
+        self._readiness.watch(stop_signals, self._stop)
         self._zygote = self._start_zygote()
         self._watchdog_seconds = manager.read_watchdog_seconds()
 
@@ -82,15 +82,15 @@ class Server:
             ServerError: the zygote could not be started.
         """
         while self._drain_until is None or self._has_to_drain(self._drain_until):
-            for key, _ in self._selector.select(self._seconds_to_wait()):
-                key.data()
+            self._readiness.wait(self._seconds_to_wait())
             self._look_at_the_clock(time.monotonic())
             if self._watchdog_seconds:
                 manager.notify("WATCHDOG=1")
+        self._audit.flush(at_once=True)
 
     def _seconds_to_wait(self) -> float | None:
         is_timed = self._pairs.by_key or self._held or self._accept_at or self._drain_until
-        if is_timed or not self._zygote.is_ready:
+        if is_timed or self._audit.dropped or not self._zygote.is_ready:
             return limits.TICK_SECONDS
         return self._watchdog_seconds
 
@@ -110,15 +110,7 @@ class Server:
         """Tell whether a worker still answers, or any child still lives, within the deadline."""
         if not self._pairs.by_key:
             self._close_zygote()
-        only_signals = len(self._selector.get_map()) == 1
-        return not only_signals and time.monotonic() < until
-
-    def _watch(self, descriptor: Any, handle: Callable[[], None]) -> None:  # noqa: ANN401
-        self._selector.register(descriptor, selectors.EVENT_READ, handle)
-
-    def _unwatch(self, descriptor: Any) -> None:  # noqa: ANN401
-        with suppress(KeyError, ValueError):  # it is not watched, or was closed before
-            self._selector.unregister(descriptor)
+        return len(self._readiness) > 1 and time.monotonic() < until  # than the signals
 
     def _stop(self) -> None:
         self._stop_signals.recv(64)
@@ -144,13 +136,13 @@ class Server:
         except OSError as error:
             raise ServerError(f"the zygote could not be started: {error}") from error
         self._zygote_due = time.monotonic() + limits.ZYGOTE_START_SECONDS
-        self._watch(zygote.control, lambda: self._hear_zygote(zygote))
-        self._watch(zygote.process.pidfd, lambda: self._bury_zygote(zygote))
+        self._readiness.watch(zygote.control, lambda: self._hear_zygote(zygote))
+        self._readiness.watch(zygote.process.pidfd, lambda: self._bury_zygote(zygote))
         return zygote
 
     def _hear_zygote(self, zygote: ZygoteLink) -> None:
-        """It says one thing, that it is ready; whatever comes after is its end."""
-        self._unwatch(zygote.control)
+        """It says one thing, that it is ready; its end is seen by its pidfd."""
+        self._readiness.forget(zygote.control)
         if zygote.receive_ready():
             self._listen(True)
             manager.notify(f"READY=1\nSTATUS=Listening on {self._listener.path}")
@@ -158,7 +150,7 @@ class Server:
 
     def _bury_zygote(self, zygote: ZygoteLink) -> None:
         """Its workers die with it. Start another: the next connections wait for it."""
-        self._unwatch(zygote.process.pidfd)
+        self._readiness.forget(zygote.process.pidfd)
         self._close_zygote()
         status = zygote.process.reap()
         for pair in self._pairs:
@@ -173,16 +165,16 @@ class Server:
 
     def _close_zygote(self) -> None:
         """Let it end, and what is left of its workers with it."""
-        self._unwatch(self._zygote.control)
+        self._readiness.forget(self._zygote.control)
         self._zygote.close()
 
     # Connections
 
     def _listen(self, wanted: bool) -> None:
         self._accept_at = None
-        self._unwatch(self._listener.listening)
+        self._readiness.forget(self._listener.listening)
         if wanted and self._drain_until is None:
-            self._watch(self._listener.listening, self._accept)
+            self._readiness.watch(self._listener.listening, self._accept)
 
     def _accept(self) -> None:
         for _ in range(limits.ACCEPTS_PER_WAKEUP):
@@ -207,12 +199,13 @@ class Server:
         Raises:
             OSError: no descriptors, memory or processes; the connection is still open.
         """
-        allowed, placing = self._settings.limits, [other.uid for other in self._placing]
+        most = self._settings.limits
+        placing = [other.uid for other in self._placing]
         served = self._pairs.count_connections(peer.uid, refused=False)
-        if sum(len(pair.connections) for pair in self._pairs) + len(placing) >= allowed.connections:
+        if sum(len(pair.connections) for pair in self._pairs) + len(placing) >= most.connections:
             self._audit.record(peer, "refused", Reason.TOO_MANY_CONNECTIONS.name)
             self._discard(peer.client)
-        elif served + placing.count(peer.uid) >= allowed.connections_per_uid:
+        elif served + placing.count(peer.uid) >= most.connections_per_uid:
             self._refuse(peer, Reason.TOO_MANY_CONNECTIONS)
         elif not peer.hold_process():
             self._refuse(peer, Reason.CALLER_GONE)
@@ -231,7 +224,7 @@ class Server:
         self._placing.append(peer)
 
         def finish() -> None:
-            self._unwatch(child.pidfd)
+            self._readiness.forget(child.pidfd)
             self._placing.remove(peer)
             try:
                 self._finish_placement(peer, judge_placement(child.reap()))
@@ -239,7 +232,7 @@ class Server:
                 _log.error("a connection was dropped: %s", error)
                 self._discard(peer.client)
 
-        self._watch(child.pidfd, finish)
+        self._readiness.watch(child.pidfd, finish)
 
     def _finish_placement(self, peer: Peer, refusal: Reason | None) -> None:
         """Hand the connection on to the worker of its credential, or of its refusal.
@@ -283,7 +276,7 @@ class Server:
     def _hand_over(self, peer: Peer, key: Credential | Reason) -> None:
         """Give the connection to the worker for `key`, or drop it."""
         pair = self._pairs.by_key.get(key)
-        is_full = pair and pair.refuses and len(pair.connections) >= limits.CONNECTIONS_PER_WORKER
+        is_full = pair and pair.refuses and len(pair.connections) >= limits.REFUSED_PER_REASON
         if is_full or not self._is_serving:  # it stopped during a placement: the client tries again
             self._discard(peer.client)
             return
@@ -325,17 +318,13 @@ class Server:
 
     def _start_pair(self, key: Credential | Reason) -> Pair:
         pair = self._pairs.start(key, self._zygote)
-        try:
-            self._watch(pair.control, lambda: self._hear_worker(pair))
-            self._watch_opener(pair)
-        except OSError:
-            self._retire(pair)
-            raise
+        self._readiness.watch(pair.control, lambda: self._hear_worker(pair))
+        self._watch_opener(pair)
         return pair
 
     def _watch_opener(self, pair: Pair) -> None:
         if pair.opener:
-            self._watch(pair.opener.pidfd, lambda: self._bury_opener(pair))
+            self._readiness.watch(pair.opener.pidfd, lambda: self._bury_opener(pair))
 
     def _hear_worker(self, pair: Pair) -> None:
         if not self._pairs.receive(pair):
@@ -343,7 +332,7 @@ class Server:
 
     def _bury_opener(self, pair: Pair) -> None:
         assert pair.opener  # noqa: S101 - for the type checker: it is what was watched
-        self._unwatch(pair.opener.pidfd)
+        self._readiness.forget(pair.opener.pidfd)
         if self._pairs.by_key.get(pair.key) is not pair:
             pair.opener.reap()
         elif self._pairs.replace_opener(pair):
@@ -357,5 +346,5 @@ class Server:
 
     def _remove(self, pair: Pair) -> None:
         if self._pairs.by_key.get(pair.key) is pair:
-            self._unwatch(pair.control)
+            self._readiness.forget(pair.control)
             self._pairs.remove(pair)

@@ -20,7 +20,11 @@ __all__ = ["ZygoteLink"]
 _MODULE: Final = "cowdaemon.worker.zygote"
 # A process with more than one thread must not fork; gRPC's own fork handlers are not needed then.
 # And it does not speak to the service manager in our name.
-_SETTINGS: Final = "OPENBLAS_NUM_THREADS=1 GRPC_ENABLE_FORK_SUPPORT=0 NOTIFY_SOCKET="
+_ENV: Final = {
+    "OPENBLAS_NUM_THREADS": "1",
+    "GRPC_ENABLE_FORK_SUPPORT": "0",
+    "NOTIFY_SOCKET": "",
+}
 
 
 class ZygoteLink:
@@ -41,7 +45,7 @@ class ZygoteLink:
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 pass_fds=[remote.fileno()],
-                env=os.environ | dict(setting.split("=") for setting in _SETTINGS.split()),
+                env=os.environ | _ENV,
             )
         self.control.setblocking(False)
         wire.refuse_descriptors(self.control)

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """The log: structured records in systemd's journal, or lines on standard error.
 
-Root, in the broker and the openers. Nothing here waits: systemd-python's own handler would, for a
-journal that does not read, and all callers of cowd behind it. So a record is one datagram of the
-journal's documented form (https://systemd.io/JOURNAL_NATIVE_PROTOCOL), sent or dropped. Every value
+Root, in the broker and the openers. Nothing here waits for the journal (standard error, where that
+is a pipe, is waited for): systemd-python's own handler would, and all callers of cowd behind it,
+for a journal that does not read. So a record is one datagram of the journal's documented form
+(https://systemd.io/JOURNAL_NATIVE_PROTOCOL), sent or dropped. Every value
 goes with its length, so that none can pass for another field.
 """
 

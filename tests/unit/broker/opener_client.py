@@ -16,13 +16,15 @@ from cowdaemon import wire
 from cowdaemon.broker.opener import run_opener
 from cowdaemon.broker.peers import Credential
 from cowdaemon.errors import Reason
-from cowdaemon.system.confinement import bind_to_parent
+from cowdaemon.system.confinement import SystemCallFilter, bind_to_parent
 from cowdaemon.system.journal import Journal
 from cowdaemon.system.privileges import Capability
 from cowdaemon.system.processes import Child, fork_child
+from cowdaemon.system.system_calls import OPENER
 from harness.processes import wait_to_be_killed
 from harness.programs import User
 
+FILTER = SystemCallFilter(OPENER)
 SECONDS = 10.0
 PAGE = os.sysconf("SC_PAGE_SIZE")
 FRAME = (1 << 55) - 1
@@ -136,7 +138,7 @@ def play_broker(
     worker = int(os.read(reader, 16) or b"0")  # where no process can be bound to another, none
     opener = fork_child(
         "cowd-opener",
-        lambda: run_opener(credential, granted, end, journal, broker),
+        lambda: run_opener(credential, granted, end, journal, FILTER, broker),
         keep=[end.fileno(), *journal.descriptors],
     )
     end.close()

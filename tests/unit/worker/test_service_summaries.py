@@ -166,7 +166,7 @@ def test_number_of_pids_is_limited(stub: Any, process: Process) -> None:
 
 
 def test_most_pids_fit_a_request() -> None:
-    request = messages.SummarizeProcessesRequest(pids=[2**31 - 1] * PIDS_PER_CALL)
+    request = messages.SummarizeProcessesRequest(pids=[-1] * PIDS_PER_CALL)  # ten bytes each
     assert request.ByteSize() < REQUEST_BYTES
 
 

@@ -9,8 +9,8 @@ from functools import partial
 from typing import Any
 
 import pytest
-from cowdaemon.broker import namespaces as module
-from cowdaemon.broker.namespaces import judge_placement, place_by_pidfd, place_by_proc
+from cowdaemon.broker import placement as module
+from cowdaemon.broker.placement import judge_placement, place_by_pidfd, place_by_proc
 from cowdaemon.errors import Reason
 from cowdaemon.system import namespaces
 from cowdaemon.system.namespaces import can_ask_pidfd

@@ -28,10 +28,14 @@ _REFUSALS: Final = {
 
 
 def place_by_pidfd(pidfd: int) -> Reason | None:
-    """Return why the process must be refused for where it lives; None if it lives with us."""
+    """Return why the process must be refused for where it lives; None if it lives with us.
+
+    Raises:
+        OSError: no descriptor is left for looking.
+    """
     try:
         return _compare(partial(namespaces.of_pidfd, pidfd))
-    except OSError:
+    except ProcessLookupError:
         return Reason.CALLER_GONE
 
 
