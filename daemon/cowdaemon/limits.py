@@ -24,7 +24,7 @@ ACCEPTS_PER_WAKEUP: Final = 32
 
 # Processes.
 WORKERS: Final = 64
-"""Credentials served at once. A worker holds 6-8 MB of its own, so 64 are under 512 MB."""
+"""Credentials served at once. A worker holds 6-8 MB of its own: 512 MB in all."""
 WORKERS_PER_UID: Final = 8
 """One user may connect with many different groups (newgrp); others need workers too."""
 WORKER_IDLE_SECONDS: Final = 10
@@ -34,7 +34,7 @@ ZYGOTE_START_SECONDS: Final = 30.0
 PLACEMENT_SECONDS: Final = 2.0
 """For looking at a peer's namespaces through /proc, which a peer can make hang."""
 DRAIN_SECONDS: Final = 5.0
-"""Calls in flight may finish within this after SIGTERM. The longest takes well under a second."""
+"""Calls in flight may finish within this after SIGTERM; one about all processes may be cut off."""
 FLUSH_SECONDS: Final = 0.1
 """For gRPC to write answers into a socket of our own, once the calls have made them."""
 
@@ -54,13 +54,13 @@ all openers together (RLIMIT_NOFILE of root); a few messages are enough for one 
 TARGETS_KEPT: Final = 32
 """Opened targets that a worker keeps, two descriptors each."""
 
-# The audit log. Each opener has its own bounds, and the broker: 65 x 20 records in 5 s at most.
+# The audit log. Each process has its own bounds: WORKERS x 20 records of openers, 100 of the broker.
 AUDIT_SECONDS: Final = 5.0
 """Records are counted over this; what was dropped is told when it is over."""
 AUDIT_RECORDS_PER_UID: Final = 20
 """Enough for a program that tries this and that, too little to fill a journal."""
 AUDIT_RECORDS: Final = 100
-"""Of all uids together: many users at once shall not fill a journal either."""
+"""Of all uids together, in the broker: many users at once shall not fill a journal either."""
 
 # Calls.
 PAGES_PER_CALL: Final = 65_536
@@ -105,6 +105,6 @@ all workers have together, so that one could leave the others without threads.""
 RELAY_BUFFER_BYTES: Final = 256 * 1024
 """One for each direction of a connection; a socket's own buffer holds about as much."""
 THREAD_STACK_BYTES: Final = 512 * 1024
-"""Relay threads do not recurse; the default of 8 MB would count against RLIMIT_DATA."""
+"""Of relays and calls, which do not recurse; the default of 8 MB would count against RLIMIT_DATA."""
 RETRY_SECONDS: Final = 1
 """The delay that RESOURCE_EXHAUSTED asks for: what is exhausted is freed by calls that end."""

@@ -31,8 +31,8 @@ class Listener:
     """A listening, non-blocking socket.
 
     `own_file` is the (device, inode) to remove at the end, and `own_directory` whether we made its
-    directory, too. `can_be_held_up` tells whether closing a
-    connection may have to wait for what its client sent along (wire.refuse_descriptors).
+    directory, too. `can_be_held_up` tells whether closing a connection may have to wait for what
+    its client sent along (wire.refuse_descriptors).
     """
 
     listening: socket.socket

@@ -168,7 +168,10 @@ class SystemCallFilter:
         if self._program is None:
             return
         program = _Program(len(self._program) // _INSTRUCTION_BYTES, self._program)
-        _check(_set_filter(self._number, ctypes.byref(program)), "seccomp")
+        result = _set_filter(self._number, ctypes.byref(program))
+        if result > 0:
+            raise PrivilegeError(f"seccomp: thread {result} cannot follow")
+        _check(result, "seccomp")
 
 
 def _set_filter(number: int, program: object) -> int:

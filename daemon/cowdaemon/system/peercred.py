@@ -69,7 +69,7 @@ def open_process(client: socket.socket, pid: int) -> int:
             raise ProcessLookupError(errno.ESRCH, "the peer has ended") from error
         if error.errno != errno.ENOPROTOOPT:
             raise
-    # Before SO_PEERPIDFD the number may have been reused: namespaces.place_by_proc() compares uids.
+    # Before SO_PEERPIDFD the number may have been reused: placement.place_by_proc() compares uids.
     if pid <= 0:
         raise ProcessLookupError(errno.ESRCH, "the peer is in no pid namespace below ours")
     return os.pidfd_open(pid)

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Capabilities and file-system ids of the calling process, set and verified.
 
-Root, in the broker and the openers. Whatever cannot be set or does not verify raises
+Root, in main, the broker and the openers. Whatever cannot be set or does not verify raises
 PrivilegeError, and the process must end: it fails closed. One thread a process is assumed: the
 raw system calls change the calling thread alone.
 """
