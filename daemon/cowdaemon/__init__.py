@@ -3,8 +3,8 @@
 
 A folder is a privilege domain. `broker` runs as root and parses nothing that a client sent;
 `worker` runs without privilege and does all the rest. They never import each other, and share
-`wire`, `errors` and `limits`, which hold values and no I/O beyond a message on a socket, and `system`,
-which wraps the kernel and decides nothing.
+`wire`, `errors` and `limits`, which hold values and no I/O beyond a message on a socket, and
+`system`, which wraps the kernel and decides nothing.
 """
 
 __all__ = ["__version__"]

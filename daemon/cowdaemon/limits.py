@@ -54,7 +54,7 @@ all openers together (RLIMIT_NOFILE of root); a few messages are enough for one 
 TARGETS_KEPT: Final = 32
 """Opened targets that a worker keeps, two descriptors each."""
 
-# The audit log. Each process has its own bounds: WORKERS x 20 records of openers, 100 of the broker.
+# The audit log. Each process has its own bounds: 20 records of an opener, 100 of the broker.
 AUDIT_SECONDS: Final = 5.0
 """Records are counted over this; what was dropped is told when it is over."""
 AUDIT_RECORDS_PER_UID: Final = 20
@@ -105,6 +105,6 @@ all workers have together, so that one could leave the others without threads.""
 RELAY_BUFFER_BYTES: Final = 256 * 1024
 """One for each direction of a connection; a socket's own buffer holds about as much."""
 THREAD_STACK_BYTES: Final = 512 * 1024
-"""Of relays and calls, which do not recurse; the default of 8 MB would count against RLIMIT_DATA."""
+"""Relays and calls do not recurse; the default of 8 MB would count against RLIMIT_DATA."""
 RETRY_SECONDS: Final = 1
 """The delay that RESOURCE_EXHAUSTED asks for: what is exhausted is freed by calls that end."""

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """What /proc tells of a process, parsed (proc(5)).
 
-Used in the broker, in its children, and in the zygote. `stat` and `ns` wait for a process that hangs in exec
-(exec_update_lock, fs/exec.c); `status` and O_PATH do not.
+Used in the broker, in its children, and in the zygote. `stat` and `ns` wait for a process that
+hangs in exec (exec_update_lock, fs/exec.c); `status` and O_PATH do not.
 """
 
 import errno

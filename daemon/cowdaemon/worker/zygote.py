@@ -2,8 +2,9 @@
 """The process that imports grpc and numpy once and forks a worker for each credential.
 
 Starts as root, to import and to try out what the kernel can tell; then becomes the unprivileged
-user, verified and confined, before it takes its first message. It keeps one thread and makes no gRPC object,
-because a process that did either must not fork. Ends when the broker does; its workers end with it.
+user, verified and confined, before it takes its first message. It keeps one thread and makes no
+gRPC object, because a process that did either must not fork. Ends when the broker does; its workers
+end with it.
 
     python3 -P -m cowdaemon.worker.zygote USER CONTROL WORKER_MEMORY_BYTES
 """
