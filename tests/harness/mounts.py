@@ -6,6 +6,7 @@ in it.
 """
 
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 # The instance is new, so that its options are nobody else's: Linux commit fa10fed30f25
@@ -62,6 +63,10 @@ class ProcMount:
 
     def __exit__(self, *exception: object) -> None:
         self.close()
+
+
+MountProc = Callable[[str], ProcMount]
+"""The fixture mount_proc."""
 
 
 def read_proc_options() -> set[str]:

@@ -8,37 +8,16 @@ must in the daemon's answers, code, reason and sentence, though the daemon itsel
 
 import os
 import subprocess
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack
 
-import pytest
 from cowproto.v1 import pageflags_pb2
 from harness.daemon import StartDaemon
-from harness.mounts import ProcMount, read_proc_options
+from harness.mounts import MountProc, ProcMount
 from harness.outcomes import ABSENT, ABSENT_PID, DENIED
 from harness.programs import GAMES, NOBODY, ROOT_USER, Caller, StartCaller, StartSubject, User
 from harness.states import ask
 
-MountProc = Callable[[str], ProcMount]
 HIDING = "hidepid=invisible"
 GROUP = 4711
-
-
-@pytest.fixture
-def mount_proc() -> Iterator[MountProc]:
-    """Return a function that mounts a /proc with these options, in a namespace of its own."""
-    with ExitStack() as stack:
-
-        def mount(options: str) -> ProcMount:
-            try:
-                mounted = stack.enter_context(ProcMount(options))
-            except OSError as error:
-                pytest.skip(f"no /proc of its own with {options}: {error}")
-            assert set(options.split(",")) <= mounted.options
-            assert not any(option.startswith("hidepid") for option in read_proc_options())
-            return mounted
-
-        yield mount
 
 
 def refuse(caller: Caller, pid: int) -> list[tuple[tuple[str, str], str, bytes]]:

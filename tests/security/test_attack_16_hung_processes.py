@@ -73,7 +73,7 @@ def test_hanging_target(
     start_subject: StartSubject,
     silent_file_system: SilentFileSystem,
 ) -> None:
-    """Seen to fail without the opener's alarm, and with one opener for all callers."""
+    """Seen to fail without the opener's alarm, and with openers that wait for each other."""
     daemon = start_daemon()
     mine = start_subject("anonymous")
     caller = start_caller(socket_path=daemon.socket_path)
@@ -152,7 +152,7 @@ def test_hanging_target_without_a_daemon(
     silent_file_system: SilentFileSystem,
     run_cowctl: RunCowctl,
 ) -> None:
-    """Who asks the kernel alone has a deadline as well."""
+    """Who asks the kernel alone has a deadline as well. Seen to fail without it."""
     hanging = start_subject("hanging-exec", silent_file_system.file)
     assert silent_file_system.flushed.wait(SLACK_SECONDS)
     started = time.monotonic()
@@ -167,7 +167,10 @@ def test_hanging_target_without_a_daemon(
 def test_hanging_process_is_found_by_its_name(
     start_subject: StartSubject, silent_file_system: SilentFileSystem, run_cowctl: RunCowctl
 ) -> None:
-    """Whoever has any name cannot keep others from asking about it."""
+    """Whoever has any name cannot keep others from asking about it.
+
+    Seen to fail with a search that reads stat, which waits as well.
+    """
     hanging = start_subject("hanging-exec", silent_file_system.file)
     assert silent_file_system.flushed.wait(SLACK_SECONDS)
     name = Path(f"/proc/{hanging.pid}/comm").read_text().strip()
