@@ -58,7 +58,8 @@ TARGETS_KEPT: Final = 32
 AUDIT_SECONDS: Final = 5.0
 """Records are counted over this; what was dropped is told when it is over."""
 AUDIT_RECORDS_PER_UID: Final = 20
-"""Enough for a program that tries this and that, too little to fill a journal."""
+"""And by reason, so that no noise keeps out what matters: enough for a program that tries this and
+that, too little to fill a journal."""
 AUDIT_RECORDS: Final = 100
 """Of all uids together, in the broker: many users at once shall not fill a journal either."""
 

@@ -101,12 +101,7 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
 
 def _set_up_log() -> Journal:
     journal = Journal()
-    handler: logging.Handler = logging.StreamHandler()
-    if journal.is_structured:
-        handler = JournalHandler(journal)
-    else:
-        handler.setFormatter(logging.Formatter("cowd: %(message)s"))
-    logging.basicConfig(level=logging.INFO, handlers=[handler])
+    logging.basicConfig(level=logging.INFO, handlers=[JournalHandler(journal)])
     return journal
 
 

@@ -94,6 +94,11 @@ class Purpose(IntEnum):
     SWEEP = 3
     LIST = 4
 
+    @property
+    def needed(self) -> Detail:
+        """What a caller must be granted of a process where the kernel refuses it."""
+        return Detail.PAGES if self is Purpose.PAGES else Detail.SUMMARY
+
 
 class Control(NamedTuple):
     """What broker and worker tell each other: `kind`, and which connection it is about (or 0)."""

@@ -33,14 +33,14 @@ class Audit:
         journal: where to.
 
     Attributes:
-        dropped: how many of each uid are still to be told of.
+        dropped: how many of each uid and reason are still to be told of.
     """
 
     def __init__(self, journal: Journal) -> None:
         self._journal = journal
         self._ends_at = 0.0
-        self._written: Counter[int] = Counter()
-        self.dropped: Counter[int] = Counter()
+        self._written: Counter[tuple[int, str]] = Counter()
+        self.dropped: Counter[tuple[int, str]] = Counter()
 
     def record(
         self, caller: Credential | Peer, decision: str, reason: str, target: Target | None = None
@@ -54,7 +54,7 @@ class Audit:
             target: about which process, if it is about one.
         """
         self.flush()
-        uid = caller.uid
+        uid, key = caller.uid, (caller.uid, reason)
         fields: dict[str, str | int] = {
             "COWD_DECISION": decision,
             "COWD_REASON": reason,
@@ -69,10 +69,10 @@ class Audit:
             fields |= {"COWD_TARGET_PID": target.pid, "COWD_TARGET_UID": target.uid}
             fields["COWD_TARGET_COMM"] = comm
         has_room = (
-            self._written[uid] < AUDIT_RECORDS_PER_UID and self._written.total() < AUDIT_RECORDS
+            self._written[key] < AUDIT_RECORDS_PER_UID and self._written.total() < AUDIT_RECORDS
         )
         is_written = has_room and self._journal.write(_NOTICE, message, fields)
-        (self._written if is_written else self.dropped)[uid] += 1
+        (self._written if is_written else self.dropped)[key] += 1
 
     def flush(self, at_once: bool = False) -> None:
         """Tell how many records were dropped, once their time is over."""
@@ -81,7 +81,8 @@ class Audit:
             return
         self._ends_at = now + AUDIT_SECONDS
         self._written.clear()
-        for uid, count in self.dropped.most_common(AUDIT_RECORDS):
-            fields = {"COWD_CALLER_UID": uid, "COWD_DROPPED_COUNT": count}
-            if self._journal.write(_NOTICE, f"{count} records of uid {uid} were dropped", fields):
-                del self.dropped[uid]
+        for (uid, reason), count in self.dropped.most_common(AUDIT_RECORDS):
+            about: dict[str, str | int] = {"COWD_REASON": reason, "COWD_CALLER_UID": uid}
+            message = f"{count} records {reason} of uid {uid} were dropped"
+            if self._journal.write(_NOTICE, message, about | {"COWD_DROPPED_COUNT": count}):
+                del self.dropped[uid, reason]

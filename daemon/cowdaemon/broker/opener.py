@@ -22,7 +22,7 @@ import os
 import signal
 import socket
 from collections.abc import Iterator
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, NoReturn
 
 from cowdaemon import wire
 from cowdaemon.broker.audit import Audit, Target
@@ -33,6 +33,7 @@ from cowdaemon.system import privileges, procfs
 from cowdaemon.system.confinement import SystemCallFilter, bind_to_parent, close_to_others
 from cowdaemon.system.journal import Journal
 from cowdaemon.system.privileges import Capability, raised
+from cowdaemon.system.processes import STOP_SIGNAL
 
 __all__ = ["run_opener"]
 
@@ -49,7 +50,7 @@ def run_opener(
     journal: Journal,
     system_calls: SystemCallFilter,
     broker_pid: int,
-) -> int:
+) -> NoReturn:
     """Become the opener of `credential` and serve its worker until that closes its end."""
     permitted = privileges.read_permitted_capabilities()
     privileges.assume_file_system_ids(credential.uid, credential.gid, credential.groups)
@@ -59,21 +60,33 @@ def run_opener(
     close_to_others()
     bind_to_parent(broker_pid)
     worker.settimeout(AUDIT_SECONDS)
-    system_calls.load()
     audit = Audit(journal)
     opener = _Opener(credential, granted, by_grant, audit, broker_pid)
-    while True:
+    signal.signal(STOP_SIGNAL, lambda *_: _leave(audit))
+    system_calls.load()
+    while _serve(worker, opener):
         audit.flush()
-        try:
-            message, _ = wire.receive(worker)
-        except TimeoutError:
-            continue
-        if not message:
-            return 0
+    _leave(audit)
+
+
+def _leave(audit: Audit) -> NoReturn:
+    """End, whatever is under way, but not without a word of the records that were dropped."""
+    audit.flush(at_once=True)
+    os._exit(0)
+
+
+def _serve(worker: socket.socket, opener: "_Opener") -> bool:
+    """Answer a request, if one comes in time; return whether the worker is still there."""
+    try:
+        message, _ = wire.receive(worker)
+    except TimeoutError:
+        return True
+    if message:
         descriptors: list[int] = []
         reply = opener.answer(wire.OpenRequest.unpack(message), descriptors)
         wire.send(worker, reply.pack(), descriptors)
         _close(descriptors)
+    return bool(message)
 
 
 class _Opener(NamedTuple):
@@ -106,13 +119,11 @@ class _Opener(NamedTuple):
 
     def _open(self, request: wire.OpenRequest, descriptors: list[int]) -> int:
         """Open a process as the caller, else by grant; return its start time in ticks."""
-        wants_pages = request.purpose is wire.Purpose.PAGES
-        needed = wire.Detail.PAGES if wants_pages else wire.Detail.SUMMARY
         try:
             return self._open_target(request.pid, descriptors)
         except OSError as error:
             is_refusal = error.errno in _REFUSED + _ABSENT  # what is hidden looks absent
-            if not is_refusal or self.granted < needed:
+            if not is_refusal or self.granted < request.purpose.needed:
                 raise
         _close(descriptors)
         with raised(self.by_grant):
@@ -186,12 +197,12 @@ def _close(descriptors: list[int]) -> None:
         os.close(descriptors.pop())
 
 
-def _describe(pid: int) -> Target | None:
+def _describe(pid: int) -> Target:
     """Return what a record says of a process; reading it never waits."""
     try:
         status = procfs.read_status(pid)
     except OSError:
-        return None  # it has ended
+        return Target(pid, -1, "")  # it has ended
     return Target(pid, int(status["Uid"].split()[1]), status["Name"])
 
 

@@ -107,8 +107,9 @@ class Pairs:
                 handed.append(self._start_opener(pair, key).detach())
             zygote.spawn(self._describe(pair), handed)
         except OSError:
-            self._kill_opener(pair)
             self._end(pair)
+            if pair.opener:
+                pair.opener.reap()
             raise
         finally:
             for descriptor in handed:
@@ -196,7 +197,6 @@ class Pairs:
                 notice = wire.Control(wire.OPENER).pack()
                 wire.send(pair.control, notice, [remote.fileno()])
         except OSError:
-            self._kill_opener(pair)
             return False
         return True
 
@@ -210,15 +210,8 @@ class Pairs:
         since = now - self._settings.limits.worker_idle_seconds
         return [pair for pair in self if not pair.connections and pair.idle_since <= since]
 
-    def _kill_opener(self, pair: Pair) -> None:
-        """Kill and reap an opener that nobody watches yet."""
-        if pair.opener:
-            pair.opener.kill()
-            pair.opener.reap()
-            pair.opener = None
-
     def _end(self, pair: Pair) -> None:
         pair.control.close()
         if pair.opener:  # whoever else its worker may have given its end to
-            pair.opener.kill()
+            pair.opener.stop()
         self._rooms.remove(pair.worker_id)

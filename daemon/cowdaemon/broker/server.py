@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The broker's event loop: accept, see who it is, hand the connection on, notice every death.
 
-Root, one thread, never waits on anybody (but on whoever reads its standard error, where that is no
-journal): every descriptor is non-blocking, what could hang is a process of its own, and whatever
-does not take a message at once is ended.
+Root, one thread, never waits on anybody: every descriptor is non-blocking, what could hang is a
+process of its own, and whatever does not take a message at once is ended.
 """
 
 import logging
@@ -335,10 +334,10 @@ class Server:
         self._readiness.forget(pair.opener.pidfd)
         if self._pairs.by_key.get(pair.key) is not pair:
             pair.opener.reap()
-        elif self._pairs.replace_opener(pair):
-            self._watch_opener(pair)
         else:
-            self._retire(pair)
+            if not self._pairs.replace_opener(pair):
+                self._retire(pair)
+            self._watch_opener(pair)
 
     def _retire(self, pair: Pair) -> None:
         self._zygote.kill(pair.worker_id)

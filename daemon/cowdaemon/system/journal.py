@@ -1,26 +1,27 @@
 # SPDX-License-Identifier: Apache-2.0
 """The log: structured records in systemd's journal, or lines on standard error.
 
-Root, in the broker and the openers. Nothing here waits for the journal (standard error, where that
-is a pipe, is waited for): systemd-python's own handler would, and all callers of cowd behind it,
-for a journal that does not read. So a record is one datagram of the journal's documented form
-(https://systemd.io/JOURNAL_NATIVE_PROTOCOL), sent or dropped. Every value
+Root, in the broker and the openers. Nothing here waits: systemd-python's own handler would, for a
+journal that does not read, and all callers of cowd behind it. So a record is one datagram of the
+journal's documented form (https://systemd.io/JOURNAL_NATIVE_PROTOCOL), sent or dropped. Every value
 goes with its length, so that none can pass for another field.
 """
 
 import json
 import logging
 import os
+import select
 import socket
 import struct
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
-__all__ = ["Journal", "JournalHandler", "escape"]
+__all__ = ["Journal", "JournalHandler", "escape", "write_line"]
 
 JOURNAL_SOCKET: Final = Path("/run/systemd/journal/socket")
 _IDENTIFIER: Final = "cowd"
+_LINE_BYTES: Final = select.PIPE_BUF - 1  # a pipe that is ready takes as much at once
 # syslog(3), by the levels of logging.
 _PRIORITIES: Final = {logging.CRITICAL: 2, logging.ERROR: 3, logging.WARNING: 4, logging.INFO: 6}
 
@@ -59,19 +60,18 @@ class Journal:
             fields: by the names that the journal knows them by, upper case.
         """
         record = {"MESSAGE": message, "PRIORITY": priority, **fields}
+        if self._socket is None:
+            return write_line(json.dumps(record))
+        record["SYSLOG_IDENTIFIER"] = _IDENTIFIER
         try:
-            if self._socket is None:
-                os.write(2, json.dumps(record).encode() + b"\n")
-            else:
-                record["SYSLOG_IDENTIFIER"] = _IDENTIFIER
-                self._socket.send(b"".join(_pack(*field) for field in record.items()))
+            self._socket.send(b"".join(_pack(*field) for field in record.items()))
         except OSError:
             return False
         return True
 
 
 class JournalHandler(logging.Handler):
-    """Sends what is logged to the journal.
+    """Writes what is logged to the journal, or as lines for people.
 
     Args:
         journal: where to.
@@ -83,8 +83,24 @@ class JournalHandler(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         """Write it; what does not get there is lost, as there is nobody left to tell."""
+        if not self._journal.is_structured:
+            write_line(f"{_IDENTIFIER}: {self.format(record)}")
+            return
         priority = _PRIORITIES.get(record.levelno, 6)
         self._journal.write(priority, self.format(record), {"CODE_FUNC": record.funcName or ""})
+
+
+def write_line(line: str) -> bool:
+    """Write a line to standard error; return whether it was taken, without waiting for a reader."""
+    ready = select.poll()
+    ready.register(2, select.POLLOUT)
+    if not ready.poll(0):
+        return False
+    try:
+        os.write(2, line.encode(errors="backslashreplace")[:_LINE_BYTES] + b"\n")
+    except OSError:
+        return False
+    return True
 
 
 def escape(text: bytes | str) -> str:

@@ -14,7 +14,10 @@ from typing import Final
 
 from cowdaemon.system.confinement import name_process
 
-__all__ = ["FAILED", "Child", "fork_child"]
+__all__ = ["FAILED", "STOP_SIGNAL", "Child", "fork_child"]
+
+STOP_SIGNAL: Final = signal.SIGUSR1
+"""Ends a child that does not catch it; unlike SIGTERM, nobody sends it to a whole group."""
 
 FAILED: Final = 70
 """Exit status of a child that raised: EX_SOFTWARE of sysexits.h."""
@@ -29,9 +32,9 @@ class Child:
     pid: int
     pidfd: int
 
-    def kill(self) -> None:
-        """End it at once."""
-        signal.pidfd_send_signal(self.pidfd, signal.SIGKILL)
+    def stop(self) -> None:
+        """End it, by STOP_SIGNAL: it may have chosen to say something first."""
+        signal.pidfd_send_signal(self.pidfd, STOP_SIGNAL)
 
     def reap(self) -> int:
         """Collect the ended child; return its exit status, negative for a signal."""

@@ -24,6 +24,7 @@ __all__ = ["OPENER", "WORKER", "WORKER_ERRORS", "ZYGOTE", "Comparison", "Conditi
 class Comparison(IntEnum):
     """Of arguments, as libseccomp counts them (enum scmp_compare)."""
 
+    NOT_EQUAL = 1
     LESS_OR_EQUAL = 3
     EQUAL = 4
     MASKED_EQUAL = 7
@@ -75,7 +76,8 @@ _TIME: Final = _always(
 _MEMORY: Final[Rules] = {
     **_always("brk", "madvise", "mremap", "munmap"),
     # No code but what is there already.
-    "mmap": ((_bits(2, lacking=mmap.PROT_EXEC),),),
+    # And none to share, which RLIMIT_DATA does not count.
+    "mmap": ((_bits(2, lacking=mmap.PROT_EXEC), _bits(3, lacking=mmap.MAP_SHARED)),),
     "mprotect": ((_bits(2, lacking=mmap.PROT_EXEC),),),
 }
 _READING: Final = _always("close", "lseek", "pread64", "preadv", "preadv2", "read", "readv")
@@ -121,11 +123,16 @@ _STREAM_SOCKET: Final = (
 # To its own gRPC server: /proc/self/fd/NN, the family before and a NUL behind. A filter cannot read
 # a name, only how long it is; few sockets of others have one as short as this.
 _OWN_ADDRESS_BYTES: Final = 2 + len("/proc/self/fd/NN") + 1
+_NOT_STANDARD_ERROR: Final = Condition(0, Comparison.NOT_EQUAL, 2)
 _CONNECTIONS: Final[Rules] = {
-    **_always("accept", "accept4", "getpeername", "getsockname", "getsockopt", "shutdown"),
+    **_always("accept", "accept4", "getpeername", "getsockname", "getsockopt"),
     "connect": ((Condition(2, Comparison.LESS_OR_EQUAL, _OWN_ADDRESS_BYTES),),),
-    # F_SETOWN would have the kernel send signals for it.
-    "fcntl": _one_of(1, fcntl.F_GETFD, fcntl.F_SETFD, fcntl.F_GETFL, fcntl.F_SETFL),
+    # F_SETOWN would have the kernel send signals for it. Standard error is root's as well.
+    "fcntl": tuple(
+        (_NOT_STANDARD_ERROR, *case)
+        for case in _one_of(1, fcntl.F_GETFD, fcntl.F_SETFD, fcntl.F_GETFL, fcntl.F_SETFL)
+    ),
+    "shutdown": ((_NOT_STANDARD_ERROR,),),
     "socket": (_STREAM_SOCKET,),
 }
 _PAGEMAP_SCAN: Final = 0xC0606610  # linux/fs.h

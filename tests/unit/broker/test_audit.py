@@ -208,7 +208,7 @@ def test_what_the_journal_has_no_room_for_is_dropped_and_told(
     audit.flush()
     (told,) = journald.receive_all()
     assert (told["COWD_CALLER_UID"], told["COWD_DROPPED_COUNT"]) == (str(UID), "2")
-    assert "2 records of uid 1000 were dropped" in told["MESSAGE"]
+    assert "2 records ACCESS_DENIED of uid 1000 were dropped" in told["MESSAGE"]
 
 
 def test_what_is_told_of_dropped_records_is_bounded_too(log: Log, clock: Clock) -> None:
