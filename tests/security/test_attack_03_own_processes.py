@@ -93,7 +93,7 @@ def test_first_process(start_caller: StartCaller, user: User) -> None:
 def test_thread_is_no_process(
     start_caller: StartCaller, start_subject: StartSubject, user: User
 ) -> None:
-    """Seen to fail without _verify_process(): /proc leads to threads, though it lists none."""
+    """Seen to fail without procfs.verify_process(): /proc leads to threads it does not list."""
     subject = start_subject("threaded", user=user)
     caller = start_caller(user)
     assert caller.get_page_flags(subject.pid, subject.address).state[0]

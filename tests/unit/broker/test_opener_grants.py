@@ -26,7 +26,6 @@ from unit.broker.opener_client import (
     WithNetRaw,
 )
 
-INIT = 1
 OPENS = (Purpose.PAGES, Purpose.SUMMARY, Purpose.SWEEP)
 HELD = Capability.SYS_ADMIN | EVERY
 """By the opener of a caller with a grant."""

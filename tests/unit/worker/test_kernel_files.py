@@ -16,7 +16,6 @@ from cowdaemon.worker.kernel_files import KernelError, open_kpageflags
 from harness.programs import NOBODY
 
 WORD_BYTES = 8
-NONE = Capability(0)
 
 pytestmark = [
     pytest.mark.skipif(os.geteuid() != 0, reason="needs root: frames show to root alone"),
