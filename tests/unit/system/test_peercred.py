@@ -80,12 +80,14 @@ def test_groups_of_what_is_no_unix_socket_raise() -> None:
 
 
 def test_label_is_what_the_security_module_calls_it(start_connector: StartConnector) -> None:
-    """None here means that no module labels sockets."""
+    """Where no module labels processes, it is empty."""
     connector = start_connector()
-    label = read_label(connector.client)
-    if label:
-        told = Path(f"/proc/{connector.pid}/attr/current").read_bytes()
-        assert label == told.rstrip(b"\0\n")
+    try:
+        told = Path(f"/proc/{connector.pid}/attr/current").read_bytes().rstrip(b"\0\n")
+    except OSError:
+        told = b""
+    # AppArmor labels every process, but not on every kernel its sockets.
+    assert read_label(connector.client) in (told, b"")
 
 
 @pytest.mark.parametrize(
