@@ -33,7 +33,6 @@ HELD = Capability.SYS_ADMIN | EVERY
 pytestmark = [
     pytest.mark.skipif(os.geteuid() != 0, reason="needs root: it becomes an opener"),
     pytest.mark.usefixtures("nothing_is_left"),
-    pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning"),
 ]
 every_grant = pytest.mark.parametrize("granted", [Detail.SUMMARY, Detail.PAGES])
 

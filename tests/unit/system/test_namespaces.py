@@ -3,22 +3,18 @@
 
 import os
 import signal
-from collections.abc import Callable
-from typing import Any
 
 import pytest
 from cowdaemon.system import namespaces as module
 from cowdaemon.system.namespaces import can_ask_pidfd, of_pid, of_pidfd, own
 from cowdaemon.system.processes import Child, fork_child
 from harness.processes import wait_to_be_killed
+from unit.children import StartPlaced
 
 IOCTL_WITHOUT_MEANING = 0xFFFE
 KINDS = ("pid", "user")
 
-pytestmark = [
-    pytest.mark.usefixtures("nothing_is_left"),
-    pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning"),
-]
+pytestmark = pytest.mark.usefixtures("nothing_is_left")
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: to look into others")
 needs_ioctls = pytest.mark.skipif(
     not can_ask_pidfd(), reason="this kernel lacks PIDFD_GET_*_NAMESPACE"
@@ -47,7 +43,7 @@ def test_own_namespace_is_ours_in_every_way_of_asking(kind: str) -> None:
     ids=["user", "pid", "both", "others"],
 )
 def test_other_namespaces_are_told_alike_in_both_ways(
-    start_placed: Callable[..., Any], command: list[str], differing: set[str]
+    start_placed: StartPlaced, command: list[str], differing: set[str]
 ) -> None:
     placed = start_placed(*command)
     for kind in KINDS:

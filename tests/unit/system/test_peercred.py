@@ -4,15 +4,14 @@
 import errno
 import os
 import socket
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 from cowdaemon.system import peercred as module
 from cowdaemon.system.peercred import open_process, read_groups, read_ids, read_label
 from cowdaemon.system.procfs import has_ended
 from harness.programs import NOBODY
+from unit.children import StartConnector
 
 GROUPS = tuple(range(70_000, 70_300))
 """More than Python's getsockopt() has room for."""
@@ -20,7 +19,6 @@ OPTION_WITHOUT_MEANING = 30_000
 
 pytestmark = pytest.mark.usefixtures("nothing_is_left")
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: to be another user")
-StartConnector = Callable[..., Any]
 
 
 class Connection:
