@@ -14,6 +14,7 @@ from cowdaemon.errors import Reason
 from cowdaemon.limits import CALLS_PER_WORKER, PIDS_PER_CALL
 from cowproto.v1 import pageflags_pb2
 from harness.daemon import StartDaemon
+from harness.outcomes import ABSENT_PID, KERNEL_THREAD
 from harness.programs import (
     GAMES,
     PAGE_BYTES,
@@ -24,8 +25,6 @@ from harness.programs import (
 )
 from harness.states import add_up_pages, name_totals
 
-ABSENT_PID = 2**31 - 1
-KERNEL_THREAD = 2
 PID_ONE = 1
 END_RACES = 60
 """Rounds of ending a process in mid-read, at most."""

@@ -18,6 +18,7 @@ from harness.processes import read_status
 from harness.programs import (
     DAEMON,
     GAMES,
+    HOLDING_NET_RAW,
     NOBODY,
     ROOT_USER,
     Caller,
@@ -38,7 +39,6 @@ ROOTS = [
         name="root-both", options=("--bounding-set=-all,+sys_ptrace,+dac_read_search",)
     ),
 ]
-HOLDING_NET_RAW = NOBODY._replace(options=("--inh-caps=+net_raw", "--ambient-caps=+net_raw"))
 
 OF_ERRORS = {"": {("", "")}, "EACCES": {DENIED}}
 """How calls end where the kernel's own answer is this error, or none."""

@@ -9,16 +9,15 @@ from cowdaemon.errors import Reason
 from cowdaemon.system import procfs
 from cowdaemon.system.privileges import Capability
 from cowdaemon.system.processes import fork_child
+from harness.outcomes import KERNEL_THREAD
 from harness.processes import read_status
-from harness.programs import DAEMON, GAMES, NOBODY, ROOT_USER, StartSubject, User
+from harness.programs import DAEMON, GAMES, HOLDING_NET_RAW, NOBODY, ROOT_USER, StartSubject, User
 from unit.broker.opener_client import (
     EVERY,
     FRAME,
-    KERNEL_THREAD,
     NONE,
     PAGE,
     StartOpener,
-    WithNetRaw,
 )
 
 pytestmark = [
@@ -139,7 +138,7 @@ def test_process_with_more_capabilities_is_refused(
     start_opener: StartOpener, start_subject: StartSubject
 ) -> None:
     """A P-open alone would be granted: SYS_ADMIN counts as PERFMON, which may read its pagemap."""
-    subject = start_subject("anonymous", user=WithNetRaw(*NOBODY))
+    subject = start_subject("anonymous", user=HOLDING_NET_RAW)
     assert int(read_status(subject.pid)["CapPrm"], 16)
     assert start_opener().refusal(subject.pid) is Reason.ACCESS_DENIED
 

@@ -18,7 +18,6 @@ from cowdaemon.system.confinement import (
     bind_to_parent,
     close_to_others,
     name_process,
-    read_landlock_abi,
 )
 from cowdaemon.system.processes import fork_child
 from cowdaemon.system.system_calls import OPENER, WORKER
@@ -29,7 +28,6 @@ UID = 65534
 PR_GET_DUMPABLE = 3
 NUMBER_WITHOUT_MEANING = 30_000
 X32_BIT, NUMBER_OF_GETUID = 0x40000000, 102
-ABI = read_landlock_abi()
 
 needs_libseccomp = pytest.mark.skipif(
     not SystemCallFilter({}).is_there, reason="no libseccomp here, or no filters in the kernel"

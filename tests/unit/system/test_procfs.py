@@ -19,12 +19,11 @@ from cowdaemon.system.procfs import (
     read_status,
     verify_process,
 )
+from harness.outcomes import ABSENT_PID, KERNEL_THREAD
 from harness.processes import wait_to_be_killed
 from harness.programs import StartSubject
 from unit.children import StartPlaced
 
-KERNEL_THREAD = 2
-"""kthreadd, where the kernel's threads are to be seen at all."""
 NAMES = [b"a:\tb\nUid:\t", b"x) Z 1 (y", b"\xff\xfe", b"\\"]
 
 pytestmark = pytest.mark.usefixtures("nothing_is_left")
@@ -120,9 +119,9 @@ def test_descriptors_are_not_inherited() -> None:
 def test_process_that_is_not_there_raises() -> None:
     for read in open_directory, read_status:
         with pytest.raises(FileNotFoundError):
-            read(2**31 - 1)
+            read(ABSENT_PID)
     with pytest.raises(ProcessLookupError):
-        verify_process(2**31 - 1)
+        verify_process(ABSENT_PID)
 
 
 @needs_root
