@@ -152,11 +152,11 @@ def absent_pid() -> int:
 
 
 @pytest.mark.parametrize("pid", [0, -1, -(2**31), 2**31 - 1])
-def test_number_that_is_no_process(start_opener: StartOpener, pid: int) -> None:
+def test_number_that_no_process_has_is_not_found(start_opener: StartOpener, pid: int) -> None:
     assert start_opener().refusal(pid) is Reason.NO_SUCH_PROCESS
 
 
-def test_process_that_has_ended(start_opener: StartOpener, absent_pid: int) -> None:
+def test_process_that_has_ended_is_not_found(start_opener: StartOpener, absent_pid: int) -> None:
     assert start_opener().refusal(absent_pid) is Reason.NO_SUCH_PROCESS
 
 

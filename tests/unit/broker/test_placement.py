@@ -58,14 +58,14 @@ NAMESPACES = [
 
 @pytest.mark.skipif(not can_ask_pidfd(), reason="this kernel lacks PIDFD_GET_*_NAMESPACE")
 @pytest.mark.parametrize(("command", "reason"), NAMESPACES)
-def test_place_by_pidfd(
+def test_pidfd_tells_who_lives_in_other_namespaces(
     start_placed: StartPlaced, command: list[str], reason: Reason | None
 ) -> None:
     assert place_by_pidfd(start_placed(*command).pidfd) is reason
 
 
 @pytest.mark.parametrize(("command", "reason"), NAMESPACES)
-def test_place_by_proc(
+def test_proc_tells_who_lives_in_other_namespaces(
     start_placed: StartPlaced, command: list[str], reason: Reason | None
 ) -> None:
     placed = start_placed(*command)
