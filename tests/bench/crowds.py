@@ -76,13 +76,16 @@ def hold_connections(path: Path, count: int) -> int:
     reader, writer = os.pipe()
     pid = os.fork()
     if pid == 0:
-        become(GAMES)
-        held = []
-        for _ in range(count):
-            held.append(socket.socket(socket.AF_UNIX))
-            held[-1].connect(os.fspath(path))
-        os.write(writer, b"x")
-        signal.pause()
+        try:
+            become(GAMES)
+            held = []
+            for _ in range(count):
+                held.append(socket.socket(socket.AF_UNIX))
+                held[-1].connect(os.fspath(path))
+            os.write(writer, b"x")
+            signal.pause()
+        finally:
+            os._exit(1)
     os.close(writer)
     with open(reader, "rb") as file:
         assert file.read(1) == b"x"
@@ -131,9 +134,11 @@ def main() -> None:
             user = User("", gid, gid)  # another uid each time, too
             firsts += run_as(user, lambda: time_calls(path, 1))[:1]
             most = max(most, len(daemon.tree().workers))
-        slowest = max(firsts)
-        say(f"{CREDENTIALS} credentials, one after another", statistics.median(firsts), slowest)
-        print(f"(of these: median and slowest; never more than {most} workers)")
+        median, slowest = statistics.median(firsts) * 1e3, max(firsts) * 1e3
+        print(
+            f"{CREDENTIALS} credentials, one after another: first call {median:.1f} ms median, "
+            f"{slowest:.0f} ms slowest; at most {most} workers"
+        )
 
 
 if __name__ == "__main__":

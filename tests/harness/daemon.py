@@ -6,6 +6,7 @@ NOTIFY_SOCKET. A daemon that does not start, does not stop, or leaves something 
 AssertionError with its log.
 """
 
+import json
 import os
 import select
 import signal
@@ -16,6 +17,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from harness.processes import Departure, Tree, read_tree
 
@@ -162,6 +164,10 @@ class Daemon:
     def log(self) -> str:
         """Return what the daemon has written to its standard error."""
         return self._log_path.read_text(errors="backslashreplace")
+
+    def read_records(self) -> list[dict[str, Any]]:
+        """Return the audit records in the log."""
+        return [json.loads(line) for line in self.log().splitlines() if line.startswith("{")]
 
     def tree(self) -> Tree:
         """Return the daemon's processes."""

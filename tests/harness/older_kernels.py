@@ -2,11 +2,16 @@
 """What a daemon is started with, as Daemon's `change`, to do as on kernels that lack things."""
 
 WITHOUT_PLACEMENT = """
+from cowdaemon.broker import server
 from cowdaemon.system import namespaces, peercred
 namespaces.can_ask_pidfd = lambda: False
+server.place_by_pidfd = None
 peercred._SO_PEERPIDFD = 30_000
 """
-"""Before Linux 6.5 (SO_PEERPIDFD) and 6.11 (PIDFD_GET_USER_NAMESPACE): a child looks at /proc."""
+"""Before Linux 6.5 (SO_PEERPIDFD) and 6.11 (PIDFD_GET_USER_NAMESPACE): a child looks at /proc.
+
+A broker that asks the pidfd nevertheless fails.
+"""
 WITHOUT_REFUSAL = """
 from cowdaemon import wire
 wire.refuse_descriptors = lambda end: False

@@ -16,4 +16,4 @@ ENDED = {GONE, WITHOUT_MEMORY, ABSENT}
 ABSENT_PID = 2**31 - 1
 """Over the largest pid_max that a kernel takes (PID_MAX_LIMIT, 2^22)."""
 KERNEL_THREAD = 2
-"""kthreadd."""
+"""kthreadd, where the kernel's threads are to be seen at all."""

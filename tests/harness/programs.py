@@ -57,6 +57,8 @@ DAEMON = User("daemon", 1, 1)
 """The user of the workers under test."""
 GAMES = User("games", 5, 60)
 NOBODY = User("nobody", 65534, 65534)
+HOLDING_NET_RAW = NOBODY._replace(options=("--inh-caps=+net_raw", "--ambient-caps=+net_raw"))
+"""Nobody, whose programs keep a capability, as those with file capabilities do."""
 
 
 def environment() -> dict[str, str]:

@@ -4,13 +4,11 @@
 Real daemons with a configuration of their own. Groups are ones that every Debian has.
 """
 
-import json
-from typing import Any
-
 import pytest
 from cowdaemon.errors import Code
 from cowproto.v1 import pageflags_pb2
 from harness.daemon import Daemon, StartDaemon
+from harness.outcomes import DENIED, KERNEL_THREAD, OWN
 from harness.programs import (
     GAMES,
     NOBODY,
@@ -20,7 +18,6 @@ from harness.programs import (
     CallError,
     StartCaller,
     StartSubject,
-    Subject,
     User,
 )
 
@@ -38,8 +35,6 @@ MEMBER = NOBODY._replace(groups=(SUMMARY_GID,))
 BY_GID = NOBODY._replace(gid=SUMMARY_GID)
 INSPECTOR = NOBODY._replace(groups=(PAGES_GID,))
 OF_BOTH = NOBODY._replace(groups=(SUMMARY_GID, PAGES_GID))
-DENIED = ("PERMISSION_DENIED", "ACCESS_DENIED")
-KERNEL_THREAD = 2
 
 
 @pytest.fixture
@@ -48,21 +43,11 @@ def granting(start_daemon: StartDaemon) -> Daemon:
     return start_daemon(config=GRANTS)
 
 
-def first_address(subject: Subject) -> int:
-    address: int = subject.description["pages"][0]["address"]
-    return address
-
-
 def failure_of(caller: Caller, pid: int) -> tuple[int, str]:
     """Return why a process was not summarized; (0, "") if it was."""
     [summary] = caller.summarize([pid])
     assert bool(summary.totals) != bool(summary.failure.reason)
     return summary.failure.code, summary.failure.reason
-
-
-def records(daemon: Daemon) -> list[dict[str, Any]]:
-    """Return the audit records in the daemon's log."""
-    return [json.loads(line) for line in daemon.log().splitlines() if line.startswith("{")]
 
 
 @pytest.mark.parametrize("member", [MEMBER, BY_GID], ids=["by groups", "by gid"])
@@ -86,12 +71,12 @@ def test_member_gets_summaries_of_all_and_pages_of_its_own(
             assert told[subject.pid] == known[subject.pid]
             assert failure_of(caller, subject.pid) == (0, "")
         # Whatever its worker has opened for a summary serves no page.
-        assert caller.refused_page_flags(theirs.pid, first_address(theirs)) == DENIED
+        assert caller.refused_page_flags(theirs.pid, theirs.address) == DENIED
         request = pageflags_pb2.ListMappingsRequest(pid=theirs.pid)
         assert caller.refusal("ListMappings", request).outcome == DENIED
         for other in (closed, of_root):
             assert caller.refused_page_flags(other.pid, PAGE_BYTES) == DENIED
-        assert caller.get_page_flags(mine.pid, first_address(mine)).state[0]
+        assert caller.get_page_flags(mine.pid, mine.address).state[0]
 
 
 def test_others_get_nothing_more_than_without_grants(
@@ -105,7 +90,7 @@ def test_others_get_nothing_more_than_without_grants(
     summarized = {summary.pid for summary in caller.summarize([])}
     assert mine.pid in summarized
     assert theirs.pid not in summarized
-    assert caller.refused_page_flags(theirs.pid, first_address(theirs)) == DENIED
+    assert caller.refused_page_flags(theirs.pid, theirs.address) == DENIED
 
 
 @pytest.mark.parametrize("user", [INSPECTOR, OF_BOTH], ids=["pages", "pages and summary"])
@@ -118,7 +103,7 @@ def test_pages_of_every_process_by_grant(
     assert caller.get_server_info().granted == pageflags_pb2.GRANT_DETAIL_PAGES
     with theirs.stopped():
         count = len(theirs.description["pages"])
-        asked = theirs.pid, first_address(theirs), count
+        asked = theirs.pid, theirs.address, count
         assert caller.get_page_flags(*asked) == by_root.get_page_flags(*asked)
         assert caller.list_mappings(theirs.pid) == by_root.list_mappings(theirs.pid)
     closed = start_subject("undumpable", user=GAMES)
@@ -135,7 +120,7 @@ def test_grant_does_not_open_what_belongs_to_cowd_or_has_no_memory(
     assert len(tree.pids) == 4
     for pid in tree.pids:
         assert failure_of(caller, pid) == (Code.PERMISSION_DENIED, "OWN_PROCESS")
-        assert caller.refused_page_flags(pid, PAGE_BYTES) == ("PERMISSION_DENIED", "OWN_PROCESS")
+        assert caller.refused_page_flags(pid, PAGE_BYTES) == OWN
     assert not {summary.pid for summary in caller.summarize([])} & set(tree.pids)
     assert failure_of(caller, KERNEL_THREAD)[1] in ("NO_ADDRESS_SPACE", "NO_SUCH_PROCESS")
 
@@ -156,8 +141,8 @@ def test_access_by_grant_and_refusals_are_on_record(
     theirs = start_subject("anonymous", user=GAMES)
     caller = start_caller(MEMBER, granting.socket_path)
     assert failure_of(caller, theirs.pid) == (0, "")
-    assert caller.refused_page_flags(theirs.pid, first_address(theirs)) == DENIED
-    granted, refused = records(granting)
+    assert caller.refused_page_flags(theirs.pid, theirs.address) == DENIED
+    granted, refused = granting.read_records()
     about = {
         "PRIORITY": 5,
         "COWD_CALLER_UID": MEMBER.uid,
@@ -174,7 +159,7 @@ def test_access_by_grant_and_refusals_are_on_record(
 
     stranger = start_caller(NOBODY, granting.socket_path)
     stranger.summarize([])
-    assert len(records(granting)) == 2
+    assert len(granting.read_records()) == 2
 
 
 def test_own_processes_are_nobodys_record(
@@ -183,9 +168,9 @@ def test_own_processes_are_nobodys_record(
     """What the kernel allows is no access by grant."""
     mine = start_subject("anonymous")
     caller = start_caller(INSPECTOR, granting.socket_path)
-    assert caller.get_page_flags(mine.pid, first_address(mine)).state[0]
+    assert caller.get_page_flags(mine.pid, mine.address).state[0]
     assert failure_of(caller, mine.pid) == (0, "")
-    assert records(granting) == []
+    assert granting.read_records() == []
 
 
 def test_grants_are_told_at_start(granting: Daemon) -> None:
@@ -204,7 +189,7 @@ def test_only_members_of_the_groups_of_access_are_answered(
     with pytest.raises(CallError) as failure:
         start_caller(NOBODY, closed.socket_path).get_server_info()
     assert failure.value.outcome == ("PERMISSION_DENIED", "CALLER_NOT_ALLOWED")
-    [record] = records(closed)
+    [record] = closed.read_records()
     assert record["COWD_REASON"] == "CALLER_NOT_ALLOWED"
     assert record["COWD_CALLER_UID"] == NOBODY.uid
     assert "COWD_TARGET_PID" not in record

@@ -5,15 +5,16 @@ That the counts are right is shown by tests/kernel/test_summaries.py.
 """
 
 import os
-import random
 import time
 from pathlib import Path
 
 import pytest
-from cowdaemon.errors import Reason
+from cowdaemon.errors import Code, Reason
 from cowdaemon.limits import CALLS_PER_WORKER, PIDS_PER_CALL
 from cowproto.v1 import pageflags_pb2
 from harness.daemon import StartDaemon
+from harness.endings import ENDINGS, EndRace
+from harness.outcomes import ABSENT_PID, KERNEL_THREAD
 from harness.programs import (
     GAMES,
     PAGE_BYTES,
@@ -24,13 +25,7 @@ from harness.programs import (
 )
 from harness.states import add_up_pages, name_totals
 
-ABSENT_PID = 2**31 - 1
-KERNEL_THREAD = 2
 PID_ONE = 1
-END_RACES = 60
-"""Rounds of ending a process in mid-read, at most."""
-END_RACES_WON = 3
-ENDED = {"PROCESS_GONE", "NO_ADDRESS_SPACE", "NO_SUCH_PROCESS"}
 
 
 def read_start_time_ticks(pid: int) -> int:
@@ -128,7 +123,7 @@ def test_request_that_is_no_message(nobody: Caller) -> None:
     assert outcome == ("INVALID_ARGUMENT", "MALFORMED_REQUEST")
 
 
-@pytest.mark.parametrize("ending", ["exit", "execute"])
+@pytest.mark.parametrize("ending", ENDINGS)
 def test_process_that_ends_in_mid_read(
     nobody: Caller, start_subject: StartSubject, ending: str
 ) -> None:
@@ -136,35 +131,27 @@ def test_process_that_ends_in_mid_read(
 
     The others are answered, and of all processes it is left out.
     """
-    moments = random.Random(0)
-    longest_seconds = 0.0
-    failures = []
-    for number in range(END_RACES):
+    end_race = EndRace(ending)
+    for number in end_race.rounds():
         subject, other = start_subject("large"), start_subject("anonymous")
         count = subject.description["count"]
         pids = [subject.pid, other.pid] if number % 2 else []
         started = time.monotonic()
         assert is_whole(nobody.summarize([subject.pid])[0], count)
-        longest_seconds = max(longest_seconds, time.monotonic() - started)
+        end_race.measured(time.monotonic() - started)
         nobody.begin_summaries(pids)
-        # The moment of the end is what this test varies: there is no event to wait for.
-        time.sleep(moments.uniform(0.0, longest_seconds))
-        subject.kill() if ending == "exit" else subject.write({"execute": True})
+        end_race.end(subject)
         told = {summary.pid: summary for summary in nobody.finish_summaries()}
         assert name_totals(told[other.pid])["ANONYMOUS"]["ANON"]
         summary = told.get(subject.pid)
         if summary and summary.HasField("failure"):
             assert pids
-            failures.append(summary.failure.reason)
+            end_race.outcomes.append((Code(summary.failure.code).name, summary.failure.reason))
         elif summary and not is_whole(summary, count):
             # The program that was executed: it has no such mapping.
             assert ending == "execute"
             assert name_totals(summary)["ANONYMOUS"].total() < count
         subject.kill()
-        if failures.count("PROCESS_GONE") >= END_RACES_WON:
-            break
-    assert set(failures) <= ENDED
-    assert failures.count("PROCESS_GONE") >= END_RACES_WON
 
 
 def is_whole(summary: pageflags_pb2.SummarizeProcessesResponse, count: int) -> bool:

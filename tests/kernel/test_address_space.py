@@ -82,7 +82,9 @@ def test_range_beyond_the_end_of_a_file_that_was_cut(
 
 
 @pytest.mark.parametrize("reaped", [False, True], ids=["zombie", "reaped"])
-def test_process_that_has_ended(nobody: Caller, start_subject: StartSubject, reaped: bool) -> None:
+def test_process_that_has_ended_has_no_pages_though_it_is_held_open(
+    nobody: Caller, start_subject: StartSubject, reaped: bool
+) -> None:
     """The daemon still holds it open: a descriptor of an address space that is gone."""
     subject = start_subject("anonymous")
     (page, *_) = parse_pages(subject.description)

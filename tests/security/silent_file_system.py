@@ -16,7 +16,6 @@ import threading
 from pathlib import Path
 
 FILE = "file"
-ROOT_NODE = 1
 FILE_NODE = 2
 
 # Opcodes and layouts: include/uapi/linux/fuse.h, protocol 7.31 or later.

@@ -46,7 +46,7 @@ def can_see(mount: ProcMount, user: User, pid: int) -> bool:
     return subprocess.run([*mount.prefix, *command], check=False).returncode == 0
 
 
-def test_process_of_another_user(nobody: Caller, start_subject: StartSubject) -> None:
+def test_process_of_another_user_is_refused(nobody: Caller, start_subject: StartSubject) -> None:
     """Seen to fail with an opener that keeps SYS_PTRACE and DAC_READ_SEARCH effective.
 
     And with one that keeps DAC_READ_SEARCH and makes no A-open (pagemap twice, and maps): against
@@ -58,13 +58,13 @@ def test_process_of_another_user(nobody: Caller, start_subject: StartSubject) ->
     assert nobody.get_page_flags(mine.pid, mine.address).state[0]
 
 
-def test_process_of_root(nobody: Caller) -> None:
+def test_processes_of_root_are_refused(nobody: Caller) -> None:
     """Seen to fail as the one before."""
     for pid in (os.getpid(), 1):
         assert {outcome for outcome, _, _ in refuse(nobody, pid)} == {DENIED}
 
 
-def test_absent_process(nobody: Caller, start_subject: StartSubject) -> None:
+def test_absent_process_is_told_to_be_absent(nobody: Caller, start_subject: StartSubject) -> None:
     """Seen to fail with ENOENT and ESRCH taken for a refusal of the kernel's."""
     ended = start_subject("anonymous")
     ended.kill()

@@ -20,10 +20,8 @@ from cowproto.v1 import pageflags_pb2
 from harness.kernel_access import open_pagemaps
 from harness.outcomes import DENIED
 from harness.processes import read_status
-from harness.programs import GAMES, NOBODY, Caller, Program, StartSubject
+from harness.programs import GAMES, HOLDING_NET_RAW, NOBODY, Caller, Program, StartSubject
 from security.capable_programs import NET_RAW, grant_net_raw
-
-KEEPING_NET_RAW = NOBODY._replace(options=("--inh-caps=+net_raw", "--ambient-caps=+net_raw"))
 
 
 def verify_refused(nobody: Caller, pid: int, address: int = 0x1000) -> None:
@@ -81,7 +79,7 @@ def test_process_that_is_not_dumpable(nobody: Caller, start_subject: StartSubjec
 
 def test_process_that_holds_a_capability(nobody: Caller, start_subject: StartSubject) -> None:
     """Seen to fail without the A-opens."""
-    subject = start_subject("anonymous", user=KEEPING_NET_RAW)
+    subject = start_subject("anonymous", user=HOLDING_NET_RAW)
     for kind in ("CapPrm", "CapEff", "CapAmb"):
         assert int(read_status(subject.pid)[kind], 16) == 1 << NET_RAW
     verify_refused(nobody, subject.pid, subject.address)

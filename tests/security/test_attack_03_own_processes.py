@@ -18,6 +18,7 @@ from harness.processes import read_status
 from harness.programs import (
     DAEMON,
     GAMES,
+    HOLDING_NET_RAW,
     NOBODY,
     ROOT_USER,
     Caller,
@@ -38,7 +39,6 @@ ROOTS = [
         name="root-both", options=("--bounding-set=-all,+sys_ptrace,+dac_read_search",)
     ),
 ]
-HOLDING_NET_RAW = NOBODY._replace(options=("--inh-caps=+net_raw", "--ambient-caps=+net_raw"))
 
 OF_ERRORS = {"": {("", "")}, "EACCES": {DENIED}}
 """How calls end where the kernel's own answer is this error, or none."""
@@ -76,14 +76,21 @@ def test_processes_of_cowd_itself(daemon: Daemon, start_caller: StartCaller, use
 
 @of_users
 @pytest.mark.parametrize("pid", [0, -1, -(2**31)])
-def test_number_that_cannot_be(start_caller: StartCaller, user: User, pid: int) -> None:
+def test_number_that_no_process_can_have_is_invalid(
+    start_caller: StartCaller, user: User, pid: int
+) -> None:
     """Seen to fail without the worker's check of the pid: 0 and less are then not found."""
     assert find_outcomes(start_caller(user), pid) == {("INVALID_ARGUMENT", "INVALID_PID")}
 
 
 @of_users
-def test_first_process(start_caller: StartCaller, user: User) -> None:
-    """Seen to fail with a worker to which 1 is no pid. Openers: test_process_of_root, attack 1."""
+def test_first_process_is_open_to_whom_the_kernel_opens_it(
+    start_caller: StartCaller, user: User
+) -> None:
+    """Seen to fail with a worker to which 1 is no pid.
+
+    Openers: test_processes_of_root_are_refused, attack 1.
+    """
     (error,) = open_pagemaps(user, [1])
     assert error == "EACCES" or user is ROOT_USER  # whom a container may refuse it, too
     assert find_outcomes(start_caller(user), 1) == OF_ERRORS[error]
@@ -93,7 +100,7 @@ def test_first_process(start_caller: StartCaller, user: User) -> None:
 def test_thread_is_no_process(
     start_caller: StartCaller, start_subject: StartSubject, user: User
 ) -> None:
-    """Seen to fail without the look who leads a process: /proc leads to threads, too."""
+    """Seen to fail without procfs.verify_process(): /proc leads to threads it does not list."""
     subject = start_subject("threaded", user=user)
     caller = start_caller(user)
     assert caller.get_page_flags(subject.pid, subject.address).state[0]
@@ -101,7 +108,9 @@ def test_thread_is_no_process(
 
 
 @of_users
-def test_kernel_thread(start_caller: StartCaller, user: User) -> None:
+def test_kernel_thread_has_no_address_space_whoever_asks(
+    start_caller: StartCaller, user: User
+) -> None:
     """Seen to fail without the look at its stat: to most the kernel then says EACCES."""
     if not Path(f"/proc/{KERNEL_THREAD}/comm").exists():
         pytest.skip("the kernel's threads are not to be seen in this pid namespace")
@@ -109,7 +118,9 @@ def test_kernel_thread(start_caller: StartCaller, user: User) -> None:
 
 
 @of_users
-def test_zombie(start_caller: StartCaller, start_subject: StartSubject, user: User) -> None:
+def test_zombie_has_no_address_space_whoever_asks(
+    start_caller: StartCaller, start_subject: StartSubject, user: User
+) -> None:
     """Seen to fail without the look at its stat: to most the kernel then says EACCES."""
     zombie = start_subject("zombie").description["zombie"]
     assert find_outcomes(start_caller(user), zombie) == {WITHOUT_MEMORY}

@@ -63,7 +63,7 @@ def verify_is_nobody(caller: Caller, nobody: Caller, start_subject: StartSubject
 
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("place", ["path", "abstract"])
-def test_name_of_the_callers_socket(
+def test_name_of_the_callers_socket_makes_nobody_else_of_it(
     nobody: Caller,
     start_connector: StartConnector,
     start_subject: StartSubject,
@@ -77,7 +77,7 @@ def test_name_of_the_callers_socket(
 
 
 @pytest.mark.parametrize("authority", AUTHORITIES)
-def test_authority(
+def test_authority_that_is_called_makes_nobody_else_of_the_caller(
     nobody: Caller, start_caller: StartCaller, start_subject: StartSubject, authority: str
 ) -> None:
     """Seen to fail with a worker that reads the uid in the authority, behind "uid="."""
@@ -85,7 +85,9 @@ def test_authority(
     verify_is_nobody(caller, nobody, start_subject)
 
 
-def test_metadata(nobody: Caller, start_subject: StartSubject) -> None:
+def test_metadata_make_nobody_else_of_the_caller(
+    nobody: Caller, start_subject: StartSubject
+) -> None:
     """Seen to fail with a worker that believes x-uid."""
     request = pageflags_pb2.GetServerInfoRequest()
     plain = nobody.call_bytes("GetServerInfo", request)

@@ -87,7 +87,9 @@ def list_descriptors(worker: int) -> list[str]:
 
 
 @pytest.mark.parametrize("user", [NOBODY, DAEMON, WORKER, ROOT_USER], ids=lambda user: user.name)
-def test_by_name(daemon: Daemon, tree: Tree, user: User) -> None:
+def test_name_of_a_workers_listener_leads_nobody_there(
+    daemon: Daemon, tree: Tree, user: User
+) -> None:
     """As /proc/net/unix shows it, in the worker's room, or abstract; not even root.
 
     Seen to fail for everybody with an abstract name; for root with a socket that is not unlinked;
@@ -99,7 +101,7 @@ def test_by_name(daemon: Daemon, tree: Tree, user: User) -> None:
 
 
 @pytest.mark.parametrize("user", [NOBODY, DAEMON, WORKER], ids=lambda user: user.name)
-def test_by_descriptor(tree: Tree, user: User) -> None:
+def test_descriptor_of_a_workers_listener_is_closed_to_all_but_root(tree: Tree, user: User) -> None:
     """Seen to fail for the worker's uid with workers that are dumpable."""
     for worker in tree.workers:
         outcomes = connect_as(user, list_descriptors(worker))

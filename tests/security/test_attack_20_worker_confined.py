@@ -164,7 +164,7 @@ def test_nothing_succeeds(attack: Callable[[str], Outcomes]) -> None:
     assert attack("") == Outcomes(zygote=ZYGOTE_MAY, worker=set())
 
 
-def test_seccomp_alone(attack: Callable[[str], Outcomes]) -> None:
+def test_seccomp_alone_stops_what_it_can(attack: Callable[[str], Outcomes]) -> None:
     """As on a kernel without Landlock. Seen to fail without the worker's filter, without the
     zygote's, and with the zygote's in the place of the worker's."""
     assert attack(WITHOUT_LANDLOCK) == Outcomes(
@@ -172,7 +172,7 @@ def test_seccomp_alone(attack: Callable[[str], Outcomes]) -> None:
     )
 
 
-def test_landlock_alone(attack: Callable[[str], Outcomes]) -> None:
+def test_landlock_alone_stops_what_it_can(attack: Callable[[str], Outcomes]) -> None:
     """As without libseccomp. Seen to fail without confine_start(), without the zygote's ruleset,
     without the scopes, without the one for signals, and without what is said of TCP."""
     assert attack(WITHOUT_SECCOMP) == Outcomes(

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """A process that hangs in exec costs a call about all processes its deadline once, and no answer.
 
-An unprivileged user can have such a process: see test_hung_opener.py. Seen to fail with the memory
-of what an opener was stuck in taken out (Targets._remember_stuck), and with Reason.OPEN_TIMED_OUT
-among what ends a call about all.
+An unprivileged user can have such a process: see test_attack_16_hung_processes.py. Seen to fail
+with the memory of what an opener was stuck in taken out (Targets._remember_stuck), and with
+Reason.OPEN_TIMED_OUT among what ends a call about all.
 """
 
 import os

@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""For all unit tests: no stop-watch where examples are drawn, and processes that change for us."""
+"""For all unit tests: no stop-watch where examples are drawn, children, a broken libc, a journal.
+
+And that a test leaves no descriptor behind.
+"""
 
 import ctypes
 import gc
@@ -17,8 +20,8 @@ import pytest
 from cowdaemon.system import confinement, journal, privileges
 from cowdaemon.system.journal import Journal
 from cowdaemon.system.processes import fork_child
-from harness.processes import read_children
 from hypothesis import settings
+from unit.children import CONNECT, Connector, Placed, RunInChild, StartConnector, StartPlaced
 from unit.journald import JoinJournal, Journald
 
 # The same examples wherever CI runs.
@@ -26,8 +29,6 @@ settings.register_profile("cowd", deadline=None, derandomize="COWD_REQUIRE_ALL" 
 settings.load_profile("cowd")
 
 ACCEPT_SECONDS = 10.0
-RunInChild = Callable[[Callable[[], Any]], Any]
-"""The fixture run_in_child."""
 
 
 def count_descriptors() -> int:
@@ -106,36 +107,8 @@ def break_libc(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     return break_function
 
 
-class Placed:
-    """A process in some namespaces; `pid` is its number in ours."""
-
-    def __init__(self, *command: str) -> None:
-        self.process = subprocess.Popen(
-            [*command, "cat"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            bufsize=0,
-        )
-        assert self.process.stdin
-        assert self.process.stdout
-        try:
-            self.process.stdin.write(b"x")
-            self.is_there = self.process.stdout.read(1) == b"x"  # in its namespaces by now
-        except BrokenPipeError:
-            self.is_there = False
-        children = read_children(self.process.pid)
-        self.pid = children[0].pid if children else self.process.pid
-        self.pidfd = os.pidfd_open(self.pid) if self.is_there else -1
-
-    def close(self) -> None:
-        self.process.communicate()
-        if self.is_there:
-            os.close(self.pidfd)
-
-
 @pytest.fixture
-def start_placed() -> Iterator[Callable[..., Placed]]:
+def start_placed() -> Iterator[StartPlaced]:
     """Return a function that starts a process which waits, by a command that runs it."""
     with ExitStack() as stack:
 
@@ -147,34 +120,6 @@ def start_placed() -> Iterator[Callable[..., Placed]]:
             return placed
 
         yield start
-
-
-# Connects, does what it was told to, says so, and stays until its input ends.
-CONNECT = """
-import os, socket, sys
-connection = socket.socket(socket.AF_UNIX)
-connection.connect(sys.argv[1])
-exec(sys.argv[2])
-print("connected", flush=True)
-sys.stdin.read()
-"""
-
-
-class Connector:
-    """A process that has connected, and our end of its connection."""
-
-    def __init__(self, process: subprocess.Popen[bytes], client: socket.socket) -> None:
-        self.process = process
-        self.pid = process.pid
-        self.client = client
-
-    def end(self) -> None:
-        """Let it end, and reap it."""
-        self.process.communicate()
-
-
-StartConnector = Callable[..., Connector]
-"""The fixture start_connector."""
 
 
 @pytest.fixture

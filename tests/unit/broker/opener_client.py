@@ -22,7 +22,6 @@ from cowdaemon.system.privileges import Capability
 from cowdaemon.system.processes import Child, fork_child
 from cowdaemon.system.system_calls import OPENER
 from harness.processes import wait_to_be_killed
-from harness.programs import User
 
 FILTER = SystemCallFilter(OPENER)
 SECONDS = 10.0
@@ -31,17 +30,6 @@ FRAME = (1 << 55) - 1
 NONE = Capability(0)
 EVERY = Capability.SYS_PTRACE | Capability.DAC_READ_SEARCH
 """What of a root caller's capabilities an opener holds."""
-KERNEL_THREAD = 2
-"""kthreadd, where the kernel's threads are to be seen at all."""
-
-
-class WithNetRaw(User):
-    """A user whose programs keep a capability, as those with file capabilities do."""
-
-    def command(self, arguments):
-        keep = ["--inh-caps=+net_raw", "--ambient-caps=+net_raw"]
-        command = super().command(arguments)
-        return [command[0], *keep, *command[1:]]
 
 
 class Opener:

@@ -9,22 +9,20 @@ from cowdaemon.errors import Reason
 from cowdaemon.system import procfs
 from cowdaemon.system.privileges import Capability
 from cowdaemon.system.processes import fork_child
+from harness.outcomes import KERNEL_THREAD
 from harness.processes import read_status
-from harness.programs import DAEMON, GAMES, NOBODY, ROOT_USER, StartSubject, User
+from harness.programs import DAEMON, GAMES, HOLDING_NET_RAW, NOBODY, ROOT_USER, StartSubject, User
 from unit.broker.opener_client import (
     EVERY,
     FRAME,
-    KERNEL_THREAD,
     NONE,
     PAGE,
     StartOpener,
-    WithNetRaw,
 )
 
 pytestmark = [
     pytest.mark.skipif(os.geteuid() != 0, reason="needs root: it becomes an opener"),
     pytest.mark.usefixtures("nothing_is_left"),
-    pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning"),
 ]
 
 
@@ -140,7 +138,7 @@ def test_process_with_more_capabilities_is_refused(
     start_opener: StartOpener, start_subject: StartSubject
 ) -> None:
     """A P-open alone would be granted: SYS_ADMIN counts as PERFMON, which may read its pagemap."""
-    subject = start_subject("anonymous", user=WithNetRaw(*NOBODY))
+    subject = start_subject("anonymous", user=HOLDING_NET_RAW)
     assert int(read_status(subject.pid)["CapPrm"], 16)
     assert start_opener().refusal(subject.pid) is Reason.ACCESS_DENIED
 
@@ -154,11 +152,11 @@ def absent_pid() -> int:
 
 
 @pytest.mark.parametrize("pid", [0, -1, -(2**31), 2**31 - 1])
-def test_number_that_is_no_process(start_opener: StartOpener, pid: int) -> None:
+def test_number_that_no_process_has_is_not_found(start_opener: StartOpener, pid: int) -> None:
     assert start_opener().refusal(pid) is Reason.NO_SUCH_PROCESS
 
 
-def test_process_that_has_ended(start_opener: StartOpener, absent_pid: int) -> None:
+def test_process_that_has_ended_is_not_found(start_opener: StartOpener, absent_pid: int) -> None:
     assert start_opener().refusal(absent_pid) is Reason.NO_SUCH_PROCESS
 
 

@@ -26,7 +26,6 @@ from unit.broker.opener_client import (
 pytestmark = [
     pytest.mark.skipif(os.geteuid() != 0, reason="needs root: it becomes an opener"),
     pytest.mark.usefixtures("nothing_is_left"),
-    pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning"),
 ]
 
 

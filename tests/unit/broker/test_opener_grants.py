@@ -14,19 +14,17 @@ from cowdaemon.system import procfs
 from cowdaemon.system.privileges import Capability
 from cowdaemon.system.processes import FAILED
 from cowdaemon.wire import Detail, Purpose
+from harness.outcomes import KERNEL_THREAD
 from harness.processes import read_status
-from harness.programs import GAMES, NOBODY, ROOT_USER, StartSubject, User
+from harness.programs import GAMES, HOLDING_NET_RAW, NOBODY, ROOT_USER, StartSubject, User
 from unit.broker.opener_client import (
     EVERY,
     FRAME,
-    KERNEL_THREAD,
     NONE,
     PAGE,
     StartOpener,
-    WithNetRaw,
 )
 
-INIT = 1
 OPENS = (Purpose.PAGES, Purpose.SUMMARY, Purpose.SWEEP)
 HELD = Capability.SYS_ADMIN | EVERY
 """By the opener of a caller with a grant."""
@@ -34,7 +32,6 @@ HELD = Capability.SYS_ADMIN | EVERY
 pytestmark = [
     pytest.mark.skipif(os.geteuid() != 0, reason="needs root: it becomes an opener"),
     pytest.mark.usefixtures("nothing_is_left"),
-    pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning"),
 ]
 every_grant = pytest.mark.parametrize("granted", [Detail.SUMMARY, Detail.PAGES])
 
@@ -55,7 +52,7 @@ def test_grant_opens_the_processes_of_others_for_what_it_is_for(
         start_subject("anonymous", user=GAMES).pid,
         start_subject("anonymous", user=other_gid).pid,
         start_subject("undumpable").pid,
-        start_subject("anonymous", user=WithNetRaw(*NOBODY)).pid,
+        start_subject("anonymous", user=HOLDING_NET_RAW).pid,
         os.getpid(),
     ]
     opener = start_opener(granted=granted)

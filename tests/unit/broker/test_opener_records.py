@@ -26,7 +26,6 @@ NAME, ESCAPED = b"a\nP=0\x1b[2J", r"a\nP=0\x1b[2J"
 pytestmark = [
     pytest.mark.skipif(os.geteuid() != 0, reason="needs root: it becomes an opener"),
     pytest.mark.usefixtures("nothing_is_left"),
-    pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning"),
 ]
 
 StartNamed = Callable[[], int]

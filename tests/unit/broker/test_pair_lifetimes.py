@@ -17,10 +17,7 @@ from harness.processes import Departure, read_children, wait_to_be_killed
 from harness.programs import NOBODY
 from unit.broker.pairing import SECONDS, Pairing, credential
 
-pytestmark = [
-    pytest.mark.usefixtures("nothing_is_left"),
-    pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning"),
-]
+pytestmark = pytest.mark.usefixtures("nothing_is_left")
 IDLE_SECONDS = 3
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: openers take on ids")
 

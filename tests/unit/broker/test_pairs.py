@@ -14,10 +14,7 @@ from cowdaemon.errors import Reason
 from cowdaemon.system.privileges import Capability
 from unit.broker.pairing import UID, Pairing, credential
 
-pytestmark = [
-    pytest.mark.usefixtures("nothing_is_left"),
-    pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning"),
-]
+pytestmark = pytest.mark.usefixtures("nothing_is_left")
 
 
 def count(pairing: Pairing) -> dict[tuple[int, str], int]:

@@ -13,6 +13,7 @@ from cowdaemon.system.privileges import Capability
 from cowdaemon.system.procfs import has_ended
 from harness.processes import read_status
 from harness.programs import NOBODY
+from unit.children import StartConnector
 
 OPTION_WITHOUT_MEANING = 30_000
 KEPT = Capability.SYS_PTRACE | Capability.DAC_READ_SEARCH
@@ -20,7 +21,6 @@ GONE = (ProcessLookupError, FileNotFoundError)
 
 pytestmark = pytest.mark.usefixtures("nothing_is_left")
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: to be another user")
-StartConnector = Callable[..., Any]
 Receive = Callable[[Any], Peer]
 
 

@@ -4,9 +4,7 @@
 import os
 import select
 import signal
-from collections.abc import Callable
 from functools import partial
-from typing import Any
 
 import pytest
 from cowdaemon.broker import placement as module
@@ -16,14 +14,12 @@ from cowdaemon.system import namespaces
 from cowdaemon.system.namespaces import can_ask_pidfd
 from cowdaemon.system.processes import FAILED, fork_child
 from harness.processes import read_status, wait_to_be_killed
+from unit.children import StartPlaced
 
 SECONDS = 10.0
 PLACES = (Reason.FOREIGN_USER_NAMESPACE, Reason.FOREIGN_PID_NAMESPACE, Reason.CALLER_GONE)
 
-pytestmark = [
-    pytest.mark.usefixtures("nothing_is_left"),
-    pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning"),
-]
+pytestmark = pytest.mark.usefixtures("nothing_is_left")
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: to make a pid namespace")
 
 
@@ -62,15 +58,15 @@ NAMESPACES = [
 
 @pytest.mark.skipif(not can_ask_pidfd(), reason="this kernel lacks PIDFD_GET_*_NAMESPACE")
 @pytest.mark.parametrize(("command", "reason"), NAMESPACES)
-def test_place_by_pidfd(
-    start_placed: Callable[..., Any], command: list[str], reason: Reason | None
+def test_pidfd_tells_who_lives_in_other_namespaces(
+    start_placed: StartPlaced, command: list[str], reason: Reason | None
 ) -> None:
     assert place_by_pidfd(start_placed(*command).pidfd) is reason
 
 
 @pytest.mark.parametrize(("command", "reason"), NAMESPACES)
-def test_place_by_proc(
-    start_placed: Callable[..., Any], command: list[str], reason: Reason | None
+def test_proc_tells_who_lives_in_other_namespaces(
+    start_placed: StartPlaced, command: list[str], reason: Reason | None
 ) -> None:
     placed = start_placed(*command)
     if os.geteuid() and reason:
@@ -80,7 +76,7 @@ def test_place_by_proc(
 
 
 def test_process_of_another_uid_than_the_peers_is_another(
-    start_placed: Callable[..., Any],
+    start_placed: StartPlaced,
 ) -> None:
     """Its number passed on before we held it; so did its namespaces."""
     placed = start_placed()
@@ -107,7 +103,7 @@ def test_process_that_has_ended_is_told_to_be_gone(reaped: bool) -> None:
 
 
 def test_placement_that_hangs_is_ended_by_its_alarm_and_says_nothing(
-    start_placed: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+    start_placed: StartPlaced, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     placed = start_placed()
     monkeypatch.setattr(module, "PLACEMENT_SECONDS", 0.05)
@@ -117,7 +113,7 @@ def test_placement_that_hangs_is_ended_by_its_alarm_and_says_nothing(
 
 
 def test_process_that_looks_for_another_broker_than_its_own_places_nobody(
-    start_placed: Callable[..., Any],
+    start_placed: StartPlaced,
 ) -> None:
     """Its broker died, and it would not be told."""
     placed = start_placed()

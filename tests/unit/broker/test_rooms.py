@@ -8,18 +8,13 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
-from typing import Any
 
 import pytest
 from cowdaemon.broker.rooms import Rooms, RoomsError
 from harness.programs import DAEMON, NOBODY
+from unit.children import RunInChild
 
-RunInChild = Callable[[Callable[[], Any]], Any]
-
-pytestmark = [
-    pytest.mark.usefixtures("nothing_is_left"),
-    pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning"),
-]
+pytestmark = pytest.mark.usefixtures("nothing_is_left")
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: to be another user")
 
 

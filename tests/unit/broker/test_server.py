@@ -1,10 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the broker makes of its limits, and of a kernel that does not tell a pidfd's namespaces.
 
-Real daemons, started by a program that first sets what is to be tried: small limits, short times.
+Real daemons, configured with what is to be tried: small limits, short times.
 """
 
-import json
 import os
 import socket
 import time
@@ -14,6 +13,7 @@ from contextlib import ExitStack, closing
 import pytest
 from cowdaemon.limits import WORKER_IDLE_SECONDS
 from harness.daemon import Daemon, StartDaemon
+from harness.older_kernels import WITHOUT_PLACEMENT
 from harness.processes import Departure, read_children, read_status
 from harness.programs import GAMES, NOBODY, Caller, CallError, User
 
@@ -25,34 +25,28 @@ SERVED, REFUSED, ALL = 2, 1, 4
 IDLE_SECONDS = 1
 
 SMALL = f"""
+[limits]
+connections = {ALL}
+connections_per_uid = {SERVED}
+workers = 2
+workers_per_uid = 1
+"""
+FEW_REFUSED = f"""
 from cowdaemon import limits
-limits.CONNECTIONS_PER_UID = {SERVED}
 limits.REFUSED_CONNECTIONS_PER_UID = {REFUSED}
-limits.CONNECTIONS = {ALL}
-limits.WORKERS = 2
-limits.WORKERS_PER_UID = 1
 """
-SHORT_LIVED = f"""
-from cowdaemon import limits
-limits.WORKER_IDLE_SECONDS = {IDLE_SECONDS}
-"""
-OLDER_KERNEL = """
-from cowdaemon import wire
-from cowdaemon.system import namespaces, peercred
-namespaces.can_ask_pidfd = lambda: False
-peercred._SO_PEERPIDFD = wire._SO_PASSRIGHTS = 30_000
-"""
+"""What no configuration says."""
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: it starts the daemon")
 
 
 @pytest.fixture
-def start_changed(start_daemon: StartDaemon) -> Iterator[Callable[[str], Daemon]]:
-    """Return a function that starts a daemon with some names set to other values."""
+def start_sound(start_daemon: StartDaemon) -> Iterator[StartDaemon]:
+    """Return a function that starts a daemon which must not raise anything unforeseen."""
     started = []
 
-    def start(change: str) -> Daemon:
-        started.append(start_daemon(change=change))
+    def start(**options: str) -> Daemon:
+        started.append(start_daemon(**options))
         return started[-1]
 
     yield start
@@ -62,21 +56,21 @@ def start_changed(start_daemon: StartDaemon) -> Iterator[Callable[[str], Daemon]
 
 
 @pytest.fixture
-def small(start_changed: Callable[[str], Daemon]) -> Daemon:
+def small(start_sound: StartDaemon) -> Daemon:
     """A daemon of small limits."""
-    return start_changed(SMALL)
+    return start_sound(config=SMALL, change=FEW_REFUSED)
 
 
 @pytest.fixture
-def short_lived(start_changed: Callable[[str], Daemon]) -> Daemon:
+def short_lived(start_sound: StartDaemon) -> Daemon:
     """A daemon whose workers end soon."""
-    return start_changed(SHORT_LIVED)
+    return start_sound(config=f"[limits]\nworker_idle_seconds = {IDLE_SECONDS}\n")
 
 
 @pytest.fixture
-def older(start_changed: Callable[[str], Daemon]) -> Daemon:
-    """A daemon on a kernel that lacks what came with 6.5, 6.11 and 6.16."""
-    return start_changed(OLDER_KERNEL)
+def older(start_sound: StartDaemon) -> Daemon:
+    """A daemon on a kernel that lacks what came with 6.5 and 6.11."""
+    return start_sound(change=WITHOUT_PLACEMENT)
 
 
 StartClient = Callable[..., Caller]
@@ -173,10 +167,9 @@ def wait_until_served(daemon: Daemon, user: User, *refusals: str) -> None:
         assert time.monotonic() < started + SOON_SECONDS
 
 
-def read_records(daemon: Daemon) -> list[tuple[int, str]]:
+def read_refusals(daemon: Daemon) -> list[tuple[int, str]]:
     """Return of which uids what was put on record."""
-    lines = [line for line in daemon.log().splitlines() if line.startswith("{")]
-    return [(record["COWD_CALLER_UID"], record["COWD_REASON"]) for record in map(json.loads, lines)]
+    return [(record["COWD_CALLER_UID"], record["COWD_REASON"]) for record in daemon.read_records()]
 
 
 def test_connections_of_one_uid_are_bounded(small: Daemon, call_as: StartClient) -> None:
@@ -189,7 +182,7 @@ def test_connections_of_one_uid_are_bounded(small: Daemon, call_as: StartClient)
         callers[-1].get_server_info()
     assert failure.value.outcome == ("UNAVAILABLE", "")
     assert served(call_as(small, GAMES)) == (GAMES.uid, GAMES.gid)
-    assert set(read_records(small)) == {(NOBODY.uid, "TOO_MANY_CONNECTIONS")}
+    assert set(read_refusals(small)) == {(NOBODY.uid, "TOO_MANY_CONNECTIONS")}
 
 
 def test_connections_are_bounded_in_all(
@@ -201,7 +194,7 @@ def test_connections_are_bounded_in_all(
     for caller in callers:
         assert served(caller)
     assert is_closed(connect(small))
-    assert read_records(small) == [(os.getuid(), "TOO_MANY_CONNECTIONS")]
+    assert read_refusals(small) == [(os.getuid(), "TOO_MANY_CONNECTIONS")]
 
 
 def test_connection_that_closes_makes_room(small: Daemon, call_as: StartClient) -> None:
@@ -213,11 +206,9 @@ def test_connection_that_closes_makes_room(small: Daemon, call_as: StartClient) 
     wait_until_served(small, NOBODY, "TOO_MANY_CONNECTIONS")
 
 
-def test_connection_that_has_been_placed_counts_once(
-    start_changed: Callable[[str], Daemon],
-) -> None:
+def test_connection_that_has_been_placed_counts_once(start_sound: StartDaemon) -> None:
     """Not as one that is being placed as well, and not when it has closed."""
-    daemon = start_changed(SMALL + OLDER_KERNEL)
+    daemon = start_sound(config=SMALL, change=FEW_REFUSED + WITHOUT_PLACEMENT)
     for _ in range(ALL + 1):
         wait_until_served(daemon, NOBODY, "TOO_MANY_CONNECTIONS", "")
 
@@ -270,7 +261,7 @@ def test_credential_without_room_is_told_so(small: Daemon, call_as: StartClient)
     assert served(first)
     assert served(second)
     reason = "TOO_MANY_CREDENTIALS"
-    assert read_records(small) == [(NOBODY.uid, reason), (4711, reason)]
+    assert read_refusals(small) == [(NOBODY.uid, reason), (4711, reason)]
 
 
 def test_idle_worker_ends_with_its_opener_and_a_busy_one_does_not(
@@ -298,7 +289,7 @@ def test_refusing_worker_is_one_for_all_and_ends_too(short_lived: Daemon) -> Non
         for caller in callers:
             stack.callback(caller.close)
             assert refused(caller) == "FOREIGN_USER_NAMESPACE"
-        assert read_records(short_lived) == [
+        assert read_refusals(short_lived) == [
             (user.uid, "FOREIGN_USER_NAMESPACE") for user in (NOBODY, GAMES)
         ]
         tree = short_lived.tree()

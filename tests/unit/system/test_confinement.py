@@ -18,23 +18,17 @@ from cowdaemon.system.confinement import (
     bind_to_parent,
     close_to_others,
     name_process,
-    read_landlock_abi,
 )
 from cowdaemon.system.processes import fork_child
 from cowdaemon.system.system_calls import OPENER, WORKER
 from harness.processes import Departure, read_status
-
-RunInChild = Callable[[Callable[[], Any]], Any]
+from unit.children import RunInChild
 
 UID = 65534
 PR_GET_DUMPABLE = 3
 NUMBER_WITHOUT_MEANING = 30_000
 X32_BIT, NUMBER_OF_GETUID = 0x40000000, 102
-ABI = read_landlock_abi()
 
-pytestmark = pytest.mark.filterwarnings(
-    "ignore:This process .* is multi-threaded:DeprecationWarning"
-)
 needs_libseccomp = pytest.mark.skipif(
     not SystemCallFilter({}).is_there, reason="no libseccomp here, or no filters in the kernel"
 )

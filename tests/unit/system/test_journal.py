@@ -24,10 +24,7 @@ MOST_RECORDS = 100_000
 TEXTS = st.text(st.characters() | st.integers(0xD800, 0xDFFF).map(chr))
 """With what no encoding has, as of bytes that were no UTF-8."""
 
-pytestmark = [
-    pytest.mark.usefixtures("nothing_is_left"),
-    pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning"),
-]
+pytestmark = pytest.mark.usefixtures("nothing_is_left")
 
 
 def test_record_is_what_was_written(join_journal: JoinJournal) -> None:

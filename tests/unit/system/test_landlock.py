@@ -8,7 +8,6 @@ import signal
 import socket
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 from cowdaemon.system import confinement as module
@@ -19,8 +18,7 @@ from cowdaemon.system.confinement import (
     read_landlock_abi,
     restrict_files,
 )
-
-RunInChild = Callable[[Callable[[], Any]], Any]
+from unit.children import RunInChild
 
 UID = 65534
 NONE, EVERYTHING = FileRight(0), FileRight((1 << 16) - 1)
@@ -28,9 +26,6 @@ PR_SET_DUMPABLE, PR_SET_NO_NEW_PRIVS = 4, 38
 NUMBER_WITHOUT_MEANING = 30_000
 ABI = read_landlock_abi()
 
-pytestmark = pytest.mark.filterwarnings(
-    "ignore:This process .* is multi-threaded:DeprecationWarning"
-)
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: to be another user")
 
 

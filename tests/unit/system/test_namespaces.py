@@ -3,22 +3,18 @@
 
 import os
 import signal
-from collections.abc import Callable
-from typing import Any
 
 import pytest
 from cowdaemon.system import namespaces as module
 from cowdaemon.system.namespaces import can_ask_pidfd, of_pid, of_pidfd, own
-from cowdaemon.system.processes import fork_child
+from cowdaemon.system.processes import Child, fork_child
 from harness.processes import wait_to_be_killed
+from unit.children import StartPlaced
 
 IOCTL_WITHOUT_MEANING = 0xFFFE
 KINDS = ("pid", "user")
 
-pytestmark = [
-    pytest.mark.usefixtures("nothing_is_left"),
-    pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning"),
-]
+pytestmark = pytest.mark.usefixtures("nothing_is_left")
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: to look into others")
 needs_ioctls = pytest.mark.skipif(
     not can_ask_pidfd(), reason="this kernel lacks PIDFD_GET_*_NAMESPACE"
@@ -47,7 +43,7 @@ def test_own_namespace_is_ours_in_every_way_of_asking(kind: str) -> None:
     ids=["user", "pid", "both", "others"],
 )
 def test_other_namespaces_are_told_alike_in_both_ways(
-    start_placed: Callable[..., Any], command: list[str], differing: set[str]
+    start_placed: StartPlaced, command: list[str], differing: set[str]
 ) -> None:
     placed = start_placed(*command)
     for kind in KINDS:
@@ -56,27 +52,37 @@ def test_other_namespaces_are_told_alike_in_both_ways(
         assert (found != own(kind)) == (kind in differing)
 
 
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("is_reaped", [False, True], ids=["zombie", "reaped"])
-def test_process_that_has_ended_is_in_none(kind: str, is_reaped: bool) -> None:
-    """Not so by /proc before it is reaped: there a zombie looks alive."""
+@pytest.fixture
+def zombie() -> Child:
+    """A process that has ended; it is to be reaped."""
     child = fork_child("cowd-test", wait_to_be_killed, keep=[])
     signal.pidfd_send_signal(child.pidfd, signal.SIGKILL)
     os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
-    pidfd = os.dup(child.pidfd)
-    if is_reaped:
-        child.reap()
+    return child
+
+
+@needs_ioctls
+@pytest.mark.parametrize("kind", KINDS)
+def test_pidfd_of_a_process_that_has_ended_tells_nothing(zombie: Child, kind: str) -> None:
+    """Neither before it is reaped nor after."""
+    pidfd = os.dup(zombie.pidfd)
     try:
-        if can_ask_pidfd():
-            with pytest.raises(OSError):  # noqa: PT011 - which error it is the kernel may choose
-                of_pidfd(pidfd, kind)
-        if is_reaped:
-            with pytest.raises(FileNotFoundError):
-                of_pid(child.pid, kind)
+        with pytest.raises(OSError):  # noqa: PT011 - which error it is the kernel may choose
+            of_pidfd(pidfd, kind)
+        zombie.reap()
+        with pytest.raises(OSError):  # noqa: PT011
+            of_pidfd(pidfd, kind)
     finally:
         os.close(pidfd)
-        if not is_reaped:
-            child.reap()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_zombie_looks_alive_in_proc_until_it_is_reaped(zombie: Child, kind: str) -> None:
+    """Which is why a placement by /proc looks whether the peer has ended, too."""
+    assert of_pid(zombie.pid, kind) == own(kind)
+    zombie.reap()
+    with pytest.raises(FileNotFoundError):
+        of_pid(zombie.pid, kind)
 
 
 def test_kernel_that_does_not_tell_namespaces_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:

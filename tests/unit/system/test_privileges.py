@@ -8,7 +8,6 @@ import ctypes
 import errno
 import os
 from collections.abc import Callable
-from typing import Any
 
 import pytest
 from cowdaemon.system import privileges as module
@@ -21,17 +20,13 @@ from cowdaemon.system.privileges import (
     restrict_capabilities,
 )
 from harness.processes import read_status
-
-RunInChild = Callable[[Callable[[], Any]], Any]
+from unit.children import RunInChild
 
 UID, GID = 65534, 65533
 GROUPS_OF_ONE_PAGE = tuple(range(70_000, 70_300))
 NONE = Capability(0)
 
-pytestmark = [
-    pytest.mark.usefixtures("nothing_is_left"),
-    pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning"),
-]
+pytestmark = pytest.mark.usefixtures("nothing_is_left")
 needs_root = pytest.mark.skipif(
     os.geteuid() != 0, reason="needs root: it gives up what only root has"
 )

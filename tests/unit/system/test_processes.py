@@ -11,10 +11,7 @@ import pytest
 from cowdaemon.system.processes import FAILED, fork_child
 from harness.processes import read_children, wait_to_be_killed
 
-pytestmark = [
-    pytest.mark.usefixtures("nothing_is_left"),
-    pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning"),
-]
+pytestmark = pytest.mark.usefixtures("nothing_is_left")
 
 
 def test_child_holds_what_it_was_told_to_keep_and_nothing_else() -> None:

@@ -4,10 +4,9 @@
 import errno
 import os
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import pytest
 from cowdaemon.system.processes import Child, fork_child
@@ -20,17 +19,14 @@ from cowdaemon.system.procfs import (
     read_status,
     verify_process,
 )
+from harness.outcomes import ABSENT_PID, KERNEL_THREAD
 from harness.processes import wait_to_be_killed
 from harness.programs import StartSubject
+from unit.children import StartPlaced
 
-KERNEL_THREAD = 2
-"""kthreadd, where the kernel's threads are to be seen at all."""
 NAMES = [b"a:\tb\nUid:\t", b"x) Z 1 (y", b"\xff\xfe", b"\\"]
 
-pytestmark = [
-    pytest.mark.usefixtures("nothing_is_left"),
-    pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning"),
-]
+pytestmark = pytest.mark.usefixtures("nothing_is_left")
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: subjects are another user's")
 
 
@@ -123,9 +119,9 @@ def test_descriptors_are_not_inherited() -> None:
 def test_process_that_is_not_there_raises() -> None:
     for read in open_directory, read_status:
         with pytest.raises(FileNotFoundError):
-            read(2**31 - 1)
+            read(ABSENT_PID)
     with pytest.raises(ProcessLookupError):
-        verify_process(2**31 - 1)
+        verify_process(ABSENT_PID)
 
 
 @needs_root
@@ -163,6 +159,6 @@ def test_thread_is_no_process_on_any_kernel(
     assert type(failure.value) is raised
 
 
-def test_process_lives_or_has_ended(start_placed: Callable[..., Any], zombie: Child) -> None:
+def test_process_lives_or_has_ended(start_placed: StartPlaced, zombie: Child) -> None:
     assert not has_ended(start_placed().pidfd)
     assert has_ended(zombie.pidfd)

@@ -17,7 +17,6 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 from cowdaemon import wire
@@ -34,8 +33,8 @@ from cowdaemon.system.privileges import read_permitted_capabilities, restrict_ca
 from cowdaemon.system.system_calls import OPENER, WORKER, WORKER_ERRORS, ZYGOTE, Rules
 from cowdaemon.worker.inner_listener import InnerListener
 from cowdaemon.worker.page_scan import PAGEMAP_SCAN, PAGEMAP_SCAN_ARGUMENT
+from unit.children import RunInChild
 
-RunInChild = Callable[[Callable[[], Any]], Any]
 Attempts = dict[str, Callable[[], object]]
 
 PAGE = mmap.PAGESIZE
@@ -50,10 +49,7 @@ EVERY_RIGHT = FileRight.MAKE_SOCK | FileRight.REMOVE_FILE
 LIBRARY = confinement._open_libseccomp()
 LIBC = ctypes.CDLL(None, use_errno=True)
 
-pytestmark = [
-    pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning"),
-    pytest.mark.skipif(LIBRARY is None, reason="no libseccomp here"),
-]
+pytestmark = pytest.mark.skipif(LIBRARY is None, reason="no libseccomp here")
 
 
 def call(name: str, *arguments: int | bytes | None) -> Callable[[], None]:

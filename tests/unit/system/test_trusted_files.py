@@ -201,7 +201,7 @@ def test_what_is_no_file_is_refused(tmp_path: Path, path: Path, name: str) -> No
         read(tmp_path / name)
 
 
-def test_longest_file(path: Path) -> None:
+def test_file_is_read_up_to_the_longest_that_is_allowed(path: Path) -> None:
     path.write_text("x" * 16)
     assert read(path) == "x" * 16
     path.write_text("x" * 17)

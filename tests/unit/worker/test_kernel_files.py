@@ -2,8 +2,6 @@
 """The files that all rests on, as the kernel lets this process and lesser ones open them."""
 
 import os
-from collections.abc import Callable
-from typing import Any
 
 import pytest
 from cowdaemon.system.privileges import (
@@ -14,16 +12,14 @@ from cowdaemon.system.privileges import (
 )
 from cowdaemon.worker.kernel_files import KernelError, open_kpageflags
 from harness.programs import NOBODY
+from unit.children import RunInChild
 
 WORD_BYTES = 8
-NONE = Capability(0)
 
 pytestmark = [
     pytest.mark.skipif(os.geteuid() != 0, reason="needs root: frames show to root alone"),
     pytest.mark.usefixtures("nothing_is_left"),
-    pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning"),
 ]
-RunInChild = Callable[[Callable[[], Any]], Any]
 
 
 def test_descriptor_of_kpageflags_is_readable_by_whoever_holds_it(run_in_child: RunInChild) -> None:
