@@ -101,7 +101,9 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
 
 def _set_up_log() -> Journal:
     journal = Journal()
-    logging.basicConfig(level=logging.INFO, handlers=[JournalHandler(journal)])
+    logging.basicConfig(
+        level=logging.INFO, format="%(message)s", handlers=[JournalHandler(journal)]
+    )
     return journal
 
 
