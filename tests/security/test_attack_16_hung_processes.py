@@ -152,7 +152,10 @@ def test_hanging_target_without_a_daemon(
     silent_file_system: SilentFileSystem,
     run_cowctl: RunCowctl,
 ) -> None:
-    """Who asks the kernel alone has a deadline as well."""
+    """Who asks the kernel alone has a deadline as well.
+
+    Seen to fail with a library that waits for the open as long as it takes.
+    """
     hanging = start_subject("hanging-exec", silent_file_system.file)
     assert silent_file_system.flushed.wait(SLACK_SECONDS)
     started = time.monotonic()
@@ -167,7 +170,10 @@ def test_hanging_target_without_a_daemon(
 def test_hanging_process_is_found_by_its_name(
     start_subject: StartSubject, silent_file_system: SilentFileSystem, run_cowctl: RunCowctl
 ) -> None:
-    """Whoever has any name cannot keep others from asking about it."""
+    """Whoever has any name cannot keep others from asking about it.
+
+    Seen to fail with a look at stat, which hangs with the process.
+    """
     hanging = start_subject("hanging-exec", silent_file_system.file)
     assert silent_file_system.flushed.wait(SLACK_SECONDS)
     name = Path(f"/proc/{hanging.pid}/comm").read_text().strip()

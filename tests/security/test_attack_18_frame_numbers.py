@@ -90,6 +90,7 @@ def test_no_answer_tells_a_frame(
     author: AuthorsMethod,
     public_directory: Path,
 ) -> None:
+    """Seen to fail with pagemap's entries for flags, and with a frame's number in the log."""
     found = []
     for _ in range(ROUNDS):
         subject = start_subject(kind, *([public_directory] if kind == "file" else []))
