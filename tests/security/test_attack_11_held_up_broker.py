@@ -42,7 +42,6 @@ def test_others_are_served_meanwhile(
 ) -> None:
     daemon = start_daemon(change=change)
     subject = start_subject("anonymous", user=GAMES)
-    address = subject.description["pages"][0]["address"]
     with lingering_client(daemon) as attacker:
         assert attacker.stdout is not None
         sent = int(attacker.stdout.readline())
@@ -50,7 +49,7 @@ def test_others_are_served_meanwhile(
         for _ in range(CALLS):
             started = time.monotonic()
             caller = start_caller(GAMES, daemon.socket_path)
-            assert caller.get_page_flags(subject.pid, address).state[0]
+            assert caller.get_page_flags(subject.pid, subject.address).state[0]
             assert time.monotonic() - started < SERVED_SECONDS
 
 

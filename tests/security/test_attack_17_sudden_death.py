@@ -21,15 +21,13 @@ ZYGOTE_SECONDS = 15.0
 
 def ask(caller: Caller, subject: Subject) -> int:
     """Return the state of the subject's first page."""
-    address = subject.description["pages"][0]["address"]
-    return caller.get_page_flags(subject.pid, address).state[0]
+    return caller.get_page_flags(subject.pid, subject.address).state[0]
 
 
 def ask_until_answered(caller: Caller, subject: Subject, seconds: float) -> int:
     """Call until the answer comes; until then every failure must be the daemon's absence."""
     deadline = time.monotonic() + seconds
-    address = subject.description["pages"][0]["address"]
-    request = pageflags_pb2.GetPageFlagsRequest(pid=subject.pid, address=address, count=1)
+    request = pageflags_pb2.GetPageFlagsRequest(pid=subject.pid, address=subject.address, count=1)
     while True:
         left = deadline - time.monotonic()
         caller.begin("GetPageFlags", request, seconds=left, wait=True)
@@ -57,9 +55,10 @@ def start_and_ask(
     return daemon, caller, daemon.settled_tree(openers=1, workers=1)
 
 
-def test_broker(
+def test_all_end_with_the_broker_and_the_next_one_serves(
     start_daemon: StartDaemon, start_caller: StartCaller, start_subject: StartSubject
 ) -> None:
+    """Seen to fail with a zygote that does not end when its control socket closes."""
     subject = start_subject("anonymous")
     daemon, caller, _ = start_and_ask(start_daemon, start_caller, subject)
     assert daemon.kill() == []
@@ -71,9 +70,10 @@ def test_broker(
     assert ask_until_answered(caller, subject, REPLACED_SECONDS)
 
 
-def test_opener(
+def test_killed_opener_is_replaced(
     start_daemon: StartDaemon, start_caller: StartCaller, start_subject: StartSubject
 ) -> None:
+    """Seen to fail without Pairs.replace_opener(): its worker is then ended, too."""
     subject, fresh = start_subject("anonymous"), start_subject("anonymous")
     daemon, caller, tree = start_and_ask(start_daemon, start_caller, subject)
     kill(tree.openers[0])
@@ -83,23 +83,29 @@ def test_opener(
     assert after.openers != tree.openers
 
 
-def test_worker(
+def test_opener_ends_with_its_worker_and_both_are_replaced(
     start_daemon: StartDaemon, start_caller: StartCaller, start_subject: StartSubject
 ) -> None:
+    """An opener does not outlive its worker.
+
+    Seen to fail with openers that do not end when their worker's end closes, if the broker does not
+    kill them either.
+    """
     subject = start_subject("anonymous")
     daemon, caller, tree = start_and_ask(start_daemon, start_caller, subject)
     with Departure(tree.openers) as openers:
         kill(tree.workers[0])
-        assert openers.wait(REPLACED_SECONDS) == []  # an opener does not outlive its worker
+        assert openers.wait(REPLACED_SECONDS) == []
     assert ask_until_answered(caller, subject, REPLACED_SECONDS)
     after = daemon.settled_tree(openers=1, workers=1)
     assert after.zygotes == tree.zygotes
     assert after.workers != tree.workers
 
 
-def test_zygote(
+def test_workers_end_with_the_zygote_and_all_are_replaced(
     start_daemon: StartDaemon, start_caller: StartCaller, start_subject: StartSubject
 ) -> None:
+    """Seen to fail with a broker that starts no other zygote."""
     subject = start_subject("anonymous")
     daemon, caller, tree = start_and_ask(start_daemon, start_caller, subject)
     with Departure([*tree.openers, *tree.workers]) as departure:

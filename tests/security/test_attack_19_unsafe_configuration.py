@@ -47,7 +47,10 @@ def refuse(start_daemon: StartDaemon) -> Refuse:
 
 
 def test_safe_file_is_read(start_daemon: StartDaemon, config: Path) -> None:
-    """The daemon starts, so what each other test changes is what keeps it from it."""
+    """The daemon starts, so what each other test changes is what keeps it from it.
+
+    Seen to fail with the log lines taken out.
+    """
     daemon = start_daemon(config=config)
     told = f"cowd: every process's pages are open to group {GROUP} (gid {NOBODY.gid}), by {config}"
     assert told in daemon.log().splitlines()
