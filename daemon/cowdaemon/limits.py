@@ -89,6 +89,11 @@ METADATA_BYTES: Final = 8_192
 CONNECTION_IDLE_SECONDS: Final = 600
 """A connection without a call is closed; clients reconnect by themselves."""
 
+WORK_SECONDS: Final = 60.0
+"""For one step of a call, after which its worker ends: a target can hold up whoever reads its page
+tables for as long as it likes, and a thread that is held up is lost. Waiting behind other calls for
+the opener takes less."""
+
 # Reading.
 SETTLE_ROUNDS: Final = 4
 """How often entries that changed are read again before they are returned as unstable."""

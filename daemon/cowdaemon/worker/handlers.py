@@ -7,6 +7,7 @@ expected becomes INTERNAL, with the detail in the log and not in the answer.
 
 import logging
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, Final, NoReturn
@@ -46,6 +47,7 @@ class Handlers(grpc.GenericRpcHandler):
         self._calls = calls
         self._streams = streams
         self._unread = threading.Semaphore(ANSWERS_UNREAD)
+        self._working_since: dict[int, float] = {}
 
     def service(
         self, details: grpc.HandlerCallDetails
@@ -55,18 +57,54 @@ class Handlers(grpc.GenericRpcHandler):
         if method in self._calls:
             return self._make_unary_handler(method, *self._calls[method])
         if method in self._streams:
-            return _make_stream_handler(method, *self._streams[method])
+            return self._make_stream_handler(method, *self._streams[method])
         return None
+
+    def longest_work_seconds(self) -> float:
+        """Return how long the call that stands still has done so, of all that are worked on."""
+        now = time.monotonic()
+        return max((now - since for since in list(self._working_since.values())), default=0.0)
+
+    @contextmanager
+    def _working(self) -> Iterator[None]:
+        self._note_progress()
+        try:
+            yield
+        finally:
+            del self._working_since[threading.get_ident()]
+
+    def _note_progress(self) -> None:
+        self._working_since[threading.get_ident()] = time.monotonic()
 
     def _make_unary_handler(
         self, method: str, request_type: type[Message], answer: Answer
     ) -> "grpc.RpcMethodHandler[bytes, bytes]":
         def handle(request: bytes, context: grpc.ServicerContext) -> bytes:
-            with _failing_as_status(method, context):
+            with _failing_as_status(method, context), self._working():
                 self._verify_read(context)
                 return answer(_decode(request_type, request)).SerializeToString()
 
         return grpc.unary_unary_rpc_method_handler(handle)
+
+    def _make_stream_handler(
+        self, method: str, request_type: type[Message], answer: StreamedAnswer
+    ) -> "grpc.RpcMethodHandler[bytes, bytes]":
+        def handle(request: bytes, context: grpc.ServicerContext) -> Iterator[bytes]:
+            def verify_wanted() -> None:
+                self._note_progress()
+                if not context.is_active():
+                    raise _CallEndedError
+
+            with _failing_as_status(method, context):
+                responses = answer(_decode(request_type, request), verify_wanted)
+                while True:
+                    with self._working():
+                        response = next(responses, None)
+                    if response is None:
+                        return
+                    yield response.SerializeToString()
+
+        return grpc.unary_stream_rpc_method_handler(handle)
 
     def _verify_read(self, context: grpc.ServicerContext) -> None:
         """Count one more answer until gRPC is rid of it; raise if its clients leave too many."""
@@ -74,21 +112,6 @@ class Handlers(grpc.GenericRpcHandler):
             raise CowdError(Reason.TOO_MANY_UNREAD_ANSWERS)
         if not context.add_callback(self._unread.release):
             self._unread.release()  # the call has ended already
-
-
-def _make_stream_handler(
-    method: str, request_type: type[Message], answer: StreamedAnswer
-) -> "grpc.RpcMethodHandler[bytes, bytes]":
-    def handle(request: bytes, context: grpc.ServicerContext) -> Iterator[bytes]:
-        def verify_wanted() -> None:
-            if not context.is_active():
-                raise _CallEndedError
-
-        with _failing_as_status(method, context):
-            for response in answer(_decode(request_type, request), verify_wanted):
-                yield response.SerializeToString()
-
-    return grpc.unary_stream_rpc_method_handler(handle)
 
 
 @contextmanager

@@ -76,10 +76,11 @@ class PageFlagsService:
         self._confinement = confinement
         self._masks = masks
         self._calls_per_worker = calls_per_worker
+        self._handlers: Handlers | None = None
 
     def make_handler(self) -> grpc.GenericRpcHandler:
         """Return the handler of cowd.v1.PageFlagsService and of the standard health check."""
-        return Handlers(
+        self._handlers = Handlers(
             calls={
                 f"/{_SERVICE}/GetPageFlags": (messages.GetPageFlagsRequest, self._get_page_flags),
                 f"/{_SERVICE}/ListMappings": (messages.ListMappingsRequest, self._list_mappings),
@@ -93,6 +94,11 @@ class PageFlagsService:
                 ),
             },
         )
+        return self._handlers
+
+    def longest_work_seconds(self) -> float:
+        """Return how long a call has stood still."""
+        return self._handlers.longest_work_seconds() if self._handlers else 0.0
 
     def adopt_opener(self, opener: socket.socket) -> None:
         """Use this opener from now on: the one before is gone."""
@@ -250,6 +256,10 @@ class RefusingService:
 
     def drop_expired(self) -> None:
         """Nothing is kept."""
+
+    def longest_work_seconds(self) -> float:
+        """Nothing is worked on."""
+        return 0.0
 
 
 def _verify_range(address: int, count: int) -> None:

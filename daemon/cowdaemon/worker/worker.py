@@ -5,6 +5,7 @@ Unprivileged, forked from the zygote. The control socket is the identity: whatev
 belongs to the one credential that the worker was made for. Ends when the broker closes that socket.
 """
 
+import logging
 import os
 import socket
 import threading
@@ -24,12 +25,15 @@ from cowdaemon.limits import (
     STREAMS_PER_CONNECTION,
     TARGET_KEPT_SECONDS,
     THREAD_STACK_BYTES,
+    WORK_SECONDS,
 )
 from cowdaemon.worker.inner_listener import InnerListener
 from cowdaemon.worker.privileges import Confinement
 from cowdaemon.worker.relay import Relay
 
 __all__ = ["Service", "run_worker"]
+
+_log: Final = logging.getLogger(__name__)
 
 _SERVER_OPTIONS: Final = (
     ("grpc.so_reuseport", 0),
@@ -52,6 +56,9 @@ class Service(Protocol):
 
     def drop_expired(self) -> None:
         """Let go of what is kept for a while only."""
+
+    def longest_work_seconds(self) -> float:
+        """Return how long a call has stood still."""
 
 
 def run_worker(
@@ -82,6 +89,9 @@ def run_worker(
     control.settimeout(TARGET_KEPT_SECONDS)
     while True:
         service.drop_expired()
+        if service.longest_work_seconds() > WORK_SECONDS:
+            _log.error("a call stands still in its target: the worker ends, others take its place")
+            return
         try:
             message, descriptors = wire.receive(control, 1)
         except TimeoutError:
