@@ -144,6 +144,8 @@ def listen(caller: Caller, pages: list[Page]) -> bytes:
     for method, request in iter_questions(pages):
         caller.begin(method, request)
         heard.append(caller.finish_raw())
+    caller.begin_summaries(sorted({page.pid for page in pages}))
+    heard.append(caller.finish_raw())
     return b"\n".join(heard)
 
 
