@@ -137,8 +137,9 @@ def main() -> None:
         median, slowest = statistics.median(firsts) * 1e3, max(firsts) * 1e3
         print(
             f"{CREDENTIALS} credentials, one after another: first call {median:.1f} ms median, "
-            f"{slowest:.0f} ms slowest; at most {most} workers"
+            f"{slowest:.0f} ms slowest"
         )
+        print(f"(at most {most} workers; at the end {describe(daemon)})")
 
 
 if __name__ == "__main__":
