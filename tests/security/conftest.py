@@ -3,9 +3,11 @@
 
 from collections.abc import Iterator
 from contextlib import ExitStack
+from pathlib import Path
 
 import pytest
 from harness.mounts import MountProc, ProcMount, read_proc_options
+from security.silent_file_system import SilentFileSystem
 
 
 @pytest.fixture
@@ -23,3 +25,18 @@ def mount_proc() -> Iterator[MountProc]:
             return mounted
 
         yield mount
+
+
+@pytest.fixture
+def silent_file_system(public_directory: Path) -> Iterator[SilentFileSystem]:
+    """Return a file system whose file hangs whoever closes it."""
+    mount_point = public_directory / "mount"
+    mount_point.mkdir()
+    try:
+        file_system = SilentFileSystem(mount_point)
+    except OSError as error:
+        pytest.skip(f"no FUSE here: {error}")
+    with file_system:
+        yield file_system
+    assert not any(mount_point.iterdir())
+    assert str(mount_point) not in Path("/proc/self/mounts").read_text()

@@ -8,7 +8,7 @@ deadline, and nobody else anything.
 """
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -38,21 +38,6 @@ SLACK_SECONDS = 2.0
 ORDINARY_SECONDS = 0.5
 """A call that nothing holds up takes a few milliseconds; held up, OPENER_SECONDS."""
 OTHER_CALLS = 50
-
-
-@pytest.fixture
-def silent_file_system(public_directory: Path) -> Iterator[SilentFileSystem]:
-    """Return a file system whose file hangs whoever closes it."""
-    mount_point = public_directory / "mount"
-    mount_point.mkdir()
-    try:
-        file_system = SilentFileSystem(mount_point)
-    except OSError as error:
-        pytest.skip(f"no FUSE here: {error}")
-    with file_system:
-        yield file_system
-    assert not any(mount_point.iterdir())
-    assert str(mount_point) not in Path("/proc/self/mounts").read_text()
 
 
 def measure(caller: Caller, start: Callable[[], Subject]) -> float:

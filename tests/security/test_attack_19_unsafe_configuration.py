@@ -49,7 +49,7 @@ def refuse(start_daemon: StartDaemon) -> Refuse:
 def test_safe_file_is_read(start_daemon: StartDaemon, config: Path) -> None:
     """The daemon starts, so what each other test changes is what keeps it from it.
 
-    Seen to fail with the log lines taken out.
+    Seen to fail when lines of the log had another form.
     """
     daemon = start_daemon(config=config)
     told = f"cowd: every process's pages are open to group {GROUP} (gid {NOBODY.gid}), by {config}"

@@ -7,10 +7,7 @@ Reason.OPEN_TIMED_OUT among what ends a call about all.
 """
 
 import os
-from collections.abc import Iterator
-from pathlib import Path
 
-import pytest
 from harness.daemon import StartDaemon
 from harness.programs import GAMES, ROOT_USER, StartCaller, StartSubject
 from security.silent_file_system import SilentFileSystem
@@ -18,32 +15,19 @@ from security.silent_file_system import SilentFileSystem
 FLUSH_SECONDS = 2.0
 
 
-@pytest.fixture
-def file_system(public_directory: Path) -> Iterator[SilentFileSystem]:
-    """Return a file system whose file hangs whoever closes it."""
-    mount_point = public_directory / "mount"
-    mount_point.mkdir()
-    try:
-        mounted = SilentFileSystem(mount_point)
-    except OSError as error:
-        pytest.skip(f"no FUSE here: {error}")
-    with mounted:
-        yield mounted
-
-
 def test_sweep_goes_on_behind_a_process_that_hangs(
     start_daemon: StartDaemon,
     start_caller: StartCaller,
     start_subject: StartSubject,
-    file_system: SilentFileSystem,
+    silent_file_system: SilentFileSystem,
 ) -> None:
     """Root asks about all, of which one is another user's and hangs."""
     daemon = start_daemon()
     caller = start_caller(ROOT_USER, daemon.socket_path)
     subject = start_subject("anonymous")
-    hanging = start_subject("hanging-exec", file_system.file, user=GAMES)
+    hanging = start_subject("hanging-exec", silent_file_system.file, user=GAMES)
     behind = start_subject("anonymous")  # it has the higher number, but where they start again
-    assert file_system.flushed.wait(FLUSH_SECONDS)
+    assert silent_file_system.flushed.wait(FLUSH_SECONDS)
     caller.get_server_info()
     openers = [daemon.tree().openers]
     for _ in range(2):
