@@ -33,7 +33,7 @@ from harness.programs import (
 DISK = "/var/tmp"
 """Where /tmp may be a tmpfs, this is not (file-hierarchy(7))."""
 MakeDirectory = Callable[[], Path]
-NEED_ROOT = ("integration", "kernel", "security")
+NEED_ROOT = ("integration", "kernel", "security", "system")
 REQUIRE_ALL = os.environ.get("COWD_REQUIRE_ALL") == "1"
 
 
