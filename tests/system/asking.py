@@ -5,7 +5,8 @@ Runs in a machine as an ordinary user, with what is installed there. Prints {"pi
 been answered for the first time, and for the line "count" how many answers there have been; at the
 end {"answers": N, "failures": [TEXT, ...]}. An answer that is wrong is a failure.
 
-Arguments: "kept" for one connection, "new" for one a call, "both" for a thread each.
+Arguments: "kept" for one connection, "new" for one a call, "both" for a thread each. With "once", it
+asks for each line instead, on a new connection, and prints {"failure": TEXT or null}.
 """
 
 import json
@@ -33,13 +34,38 @@ def map_file() -> mmap.mmap:
     return memory
 
 
-class Asking:
-    """One way to ask, in a thread of its own."""
+class Asker:
+    """One way to ask."""
 
     def __init__(self, is_kept: bool) -> None:
         self._is_kept = is_kept
         self._client: cowd.Client | None = None
         self._memory = map_file()
+
+    def ask(self) -> str | None:
+        """Return what went wrong, if something did."""
+        started = time.monotonic()
+        client = self._client or cowd.Client()
+        try:
+            copied = cowd.copied(self._memory, backend=client).tolist()
+            return None if copied == COPIED else f"wrong: {copied}"
+        except cowd.Error as error:
+            kind = "kept" if self._is_kept else "new"
+            seconds = time.monotonic() - started
+            name = type(error).__name__
+            return f"{kind}, after {seconds:.3f} s: {name}: {error} ({error.__cause__!r})"
+        finally:
+            if self._is_kept:
+                self._client = client
+            else:
+                client.close()
+
+
+class Asking:
+    """An asker in a thread of its own."""
+
+    def __init__(self, is_kept: bool) -> None:
+        self._asker = Asker(is_kept)
         self._ending = threading.Event()
         self.answered = threading.Event()
         self.answers = 0
@@ -49,30 +75,11 @@ class Asking:
 
     def _run(self) -> None:
         while not self._ending.is_set():
-            started = time.monotonic()
-            try:
-                copied = self._ask()
-                if copied != COPIED:
-                    self.failures.append(f"wrong: {copied}")
-            except cowd.Error as error:
-                kind = "kept" if self._is_kept else "new"
-                seconds = time.monotonic() - started
-                self.failures.append(
-                    f"{kind}, after {seconds:.3f} s: {type(error).__name__}: {error} "
-                    f"({error.__cause__!r})"
-                )
+            failure = self._asker.ask()
+            if failure:
+                self.failures.append(failure)
             self.answers += 1
             self.answered.set()
-
-    def _ask(self) -> list[bool]:
-        client = self._client or cowd.Client()
-        try:
-            return list(map(bool, cowd.copied(self._memory, backend=client)))
-        finally:
-            if self._is_kept:
-                self._client = client
-            else:
-                client.close()
 
     def end(self) -> None:
         """Return when the last call has ended."""
@@ -82,6 +89,12 @@ class Asking:
 
 def main() -> None:
     """Ask until there is no more input."""
+    if sys.argv[1] == "once":
+        asker = Asker(is_kept=False)
+        print(json.dumps({"pid": os.getpid()}), flush=True)
+        for _ in sys.stdin:
+            print(json.dumps({"failure": asker.ask()}), flush=True)
+        return
     kinds = {"kept": [True], "new": [False], "both": [True, False]}[sys.argv[1]]
     asking = [Asking(is_kept) for is_kept in kinds]
     for each in asking:

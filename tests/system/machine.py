@@ -22,7 +22,7 @@ from typing import Any
 
 from harness.daemon import ROOT
 from harness.processes import read_children, read_status
-from harness.programs import Caller, Program
+from harness.programs import ANSWER_SECONDS, Caller, Program
 
 from system.trees import Release
 
@@ -33,7 +33,9 @@ RUN_SECONDS = 120.0
 END_SECONDS = 30.0
 EVENT_SECONDS = 60.0
 """For something to be told to the journal."""
+READ_BYTES = 65_536
 SOCKET = "/run/cowd/cowd.sock"
+CONFIG = "/etc/cowd/cowd.toml"
 TESTS = "/mnt/tests"
 """Where the checkout's folder of that name is, inside."""
 PACKAGES = "/mnt/packages"
@@ -202,7 +204,7 @@ class Machine:
     def write(self, inside: str, text: str) -> None:
         """Write a file that everybody may read, and make its folder."""
         path = self.path(inside)
-        path.parent.mkdir(parents=True, exist_ok=True)
+        self.run("mkdir", "--parents", str(Path(inside).parent))
         path.write_text(text)
         path.chmod(0o644)
 
@@ -242,6 +244,20 @@ class Machine:
             self.path(path).unlink()
             self.run("systemctl", "daemon-reload")
 
+    @contextmanager
+    def configured(self, text: str) -> Iterator[None]:
+        """Have other settings in force, until the end of the block."""
+        path = self.path(CONFIG)
+        packaged = path.read_bytes()
+        path.write_text(text)
+        try:
+            self.run("systemctl", "restart", "cowd")
+            yield
+        finally:
+            path.write_bytes(packaged)
+            self.run("systemctl", "reset-failed", "cowd.service", "cowd.socket")
+            self.run("systemctl", "restart", "cowd")
+
     # The journal
 
     def now(self) -> int:
@@ -263,7 +279,7 @@ class Machine:
         deadline = time.monotonic() + seconds
         with Started(self.command([*_JOURNALCTL, "--follow", "--no-tail", *matches])) as following:
             while True:
-                record: Record = following.read(max(0, deadline - time.monotonic()))
+                record = following.read(max(0, deadline - time.monotonic()))
                 if _is_after(record, after):
                     return record
 
@@ -281,6 +297,23 @@ class Started(Program):
 
     def __init__(self, command: Sequence[str]) -> None:
         super().__init__(command)
+        self._unread = b""
+
+    def read(self, seconds: float = ANSWER_SECONDS) -> Record:
+        """Receive one line, also of several that came together."""
+        assert self._process.stdout
+        output = self._process.stdout.fileno()
+        deadline = time.monotonic() + seconds
+        while b"\n" not in self._unread:
+            left = max(0.0, deadline - time.monotonic())
+            readable, _, _ = select.select([output], [], [], left)
+            assert readable, f"no answer from {self._process.args!r} within {seconds} s"
+            part = os.read(output, READ_BYTES)
+            assert part, f"{self._process.args!r} ended with exit status {self._process.wait()}"
+            self._unread += part
+        line, _, self._unread = self._unread.partition(b"\n")
+        record: Record = json.loads(line)
+        return record
 
     @property
     def pid(self) -> int:
@@ -325,6 +358,12 @@ class Asking(Started):
         self.write({})
         answers: int = self.read()["answers"]
         return answers
+
+    def ask(self) -> str | None:
+        """Ask once; return what went wrong, if something did."""
+        self.write({})
+        failure: str | None = self.read()["failure"]
+        return failure
 
     def end(self) -> Record:
         """Have it end, and return what it has to tell."""
