@@ -18,6 +18,7 @@ from cowdaemon.limits import (
     CALLS_PER_WORKER,
     CONNECTIONS,
     CONNECTIONS_PER_UID,
+    IDLE_EXIT_SECONDS,
     TARGETS_KEPT,
     WORKER_DATA_BYTES,
     WORKER_DESCRIPTORS,
@@ -96,6 +97,9 @@ LIMIT_RANGES: Final = {
     "worker_idle_seconds": LimitRange(
         1, 3_600, "A worker without connections ends after this many seconds."
     ),
+    "idle_exit_seconds": LimitRange(
+        0, 86_400, "cowd leaves after so long without workers, under systemd. 0: never."
+    ),
     # The least serves 16 connections that read no answers. The most is five times what a worker
     # with the most connections and calls takes.
     "worker_memory_mib": LimitRange(
@@ -118,6 +122,7 @@ class Limits:
     workers: int = WORKERS
     workers_per_uid: int = WORKERS_PER_UID
     worker_idle_seconds: int = WORKER_IDLE_SECONDS
+    idle_exit_seconds: int = IDLE_EXIT_SECONDS
     worker_memory_mib: int = WORKER_DATA_BYTES >> 20
     calls_per_worker: int = CALLS_PER_WORKER
 

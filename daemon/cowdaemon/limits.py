@@ -29,6 +29,9 @@ WORKERS_PER_UID: Final = 8
 """One user may connect with many different groups (newgrp); others need workers too."""
 WORKER_IDLE_SECONDS: Final = 10
 """A worker without connections ends after this: long enough for a script that asks in a loop."""
+IDLE_EXIT_SECONDS: Final = 300
+"""cowd leaves after so long without a worker if systemd holds its socket. Coming back takes half a
+second, and what it frees is about 60 MB."""
 ZYGOTE_START_SECONDS: Final = 30.0
 """Importing grpc and numpy takes under a second; a cold disk on a small machine takes longer."""
 PLACEMENT_SECONDS: Final = 2.0

@@ -41,6 +41,11 @@ class Listener:
     own_file: tuple[int, int] | None = None
     own_directory: bool = False
 
+    @property
+    def is_inherited(self) -> bool:
+        """Whether it is systemd's, which keeps it when we leave, and starts us when it is used."""
+        return self.own_file is None
+
     @classmethod
     def obtain(cls, path: Path | None) -> "Listener":
         """Take systemd's socket if there is one, else make one at `path`.

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The command `cowd`: arguments, log, and from there the broker.
 
-Root. Exit status 0 after a stop signal, 1 if it cannot run (one sentence on standard error says
-why), 2 for wrong arguments.
+Root. Exit status 0 after a stop signal or an idle exit, 1 if it cannot run (one sentence on
+standard error says why), 2 for wrong arguments, 70 for a defect of its own (EX_SOFTWARE).
 """
 
 import argparse
@@ -26,6 +26,7 @@ from cowdaemon.config import (
 from cowdaemon.system.confinement import PrivilegeError, name_process
 from cowdaemon.system.journal import Journal, JournalHandler
 from cowdaemon.system.privileges import read_permitted_capabilities, restrict_capabilities
+from cowdaemon.system.processes import FAILED
 from cowdaemon.system.readiness import ReadinessError
 
 __all__ = ["main"]
@@ -57,6 +58,9 @@ def main(argv: list[str] | None = None) -> int:
     except (_UnableError, ConfigError) as error:
         print(f"cowd: {error}", file=sys.stderr)
         return 1
+    except Exception:  # noqa: BLE001 - not 1, after which it is no use to start cowd again
+        _log.exception("cowd failed")
+        return FAILED
     return 0
 
 

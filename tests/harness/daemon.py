@@ -190,11 +190,19 @@ class Daemon:
 
     def stop(self) -> None:
         """End it as systemd does, and verify that it ended well and left nothing behind."""
-        if self.exit_status is not None:
-            return
-        with Departure(self.tree().pids) as departure:
+        if self.exit_status is None:
             self._process.send_signal(signal.SIGTERM)
-            self._wait(STOP_SECONDS)
+            self.await_end(STOP_SECONDS)
+
+    def stays(self, seconds: float) -> bool:
+        """Wait for so long; return whether it is still there."""
+        with Departure([self.pid]) as departure:
+            return bool(departure.wait(seconds))
+
+    def await_end(self, seconds: float) -> None:
+        """Wait until it has ended, and verify that it ended well and left nothing behind."""
+        with Departure(self.tree().pids) as departure:
+            self._wait(seconds)
             alive = departure.wait(DEPART_SECONDS)
         assert self.exit_status == 0, f"exit status {self.exit_status}; its log:\n{self.log()}"
         assert not alive, f"processes {alive} outlived the broker; its log:\n{self.log()}"

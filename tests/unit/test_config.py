@@ -66,6 +66,7 @@ def test_defaults_are_those_of_the_limits() -> None:
         "workers": limits.WORKERS,
         "workers_per_uid": limits.WORKERS_PER_UID,
         "worker_idle_seconds": limits.WORKER_IDLE_SECONDS,
+        "idle_exit_seconds": limits.IDLE_EXIT_SECONDS,
         "worker_memory_mib": limits.WORKER_DATA_BYTES / 2**20,
         "calls_per_worker": limits.CALLS_PER_WORKER,
     }
@@ -98,6 +99,7 @@ connections_per_uid = 6
 workers = 5
 workers_per_uid = 4
 worker_idle_seconds = 3
+idle_exit_seconds = 2
 worker_memory_mib = 0x200
 calls_per_worker = 1
 """
@@ -110,7 +112,7 @@ def test_everything_can_be_said() -> None:
         (Grant(*STAFF, Detail.PAGES), Grant(*ADM, Detail.SUMMARY)),
         True,
         (STAFF,),
-        Limits(7, 6, 5, 4, 3, 512, 1),
+        Limits(7, 6, 5, 4, 3, 2, 512, 1),
     )
 
 

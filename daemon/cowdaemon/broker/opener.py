@@ -17,11 +17,9 @@ ends this process, and the broker starts another. It also ends when its worker d
 
 import array
 import errno
-import fcntl
 import os
 import signal
 import socket
-from collections.abc import Iterator
 from typing import Final, NamedTuple, NoReturn
 
 from cowdaemon import wire
@@ -34,6 +32,7 @@ from cowdaemon.system.confinement import SystemCallFilter, bind_to_parent, close
 from cowdaemon.system.journal import Journal
 from cowdaemon.system.privileges import Capability, raised
 from cowdaemon.system.processes import STOP_SIGNAL
+from cowdaemon.system.sealed_files import make_sealed_file
 
 __all__ = ["run_opener"]
 
@@ -163,25 +162,12 @@ class _Opener(NamedTuple):
 
     def _list_processes(self, descriptors: list[int]) -> None:
         """Append a sealed file with the pids that are worth trying, ascending, as int32."""
-        with raised(self.by_grant):
-            pids = array.array("i", sorted(self._iter_processes()))
-        listed = os.memfd_create("processes", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
-        descriptors.append(listed)
-        os.write(listed, pids)
-        seals = fcntl.F_SEAL_WRITE | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_SEAL
-        fcntl.fcntl(listed, fcntl.F_ADD_SEALS, seals)
-
-    def _iter_processes(self) -> Iterator[int]:
-        # The directory has the effective uid of its process, dumpable or not; others are refused.
+        # Those of other uids the kernel would refuse anyway, without more authority.
         anybodys = bool(self.by_grant | self.credential.capabilities)
-        for name in os.listdir("/proc"):
-            try:
-                if name.isdigit() and (
-                    anybodys or os.stat(f"/proc/{name}").st_uid == self.credential.uid
-                ):
-                    yield int(name)
-            except OSError:
-                pass  # it has ended
+        with raised(self.by_grant):
+            listed = procfs.iter_processes()
+            pids = sorted(pid for pid, uid in listed if anybodys or uid == self.credential.uid)
+        descriptors.append(make_sealed_file("processes", array.array("i", pids).tobytes()))
 
 
 def _reason_of(error: CowdError | OSError) -> Reason:

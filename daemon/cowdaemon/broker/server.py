@@ -9,6 +9,7 @@ import logging
 import os
 import socket
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 from typing import Final
@@ -69,13 +70,16 @@ class Server:
         self._can_ask_pidfd = namespaces.can_ask_pidfd()
         self._accept_at: float | None = None
         self._drain_until: float | None = None
+        self._idle_since = time.monotonic()
+        # By hand, nobody would start it again.
+        self._leave_after = settings.limits.idle_exit_seconds if listener.is_inherited else 0
         self._readiness = Readiness()
         self._readiness.watch(stop_signals, self._stop)
         self._zygote = self._start_zygote()
         self._watchdog_seconds = manager.read_watchdog_seconds()
 
     def run(self) -> None:
-        """Serve until a stop signal, then let calls in flight finish.
+        """Serve until a stop signal, or until nobody asks; then let calls in flight finish.
 
         Raises:
             ServerError: the zygote could not be started.
@@ -83,15 +87,17 @@ class Server:
         while self._drain_until is None or self._has_to_drain(self._drain_until):
             self._readiness.wait(self._seconds_to_wait())
             self._look_at_the_clock(time.monotonic())
-            if self._watchdog_seconds:
-                manager.notify("WATCHDOG=1")
+            manager.feed_watchdog()
         self._audit.flush(at_once=True)
 
     def _seconds_to_wait(self) -> float | None:
-        is_timed = self._pairs.by_key or self._held or self._accept_at or self._drain_until
-        if is_timed or self._audit.dropped or not self._zygote.is_ready:
+        if self._is_busy or self._accept_at or self._drain_until or self._audit.dropped:
             return limits.TICK_SECONDS
-        return self._watchdog_seconds
+        return min(filter(None, (self._watchdog_seconds, self._leave_after)), default=None)
+
+    @property
+    def _is_busy(self) -> bool:
+        return bool(self._pairs.by_key or self._placing or self._held or not self._zygote.is_ready)
 
     def _look_at_the_clock(self, now: float) -> None:
         self._audit.flush()
@@ -104,6 +110,11 @@ class Server:
             self._listen(self._zygote.is_ready)
         if not self._zygote.is_ready and now > self._zygote_due:
             raise ServerError(f"the zygote did not start in {limits.ZYGOTE_START_SECONDS:g} s")
+        if self._is_busy or self._drain_until is not None:
+            self._idle_since = now
+        elif self._leave_after and now - self._idle_since >= self._leave_after:
+            # Who connects from here on waits in the socket, for the cowd that this starts.
+            self._leave(f"nobody has asked for {self._leave_after} s: leaving until somebody does")
 
     def _has_to_drain(self, until: float) -> bool:
         """Tell whether a worker still answers, or any child still lives, within the deadline."""
@@ -116,7 +127,10 @@ class Server:
         if self._drain_until is not None:
             self._drain_until = 0.0  # a second signal: at once
             return
-        _log.info("stopping: calls in flight have %g s", limits.DRAIN_SECONDS)
+        self._leave(f"stopping: calls in flight have {limits.DRAIN_SECONDS:g} s")
+
+    def _leave(self, why: str) -> None:
+        _log.info("%s", why)
         manager.notify("STOPPING=1")
         self._drain_until = time.monotonic() + limits.DRAIN_SECONDS
         self._listen(False)
@@ -186,24 +200,27 @@ class Server:
                 return
             if client is None:
                 return
-            try:
-                self._admit(Peer(client))
-            except OSError as error:
-                _log.error("a connection was dropped: %s", error)
-                self._discard(client)
+            self._serve_or_drop(client, partial(self._admit, client))
 
-    def _admit(self, peer: Peer) -> None:
+    def _serve_or_drop(self, client: socket.socket, serve: Callable[[], None]) -> None:
+        try:
+            serve()
+        except OSError as error:
+            _log.error("a connection was dropped: %s", error)
+            self._discard(client)
+
+    def _admit(self, client: socket.socket) -> None:
         """See who it is, cheapest first, and hand the connection on, or drop it.
 
         Raises:
             OSError: no descriptors, memory or processes; the connection is still open.
         """
-        most = self._settings.limits
+        peer, most = Peer(client), self._settings.limits
         placing = [other.uid for other in self._placing]
         served = self._pairs.count_connections(peer.uid, refused=False)
         if sum(len(pair.connections) for pair in self._pairs) + len(placing) >= most.connections:
             self._audit.record(peer, "refused", Reason.TOO_MANY_CONNECTIONS.name)
-            self._discard(peer.client)
+            self._discard(client)
         elif served + placing.count(peer.uid) >= most.connections_per_uid:
             self._refuse(peer, Reason.TOO_MANY_CONNECTIONS)
         elif not peer.hold_process():
@@ -225,11 +242,8 @@ class Server:
         def finish() -> None:
             self._readiness.forget(child.pidfd)
             self._placing.remove(peer)
-            try:
-                self._finish_placement(peer, judge_placement(child.reap()))
-            except OSError as error:
-                _log.error("a connection was dropped: %s", error)
-                self._discard(peer.client)
+            refusal = judge_placement(child.reap())
+            self._serve_or_drop(peer.client, partial(self._finish_placement, peer, refusal))
 
         self._readiness.watch(child.pidfd, finish)
 

@@ -20,7 +20,7 @@ STOP_SIGNAL: Final = signal.SIGUSR1
 """Ends a child that does not catch it; unlike SIGTERM, nobody sends it to a whole group."""
 
 FAILED: Final = 70
-"""Exit status of a child that raised: EX_SOFTWARE of sysexits.h."""
+"""Exit status of a process that raised what nobody foresaw: EX_SOFTWARE of sysexits.h."""
 
 _log: Final = logging.getLogger(__name__)
 

@@ -8,12 +8,15 @@ hangs in exec (exec_update_lock, fs/exec.c); `status` and O_PATH do not.
 import errno
 import os
 import select
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Final, NamedTuple
 
 __all__ = [
     "Stat",
     "has_ended",
+    "iter_processes",
     "open_directory",
     "open_in",
     "read_stat",
@@ -32,6 +35,17 @@ class Stat(NamedTuple):
     parent_pid: int
     start_time_ticks: int
     has_no_memory: bool
+
+
+def iter_processes() -> Iterator[tuple[int, int]]:
+    """Yield the pid and effective uid of each process that /proc shows us; it never waits.
+
+    The directory of a process belongs to that uid, dumpable or not (pid_getattr, fs/proc/base.c).
+    """
+    for name in os.listdir("/proc"):
+        if name.isdigit():
+            with suppress(OSError):  # it has ended
+                yield int(name), os.stat(f"/proc/{name}").st_uid
 
 
 def open_directory(pid: int) -> int:

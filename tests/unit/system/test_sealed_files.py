@@ -1,0 +1,44 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Files that can be read by whoever has their descriptor, and changed by nobody."""
+
+import fcntl
+import mmap
+import os
+import resource
+
+import pytest
+from cowdaemon.system.sealed_files import make_sealed_file
+
+CONTENT = b"sealed" * 1000
+
+pytestmark = pytest.mark.usefixtures("nothing_is_left")
+
+
+def test_content_is_there_and_stays() -> None:
+    descriptor = make_sealed_file("test", CONTENT)
+    try:
+        assert os.pread(descriptor, 2 * len(CONTENT), 0) == CONTENT
+        with pytest.raises(PermissionError):
+            os.pwrite(descriptor, b"x", 0)
+        with pytest.raises(PermissionError):
+            os.ftruncate(descriptor, 0)
+        with pytest.raises(PermissionError):
+            os.ftruncate(descriptor, 2 * len(CONTENT))
+        with pytest.raises(PermissionError):
+            mmap.mmap(descriptor, len(CONTENT))
+        with pytest.raises(PermissionError):
+            fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, 0)
+    finally:
+        os.close(descriptor)
+
+
+def test_what_cannot_be_written_leaves_nothing_open() -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    before = len(os.listdir("/proc/self/fd"))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, hard))
+    try:
+        with pytest.raises(OSError, match="File too large"):
+            make_sealed_file("test", CONTENT)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert len(os.listdir("/proc/self/fd")) == before
