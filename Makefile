@@ -21,7 +21,11 @@ SETUP_PACKAGES := $(RUNTIME_PACKAGES) $(PROTO_PACKAGES) python3-hypothesis pytho
 # For the examples in other languages, which only `make test` builds.
 EXAMPLE_PACKAGES := g++ libgrpc++-dev libprotobuf-dev nodejs npm
 
-.PHONY: help setup setup-packages example-packages demo test check bench proto clean
+# What builds the Debian packages, by name, and what judges them.
+DEB_PACKAGES := $(shell sed -n '/^Build-Depends:/,/^$$/s/^ \([a-z0-9-]*\).*/\1/p' \
+	packaging/debian/control) dpkg-dev lintian
+
+.PHONY: help setup setup-packages example-packages demo test check bench proto deb clean
 
 help: ## Show this help
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
@@ -75,6 +79,13 @@ proto: ## Generate proto/cowproto/v1 with Debian 12's own compilers
 		cowproto/v1/pageflags.proto
 	protoc -Icowproto/v1=proto/cowd/twins/v1 --python_out=$(OUT) --pyi_out=$(OUT) \
 		cowproto/v1/twins.proto
+
+deb: ## Build the Debian packages in build/deb, and have lintian judge them
+	@packaging/prerequisites $(DEB_PACKAGES)
+	rm -rf build/deb
+	packaging/build-deb build/deb
+	lintian --allow-root --display-info --pedantic --tag-display-limit=0 \
+		--fail-on=error,warning,info,pedantic build/deb/*.changes
 
 clean: ## Remove .venv and all that was built
 	rm -rf .venv .node client/examples/cpp/build build dist .hypothesis .mypy_cache .pytest_cache .ruff_cache

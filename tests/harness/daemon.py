@@ -58,6 +58,7 @@ class Daemon:
             this machine cannot show otherwise: small limits, an older kernel.
         config: what stands in its configuration file, or the file.
         prefix: a command that runs it, in place.
+        installed: the command `cowd` of an installation, to be run instead of the checkout.
 
     Raises:
         NotStartedError: it ended, or was not ready in time.
@@ -71,6 +72,7 @@ class Daemon:
         change: str = "",
         config: str | Path = "",
         prefix: Sequence[str] = (),
+        installed: Path | None = None,
     ) -> None:
         self.directory = directory
         self._config_path = directory / "cowd.toml"
@@ -81,6 +83,7 @@ class Daemon:
             self._config_path.chmod(0o644)
         self._change = change
         self._prefix = prefix
+        self._installed = installed
         self.socket_path = socket_path or directory / "cowd.sock"
         self.exit_status: int | None = None
         self._log_path = directory / "log"
@@ -98,7 +101,10 @@ class Daemon:
         self._listener_thread.start()
 
     def _start(self) -> subprocess.Popen[bytes]:
-        command = [sys.executable, "-m", "cowdaemon.main", "--user", "daemon"]
+        program = [sys.executable, "-m", "cowdaemon.main"]
+        if self._installed:
+            program = [str(self._installed)]
+        command = [*program, "--user", "daemon"]
         # Always one of its own: this machine may have settings for a cowd of its own.
         command += ["--config", str(self._config_path)]
         if self._change:
@@ -122,9 +128,9 @@ class Daemon:
 
     def environment(self) -> dict[str, str]:
         """Return the environment that the daemon runs in."""
-        return {
+        checkout = {} if self._installed else {"PYTHONPATH": PYTHON_PATH}
+        return checkout | {
             "PATH": os.defpath,
-            "PYTHONPATH": PYTHON_PATH,
             "PYTHONDONTWRITEBYTECODE": "1",
             "TMPDIR": str(self._temporary),
             "NOTIFY_SOCKET": str(self.directory / "notify"),

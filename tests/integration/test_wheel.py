@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The wheel as a user has it: installed alone, run by somebody ordinary, checked by mypy.
 
+And what it and the source distribution hold.
+
 Needs the package index, as `make setup` does. What the README begins with is run as it stands.
 """
 
@@ -8,17 +10,20 @@ import os
 import re
 import subprocess
 import sys
+import tarfile
+import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 from conftest import MakeDirectory
-from harness.daemon import ROOT, Daemon
+from harness.daemon import ROOT, Daemon, StartDaemon
 from harness.programs import NOBODY
 
 pytestmark = pytest.mark.pypi
 
 INSTALL_SECONDS = 300
+CONTRACT = "proto/cowd/v1/pageflags.proto"
 PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 SMALL_PROGRAM = """
 import mmap
@@ -56,18 +61,56 @@ with cowd.Client(timeout_seconds=1) as client:
 
 
 @pytest.fixture(scope="module")
-def python(make_directory: MakeDirectory) -> Path:
-    """Return the interpreter of a new environment that has cowd's wheel and what it asks for."""
+def wheel(make_directory: MakeDirectory) -> Path:
+    """Return the wheel built of the checkout."""
+    return build_wheel(ROOT, make_directory())
+
+
+@pytest.fixture(scope="module")
+def sdist(make_directory: MakeDirectory) -> Path:
+    """Return the source distribution of the checkout."""
     directory = make_directory()
-    build(["wheel", "--no-deps", "--wheel-dir", str(directory), str(ROOT)])
-    [wheel] = directory.glob("*.whl")
-    subprocess.run([sys.executable, "-m", "venv", directory / "venv"], check=True)
-    interpreter = directory / "venv" / "bin" / "python"
-    build(["install", str(wheel)], interpreter)
+    subprocess.run(
+        [sys.executable, "-m", "hatchling", "build", "-t", "sdist", "-d", directory],
+        cwd=ROOT,
+        check=True,
+        timeout=INSTALL_SECONDS,
+    )
+    [archive] = directory.iterdir()
+    return archive
+
+
+@pytest.fixture(scope="module")
+def python(wheel: Path, make_directory: MakeDirectory) -> Path:
+    """Return the interpreter of a new environment that has cowd's wheel and what it asks for.
+
+    Nothing is compiled for it.
+    """
+    directory = make_directory()
+    subprocess.run([sys.executable, "-m", "venv", directory], check=True)
+    interpreter = directory / "bin" / "python"
+    run_pip(["install", "--only-binary", ":all:", str(wheel)], interpreter)
     return interpreter
 
 
-def build(arguments: Sequence[str], interpreter: Path = Path(sys.executable)) -> None:
+@pytest.fixture(scope="module")
+def commands(wheel: Path, python: Path) -> Path:
+    """Return the directory with the commands of the same environment, which has the daemon's extra.
+
+    That one is compiled against libsystemd.
+    """
+    run_pip(["install", f"{wheel}[daemon]"], python)
+    return python.parent
+
+
+def build_wheel(source: Path, directory: Path) -> Path:
+    """Build the wheel of a checkout or a source distribution in an empty directory."""
+    run_pip(["wheel", "--no-deps", "--wheel-dir", str(directory), str(source)])
+    [made] = directory.glob("*.whl")
+    return made
+
+
+def run_pip(arguments: Sequence[str], interpreter: Path = Path(sys.executable)) -> None:
     """Run pip."""
     subprocess.run(
         [interpreter, "-m", "pip", *arguments, "--quiet", "--disable-pip-version-check"],
@@ -140,3 +183,89 @@ def test_mypy_is_strict_with_a_program_that_uses_the_library(python: Path, tmp_p
     )
     assert done.returncode == 0, done.stdout
     assert "Success: no issues found in 1 source file" in done.stdout
+
+
+def test_the_daemon_runs_from_the_wheel(commands: Path, start_daemon: StartDaemon) -> None:
+    daemon = start_daemon(installed=commands / "cowd")
+    done = subprocess.run(
+        NOBODY.command([str(commands / "cowctl"), "demo"]),
+        env={"PATH": os.defpath, "COWD_SOCKET": str(daemon.socket_path)},
+        cwd="/",
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "8 of 8 answers are right." in done.stdout
+
+
+def read_sdist(archive: Path) -> dict[str, bytes]:
+    """Return the files of a source distribution, by path below its only directory."""
+    with tarfile.open(archive) as opened:
+        members = [member for member in opened if member.isfile()]
+        assert {member.name.split("/")[0] for member in members} == {
+            archive.name[: -len(".tar.gz")]
+        }
+        return {
+            member.name.partition("/")[2]: extracted.read()
+            for member in members
+            if (extracted := opened.extractfile(member))
+        }
+
+
+def list_checkout() -> set[str]:
+    """Return the paths of all that git has, and of what it would take: not of what was built."""
+    listed = subprocess.run(
+        [
+            *("git", "-c", f"safe.directory={ROOT}"),  # root may run this on another's checkout
+            *("ls-files", "--cached", "--others", "--exclude-standard", "-z"),
+        ],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return {path for path in listed.stdout.split("\0") if path and (ROOT / path).exists()}
+
+
+def test_the_sdist_is_the_checkout(sdist: Path) -> None:
+    """Tests, packaging and all; but for what judges submissions to this very repository."""
+    files = read_sdist(sdist)
+    assert files.pop("PKG-INFO")
+    expected = {path for path in list_checkout() if not path.startswith(".ci/")}
+    assert set(files) == expected
+    assert {"LICENSE", "packaging/debian/control", "tests/conftest.py"} <= expected
+    changed = [path for path in files if files[path] != (ROOT / path).read_bytes()]
+    assert not changed
+
+
+def read_wheel(wheel: Path) -> dict[str, bytes]:
+    """Return the files of a wheel, by path."""
+    with zipfile.ZipFile(wheel) as opened:
+        return {name: opened.read(name) for name in opened.namelist()}
+
+
+def test_the_sdist_builds_the_same_wheel(
+    sdist: Path, wheel: Path, make_directory: MakeDirectory
+) -> None:
+    assert read_wheel(build_wheel(sdist, make_directory())) == read_wheel(wheel)
+
+
+def test_the_wheel_holds_all_that_is_ours_and_nothing_else(wheel: Path) -> None:
+    files = read_wheel(wheel)
+    name = "-".join(wheel.name.split("-")[:2])
+    modules = {
+        path.partition("/")[2]
+        for path in list_checkout()
+        if path.startswith(("client/cowd/", "daemon/cowdaemon/", "proto/cowproto/"))
+    }
+    assert {"cowd/py.typed", "cowproto/py.typed", "cowproto/v1/pageflags_pb2_grpc.py"} <= modules
+    metadata = {"METADATA", "RECORD", "WHEEL", "entry_points.txt", "licenses/LICENSE"}
+    assert set(files) == {
+        *modules,
+        *(f"{name}.dist-info/{file}" for file in metadata),
+        f"{name}.data/data/share/cowd/{CONTRACT}",
+    }
+    assert files[f"{name}.dist-info/licenses/LICENSE"] == (ROOT / "LICENSE").read_bytes()
+    assert files[f"{name}.data/data/share/cowd/{CONTRACT}"] == (ROOT / CONTRACT).read_bytes()

@@ -20,6 +20,8 @@ PRIVILEGED_LINES_END = 800
 MEANINGLESS_NAMES = {"common", "helper", "helpers", "misc", "util", "utils"}
 SPDX_LINE = "SPDX-License-Identifier: Apache-2.0"
 WITHOUT_COMMENTS = {".json", ".typed"}
+FORMS_OF_OTHERS = {"LICENSE", "packaging/debian/changelog", "packaging/debian/source/format"}
+"""Which leave no place for the line."""
 BUILT = {".git", "__pycache__", "build", "node_modules"}
 """Where programs write. In a worktree .git is a file."""
 
@@ -234,7 +236,7 @@ def test_module_is_named_for_what_it_holds(name: str) -> None:
     assert MEANINGLESS_NAMES.isdisjoint(Path(name).with_suffix("").parts)
 
 
-@pytest.mark.parametrize("name", [name for name in FILES if name != "LICENSE"])
+@pytest.mark.parametrize("name", sorted(set(FILES) - FORMS_OF_OTHERS))
 def test_file_says_its_license(name: str) -> None:
     if FILES[name].suffix not in WITHOUT_COMMENTS:
         assert any(SPDX_LINE in line for line in FILES[name].read_text().splitlines()[:3])

@@ -85,7 +85,14 @@ _COLUMNS: Final[Sequence[Column[Answer]]] = (
 )
 
 
-@make_command("demo", _COLUMNS, "cowctl demo", "cowctl demo --socket /tmp/cowd.sock --json")
+@make_command(
+    "demo",
+    _COLUMNS,
+    {
+        "cowctl demo": "Asks the daemon at the usual place.",
+        "cowctl demo --socket /tmp/cowd.sock --json": "Asks another one, for programs.",
+    },
+)
 @socket_option
 def command(socket: str | None, output: Output[Answer]) -> int:
     """Try it: ask the daemon which of four pages have been copied.

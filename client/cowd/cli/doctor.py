@@ -34,9 +34,12 @@ _COLUMNS: Final[Sequence[Column[Check]]] = (
 @make_command(
     "doctor",
     _COLUMNS,
-    "cowctl doctor",
-    "cowctl doctor --socket /tmp/cowd.sock",
-    "cowctl doctor -J | jq '.checks[] | select(.result != \"ok\")'",
+    {
+        "cowctl doctor": "What is wrong with the daemon at the usual place, or is not there.",
+        "cowctl doctor --socket /tmp/cowd.sock": "The same of one that was started by hand.",
+        "cowctl doctor -J | jq '.checks[] | select(.result != \"ok\")'": "For programs: only what "
+        "is not well.",
+    },
 )
 @socket_option
 def command(socket: str | None, output: Output[Check]) -> int:

@@ -8,6 +8,7 @@ import click
 
 from cowd import KernelPageFlags
 from cowd._kpageflags import FlagDescription, describe_flags, parse_flags
+from cowd.cli.candidates import iter_flags, offer_list
 from cowd.cli.options import make_command, make_parser
 from cowd.cli.output import Column, Output, format_word
 
@@ -26,11 +27,13 @@ _COLUMNS: Final[Sequence[Column[FlagDescription]]] = (
 @make_command(
     "explain",
     _COLUMNS,
-    "cowctl explain 0x5828",
-    "cowctl explain uptodate,swapbacked",
-    "cowctl explain UlMab",
+    {
+        "cowctl explain 0x5828": "A word, as in the column KPAGEFLAGS.",
+        "cowctl explain uptodate,swapbacked": "Flags by name.",
+        "cowctl explain UlMab": "Flags by letter, as in the column LETTERS.",
+    },
 )
-@click.argument("flags", callback=make_parser(parse_flags))
+@click.argument("flags", callback=make_parser(parse_flags), shell_complete=offer_list(iter_flags))
 def command(flags: KernelPageFlags, output: Output[FlagDescription]) -> int:
     """Explain kernel page FLAGS, the words of /proc/kpageflags.
 

@@ -15,11 +15,22 @@ from typing import Final
 import click
 
 import cowd
+from cowd.cli.candidates import offer_files
+from cowd.cli.options import COMPLETION_VARIABLE
 from cowd.cli.text import print_message
 
-__all__ = ["main"]
+__all__ = ["EXIT_STATUSES", "cowctl", "main"]
 
-_COMMANDS: Final = ("query", "status", "doctor", "explain", "demo")
+EXIT_STATUSES: Final = {
+    0: "done",
+    1: "failed",
+    2: "wrong usage",
+    3: "the daemon cannot be reached",
+    4: "permission denied",
+    130: "interrupted",
+}
+
+_COMMANDS: Final = ("query", "status", "doctor", "explain", "demo", "completion")
 
 _EXIT_FAILED: Final = 1
 _EXIT_UNREACHABLE: Final = 3
@@ -49,7 +60,7 @@ class _Commands(click.Group):
     name="cowctl",
     cls=_Commands,
     context_settings={"help_option_names": ["-h", "--help"]},
-    epilog="""\b
+    epilog=f"""\b
 Examples:
   cowctl query 4711 --mapping libfoo.so
   cowctl query -C redis-server
@@ -57,14 +68,17 @@ Examples:
   cowctl doctor
   cowctl demo
 
-\b
-Exit status: 0 done, 1 failed, 2 wrong usage, 3 the daemon cannot be
-reached, 4 permission denied, 130 interrupted.""",
+Exit status: {", ".join(f"{number} {text}" for number, text in EXIT_STATUSES.items())}.""",
 )
 @click.version_option(cowd.__version__, prog_name="cowctl")
-@click.option("--socket", metavar="PATH", help="As the option of the commands.")
+@click.option(
+    "--socket",
+    metavar="PATH",
+    shell_complete=offer_files,
+    help="As the option of the commands.",
+)
 @click.pass_context
-def _cowctl(ctx: click.Context, socket: str | None) -> None:
+def cowctl(ctx: click.Context, socket: str | None) -> None:
     """Tell which pages of a process have been copied.
 
     Asks the daemon cowd, or the kernel alone, as the calling user: the kernel decides what you may
@@ -91,8 +105,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout.reconfigure(errors="backslashreplace")
     arguments = list(sys.argv[1:] if argv is None else argv) or ["--help"]
     try:
-        with _cowctl.make_context("cowctl", arguments) as ctx:
-            status: int = _cowctl.invoke(ctx)
+        if instruction := os.environ.get(COMPLETION_VARIABLE):
+            from cowd.cli.completion import answer_shell
+
+            return answer_shell(cowctl, instruction)
+        with cowctl.make_context("cowctl", arguments) as ctx:
+            status: int = cowctl.invoke(ctx)
             sys.stdout.flush()
             return status
     except click.exceptions.Exit as finish:

@@ -2,18 +2,66 @@
 """What the commands share on the command line: options, their parsing and the form of the help."""
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Final, TypeVar
 
 import click
 
 import cowd
+from cowd.cli.candidates import offer_files, offer_list
 from cowd.cli.output import Column, Output
 from cowd.cli.text import print_message
 
-__all__ = ["backend_option", "make_command", "make_parser", "note_fallback", "socket_option"]
+__all__ = [
+    "COMPLETION_VARIABLE",
+    "Command",
+    "backend_option",
+    "make_command",
+    "make_parser",
+    "note_fallback",
+    "socket_option",
+]
 
 Parsed = TypeVar("Parsed")
+
+COMPLETION_VARIABLE: Final = "_COWCTL_COMPLETE"
+"""What a shell's script for cowctl wants to know is in this variable; named as click names it."""
+
+
+class Command(click.Command):
+    """A command of cowctl.
+
+    Attributes:
+        columns: what it can write.
+        examples: command lines, and what each does.
+    """
+
+    columns: Sequence[Column[Any]]
+    examples: Mapping[str, str]
+
+    def format_epilog(
+        self,
+        ctx: click.Context,  # noqa: ARG002
+        formatter: click.HelpFormatter,
+    ) -> None:
+        """Write the columns and the examples."""
+        lists = {
+            "Columns:": [f"{each.heading:<11} {each.help}" for each in self.columns],
+            "Examples:": [*self.examples],
+        }
+        for heading, lines in lists.items():
+            if lines:
+                formatter.write_paragraph()
+                formatter.write(
+                    "".join(f"  {line}\n" for line in [heading, *map("  ".__add__, lines)])
+                )
+
+
+def _iter_columns(ctx: click.Context) -> Iterator[tuple[str, str]]:
+    """Yield what may be listed in --output."""
+    if isinstance(ctx.command, Command):
+        yield from ((column.heading, column.help) for column in ctx.command.columns)
+
 
 _OUTPUT_OPTIONS: Final = (
     click.Option(["-J", "--json", "as_json"], is_flag=True, help="Write JSON."),
@@ -21,6 +69,7 @@ _OUTPUT_OPTIONS: Final = (
         ["-o", "--output", "columns"],
         metavar="[+]LIST",
         help="Columns to show, between commas; with + after the usual ones.",
+        shell_complete=offer_list(_iter_columns, "+"),
     ),
     click.Option(["-b", "--bytes", "as_bytes"], is_flag=True, help="Sizes in bytes."),
     click.Option(["-n", "--noheadings"], is_flag=True, help="No line of headings."),
@@ -37,6 +86,7 @@ socket_option = click.option(
     "--socket",
     metavar="PATH",
     callback=lambda ctx, _, path: path or ctx.obj,
+    shell_complete=offer_files,
     help=f"The daemon's socket. Default: COWD_SOCKET, or {cowd.DEFAULT_ADDRESS}.",
 )
 
@@ -56,20 +106,26 @@ def note_fallback(error: cowd.Error) -> None:
 
 
 def make_command(
-    name: str, columns: Sequence[Column[Any]], *examples: str
-) -> Callable[[Callable[..., int]], click.Command]:
-    """Return a decorator for a command that writes `columns` to its argument `output`."""
+    name: str, columns: Sequence[Column[Any]], examples: Mapping[str, str]
+) -> Callable[[Callable[..., int]], Command]:
+    """Return a decorator for a command that writes `columns`, if any, to its argument `output`.
 
-    def decorate(function: Callable[..., int]) -> click.Command:
+    Args:
+        name: of the command.
+        columns: as in `Command`.
+        examples: as in `Command`.
+    """
+
+    def decorate(function: Callable[..., int]) -> Command:
         @functools.wraps(function)
         def call(**arguments: Any) -> int:  # noqa: ANN401 (whatever click hands over)
             chosen = {str(each.name): arguments.pop(str(each.name)) for each in _OUTPUT_OPTIONS}
             return function(output=Output(columns, **chosen), **arguments)
 
-        described = (f"  {column.heading:<11} {column.help}" for column in columns)
-        lines = ["\b", "Columns:", *described, "", "\b", "Examples:"]
-        command = click.command(name, epilog="\n  ".join(["\n".join(lines), *examples]))(call)
-        command.params += _OUTPUT_OPTIONS
+        command = click.command(name, cls=Command)(call if columns else function)
+        command.columns, command.examples = columns, examples
+        if columns:
+            command.params += _OUTPUT_OPTIONS
         return command
 
     return decorate

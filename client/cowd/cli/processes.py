@@ -9,16 +9,16 @@ import os
 import shutil
 import sys
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Final, NamedTuple
 
 import click
 
-from cowd.cli.text import MESSAGE_PREFIX, cut_text, escape_text, measure_text
+from cowd.cli.text import MESSAGE_PREFIX, cut_text, decode_path, escape_text, measure_text
 
-__all__ = ["NamedProcess", "find_process"]
+__all__ = ["NamedProcess", "find_process", "iter_inspectable"]
 
 _PROC: Final = Path("/proc")
 _LONGEST_COMM_BYTES: Final = 15  # TASK_COMM_LEN - 1, include/linux/sched.h
@@ -69,8 +69,38 @@ def find_process(name: str) -> Iterator[NamedProcess]:
             )
 
 
+def iter_inspectable() -> Iterator[tuple[int, str]]:
+    """Yield pid and name of the caller's processes, of root all, that have an address space.
+
+    The kernel may refuse some of them none the less. Nothing is yielded where none can be listed.
+    """
+    uid = os.geteuid()
+    with suppress(click.ClickException):
+        for pid, directory in _iter_directories():
+            try:
+                uids = _read_status(directory, b"Uid").split()
+                is_own = uids and uid in (0, int(uids[1]))
+                if is_own and _read_status(directory, b"VmSize"):
+                    yield pid, decode_path(_read_beginning(directory, "comm").removesuffix(b"\n"))
+            finally:
+                os.close(directory)
+
+
 def _iter_processes(name: bytes) -> Iterator[NamedProcess]:
     """Yield the processes of that name by their numbers.
+
+    Raises:
+        click.ClickException: processes cannot be listed.
+    """
+    for pid, directory in _iter_directories():
+        if _has_name(directory, name) and _is_alive(directory):
+            yield NamedProcess(pid, directory)
+        else:
+            os.close(directory)
+
+
+def _iter_directories() -> Iterator[tuple[int, int]]:
+    """Yield pid and descriptor of each process but cowctl, by their numbers.
 
     Raises:
         click.ClickException: processes cannot be listed.
@@ -82,14 +112,13 @@ def _iter_processes(name: bytes) -> Iterator[NamedProcess]:
             f"cannot list processes in {_PROC}: {error.strerror}: give a PID instead of -C"
         ) from error
     for pid in pids:
+        if pid == os.getpid():
+            continue
         try:
             directory = os.open(_PROC / str(pid), os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         except OSError:
             continue
-        if pid != os.getpid() and _has_name(directory, name) and _is_alive(directory):
-            yield NamedProcess(pid, directory)
-        else:
-            os.close(directory)
+        yield pid, directory
 
 
 def _has_name(directory: int, name: bytes) -> bool:

@@ -14,6 +14,7 @@ import cowd
 from cowd import MappingKind
 from cowd._backend import ask
 from cowd._runs import Run, Segment, iter_runs, iter_segments, join_segments
+from cowd.cli.candidates import iter_mapping_names, iter_names, iter_words, offer
 from cowd.cli.columns import FLAGS, KPAGEFLAGS, LETTERS
 from cowd.cli.options import (
     backend_option,
@@ -81,22 +82,37 @@ _COLUMNS: Final[Sequence[Column[Run]]] = (
 @make_command(
     "query",
     _COLUMNS,
-    "cowctl query 4711",
-    "cowctl query 4711 7f3c5a400000+16 --each",
-    "cowctl query 4711 --mapping libfoo.so -o +FLAGS",
-    "cowctl query -C redis-server --backend local",
-    "cowctl query -J 4711 | jq '.runs[] | select(.copied)'",
+    {
+        "cowctl query 4711": "Every private mapping of process 4711.",
+        "cowctl query 4711 7f3c5a400000+16 --each": "Sixteen pages from an address, one by one.",
+        "cowctl query 4711 --mapping libfoo.so -o +FLAGS": "What is mapped of libfoo.so, whose "
+        "path has that in it, with the kernel's flags by name.",
+        "cowctl query -C redis-server --backend local": "The process redis-server, if there is "
+        "just one, without the daemon.",
+        "cowctl query -J 4711 | jq '.runs[] | select(.copied)'": "For programs: the pages that "
+        "have been copied.",
+    },
 )
-@click.argument("words", metavar="{PID | -C NAME} [RANGE]", nargs=-1)
+@click.argument(
+    "words",
+    metavar="{PID | -C NAME} [RANGE]",
+    nargs=-1,
+    shell_complete=offer(iter_words),
+)
 @click.option(
     "-C",
     "--command",
     "name",
     metavar="NAME",
+    shell_complete=offer(iter_names),
     help="The process by the name of its command, as `ps -C` has it, instead of PID.",
 )
 @click.option(
-    "--mapping", "text", metavar="TEXT", help="Only mappings with TEXT in their path or name."
+    "--mapping",
+    "text",
+    metavar="TEXT",
+    shell_complete=offer(iter_mapping_names),
+    help="Only mappings with TEXT in their path or name.",
 )
 @click.option("--each", is_flag=True, help="One row a page; neighbours alike are not folded.")
 @backend_option
@@ -110,7 +126,7 @@ def command(
     socket: str | None,
     output: Output[Run],
 ) -> int:
-    """Show what the pages of a process are, and which have been copied.
+    """Show what a process's pages are, and which have been copied.
 
     The process is PID, or the only one whose command is called NAME. RANGE is ADDR (one page),
     ADDR+COUNT (COUNT pages, decimal) or START-END, with addresses in hexadecimal as in

@@ -38,9 +38,11 @@ _COLUMNS: Final[Sequence[Column[SimpleNamespace]]] = (
 @make_command(
     "status",
     _COLUMNS,
-    "cowctl status",
-    "cowctl status --socket /tmp/cowd.sock",
-    "cowctl status -J | jq .version",
+    {
+        "cowctl status": "The daemon at the usual place.",
+        "cowctl status --socket /tmp/cowd.sock": "One that was started by hand.",
+        "cowctl status -J | jq .version": "For programs: its version.",
+    },
 )
 @socket_option
 def command(socket: str | None, output: Output[SimpleNamespace]) -> int:

@@ -13,6 +13,7 @@ from contextlib import ExitStack
 
 import grpc
 import pytest
+from cowd.cli.main import main
 from cowdaemon.errors import DOMAIN, CowdError
 from cowproto.v1 import pageflags_pb2, pageflags_pb2_grpc, twins_pb2
 
@@ -239,3 +240,15 @@ def fake(start_fake, socket_path, monkeypatch) -> FakeDaemon:
 def mapping():
     """Return `make_mapping`: (start, page_count, path, kind) to a message."""
     return make_mapping
+
+
+@pytest.fixture
+def run(capsys):
+    """Return a function that runs cowctl in this process: exit status, output, messages."""
+
+    def run(*arguments):
+        status = main(arguments)
+        written = capsys.readouterr()
+        return status, written.out, written.err
+
+    return run

@@ -1,0 +1,147 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The Debian packages say what pyproject.toml and the imports say."""
+
+import ast
+import re
+import sys
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+
+import cowd
+import cowdaemon
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+DEBIAN = ROOT / "packaging" / "debian"
+
+# By the names that modules have and that pyproject.toml has: what Debian calls it.
+OF_MODULES = {
+    "click": "python3-click",
+    "cowproto": "python3-cowd",
+    "cowd": "python3-cowd",
+    "google": "python3-protobuf",
+    "grpc": "python3-grpcio",
+    "numpy": "python3-numpy",
+    "rich": "python3-rich",
+    "systemd": "python3-systemd",
+}
+OF_DISTRIBUTIONS = {"systemd-python": "python3-systemd"}
+FOR_TYPE_CHECKERS = {"typing_extensions"}
+NO_PYTHON = {"libseccomp2", "passwd"}
+
+# A folder of ours, what is in another package than the rest, and the package that has it.
+PLACES = [
+    ("daemon/cowdaemon", None, "cowd"),
+    ("client/cowd", "client/cowd/cli", "python3-cowd"),
+    ("client/cowd/cli", None, "cowctl"),
+    ("proto/cowproto", None, "python3-cowd"),
+]
+
+
+def read_project() -> dict[str, dict[str, str]]:
+    """Return what pyproject.toml asks for, by extra ("" for none): Debian's name and the floor."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    asked = {"": project["dependencies"], "daemon": project["optional-dependencies"]["daemon"]}
+    return {extra: dict(map(parse_requirement, lines)) for extra, lines in asked.items()}
+
+
+def parse_requirement(requirement: str) -> tuple[str, str]:
+    """Return Debian's name of what is required, and the least version."""
+    parts = re.fullmatch(r"([a-z-]+)>=([0-9.]+)", requirement)
+    assert parts, f"{requirement}: not a name and a least version"
+    return OF_DISTRIBUTIONS.get(parts[1], f"python3-{parts[1]}"), parts[2]
+
+
+def read_control() -> dict[str, dict[str, str]]:
+    """Return the fields of each paragraph of debian/control, by package, "" for the source."""
+    text = re.sub(r"^#.*\n", "", (DEBIAN / "control").read_text(), flags=re.MULTILINE)
+    paragraphs = {}
+    for paragraph in re.split(r"\n{2,}", text.strip()):
+        fields = dict(re.findall(r"^(\S+):((?:.*\n?)(?:^[ ].*\n?)*)", paragraph, re.MULTILINE))
+        paragraphs[fields.get("Package", "").strip()] = fields
+    return paragraphs
+
+
+def parse_relations(field: str) -> dict[str, str]:
+    """Return the least version of each package that a field names, "" for any; no ${...}."""
+    relations = {}
+    for relation in filter(None, map(str.strip, field.split(","))):
+        if not relation.startswith("$"):
+            parts = re.fullmatch(r"(\S+)(?: \(>?= (?:\d:)?([^)]+)\))?", relation)
+            assert parts, relation
+            relations[parts[1]] = parts[2] or ""
+    return relations
+
+
+CONTROL = read_control()
+DEPENDS = {name: parse_relations(fields["Depends"]) for name, fields in CONTROL.items() if name}
+
+
+def iter_imported(folder: str, without: str | None) -> Iterator[str]:
+    """Yield the modules outside of the standard library that a folder of ours imports."""
+    for path in (ROOT / folder).rglob("*.py"):
+        if without and path.is_relative_to(ROOT / without):
+            continue
+        for node in ast.walk(ast.parse(path.read_bytes())):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            yield from (name.split(".")[0] for name in names)
+
+
+@pytest.mark.parametrize(("folder", "without", "package"), PLACES)
+def test_a_package_depends_on_what_its_modules_import(
+    folder: str, without: str | None, package: str
+) -> None:
+    imported = set(iter_imported(folder, without)) - set(sys.stdlib_module_names)
+    imported -= {Path(folder).name, *FOR_TYPE_CHECKERS}
+    assert {OF_MODULES[name] for name in imported} - {package} <= set(DEPENDS[package])
+
+
+def test_the_library_depends_on_all_that_its_metadata_names() -> None:
+    assert DEPENDS["python3-cowd"] == read_project()[""]
+
+
+def test_least_versions_are_those_of_pyproject() -> None:
+    project = {name: floor for asked in read_project().values() for name, floor in asked.items()}
+    for package in ("cowd", "cowctl"):
+        asked = {name: floor for name, floor in DEPENDS[package].items() if name not in NO_PYTHON}
+        assert asked.pop("python3-cowd") == "${binary:Version}"
+        assert asked == {name: project[name] for name in asked}
+
+
+def test_the_build_needs_the_same_backend() -> None:
+    system = tomllib.loads((ROOT / "pyproject.toml").read_text())["build-system"]
+    needed = dict(map(parse_requirement, system["requires"]))
+    assert needed.items() <= parse_relations(CONTROL[""]["Build-Depends"]).items()
+
+
+def test_make_installs_what_the_packages_depend_on() -> None:
+    makefile = (ROOT / "Makefile").read_text().replace("\\\n", " ")
+    [names] = re.findall(r"^RUNTIME_PACKAGES := (.*)", makefile, re.MULTILINE)
+    depended = {name for relations in DEPENDS.values() for name in relations}
+    assert set(names.split()) == depended - {"passwd", "python3-cowd"}
+
+
+def test_python_has_the_same_least_version() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert CONTROL[""]["X-Python3-Version"].strip().replace(" ", "") == project["requires-python"]
+
+
+def test_versions_agree() -> None:
+    newest = (DEBIAN / "changelog").read_text().splitlines()[0]
+    assert newest.startswith(f"cowd ({cowdaemon.__version__}) ")
+    assert cowd.__version__ == cowdaemon.__version__
+
+
+def test_descriptions_of_the_contract_are_shipped() -> None:
+    """All but twins, which are for our own two ends."""
+    contracts = {path.parent for path in (ROOT / "proto" / "cowd").glob("v*/*.proto")}
+    assert contracts
+    build = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["hatch"]["build"]
+    shared = build["targets"]["wheel"]["shared-data"]
+    assert shared == {
+        str(path.relative_to(ROOT)): f"share/cowd/{path.relative_to(ROOT)}" for path in contracts
+    }
+    installed = (DEBIAN / "python3-cowd.install").read_text().splitlines()
+    assert "usr/share/cowd/proto" in installed
