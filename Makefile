@@ -25,7 +25,10 @@ EXAMPLE_PACKAGES := g++ libgrpc++-dev libprotobuf-dev nodejs npm
 DEB_PACKAGES := $(shell sed -n '/^Build-Depends:/,/^$$/s/^ \([a-z0-9-]*\).*/\1/p' \
 	packaging/debian/control) dpkg-dev lintian
 
-.PHONY: help setup setup-packages example-packages demo test check bench proto deb clean
+# For machines to boot.
+SYSTEM_PACKAGES := $(RUNTIME_PACKAGES) mmdebstrap python3-pytest systemd-container
+
+.PHONY: test-system help setup setup-packages example-packages demo test check bench proto deb clean
 
 help: ## Show this help
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
@@ -60,6 +63,11 @@ test: setup ## Run all tests that this machine can: on the newest releases, then
 		print(grpc.__file__, numpy.__file__, protobuf.__file__)' \
 		| xargs dpkg-query --search | cut --delimiter=: --fields=1 | xargs dpkg-query --show
 	tests/publicly $(DEBIAN_PYTHON) -m pytest -m 'not pypi and not once'
+
+# On Debian's own pytest: what is tested is in the machines.
+test-system: deb ## Install the packages on real machines, Debian 12 and 13 in containers; needs root
+	@packaging/prerequisites $(SYSTEM_PACKAGES)
+	tests/publicly $(DEBIAN_PYTHON) -m pytest tests/system --durations=10
 
 check: .venv/ready ## Format, lint, types and unit tests in under a minute, without root
 	$(VENV_PYTHON) -m ruff format --diff

@@ -6,6 +6,7 @@ else: pids, users, mounts, network and the journal are its own. Its processes an
 from the host as well, as `pid_on_host` and `path` say.
 """
 
+import itertools
 import json
 import os
 import select
@@ -33,6 +34,8 @@ RUN_SECONDS = 120.0
 END_SECONDS = 30.0
 EVENT_SECONDS = 60.0
 """For something to be told to the journal."""
+SHOWN = 4000
+"""Characters of the end of what a command wrote."""
 READ_BYTES = 65_536
 SOCKET = "/run/cowd/cowd.sock"
 CONFIG = "/etc/cowd/cowd.toml"
@@ -43,9 +46,9 @@ ENVIRONMENT = {
     "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
     "LANG": "C.UTF-8",
     "DEBIAN_FRONTEND": "noninteractive",
-    "PYTHONDONTWRITEBYTECODE": "1",
     "SYSTEMD_PAGER": "",
 }
+_numbers = itertools.count(1)
 _JOURNALCTL = ("journalctl", "--all", "--quiet", "--output=json")
 Record = dict[str, Any]
 """A record of the journal: values by field."""
@@ -74,7 +77,7 @@ class Machine:
 
     def __init__(self, release: Release, tree: Path, packages: Path) -> None:
         self.release = release
-        self.name = f"cowd-{release}-{os.getpid()}"
+        self.name = f"cowd-{release}-{os.getpid()}-{next(_numbers)}"
         self._directory = Path(tempfile.mkdtemp(prefix=f"{self.name}-"))
         (self._directory / "machine").mkdir()
         self._console = self._directory / "console"
@@ -129,7 +132,7 @@ class Machine:
 
     def console(self) -> str:
         """Return the end of what the machine has written to its console."""
-        return self._console.read_text(errors="backslashreplace")[-4000:]
+        return self._console.read_text(errors="backslashreplace")[-SHOWN:]
 
     def stop(self) -> None:
         """Turn it off, at once, and leave nothing of it."""
@@ -143,11 +146,10 @@ class Machine:
 
     def command(self, arguments: Sequence[str], user: str | None = None) -> list[str]:
         """Return the host's command for one of the machine, run by a user of it, or by root."""
-        inside = ["env", "-i", *(f"{name}={value}" for name, value in ENVIRONMENT.items())]
+        inside = ["env", "-i", "--chdir=/", *(f"{name}={value}" for name, value in ENVIRONMENT.items())]
         if user:
             inside += ["setpriv", f"--reuid={user}", f"--regid={user}", "--init-groups", "--"]
-        enter = ["nsenter", f"--target={self.leader}", "--all", "--wd=/", "--"]
-        return [*enter, *inside, *arguments]
+        return ["nsenter", f"--target={self.leader}", "--all", "--", *inside, *arguments]
 
     def run(
         self,
@@ -173,7 +175,7 @@ class Machine:
         if check and done.returncode:
             raise MachineError(
                 f"{self.name}: {' '.join(arguments)} ended with {done.returncode}:\n"
-                f"{done.stdout}{done.stderr}"
+                f"{(done.stdout + done.stderr)[-SHOWN:]}"
             )
         return done
 
@@ -283,9 +285,10 @@ class Machine:
                 if _is_after(record, after):
                     return record
 
-    def log(self, unit: str = "cowd") -> str:
-        """Return what the journal has of a unit, for people."""
-        return self.run("journalctl", "--output=short-precise", f"--unit={unit}*").stdout
+    def log(self) -> str:
+        """Return what the journal has of our units, for people; nothing if it never had any."""
+        command = ["journalctl", "--output=short-precise", "--unit=cowd*"]
+        return self.run(*command, check=False).stdout
 
 
 def _is_after(record: Record, microseconds: int) -> bool:

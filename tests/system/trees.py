@@ -25,9 +25,9 @@ TREES = ROOT / "build" / "trees"
 CONTENT = ("dbus", "systemd", "systemd-sysv")
 """Beside apt and what is essential."""
 CACHED = ("autopkgtest",)
-"""Downloaded, beside what our packages depend on: tests install it."""
-DOWNLOAD = "apt-get --quiet --yes --no-install-recommends --download-only install"
-DEPENDENCIES = ("Pre-Depends", "Depends")
+"""Downloaded, beside what our packages depend on or recommend: tests install it."""
+DOWNLOAD = "apt-get --quiet --yes --download-only install"
+DEPENDENCIES = ("Pre-Depends", "Depends", "Recommends")
 
 
 class Release(NamedTuple):
@@ -104,8 +104,8 @@ def make_tree(release: Release, packages: Sequence[Path], tree: Path) -> None:
     hooks = [
         f"mkdir $1{inside}",
         f"copy-in {' '.join(map(str, packages))} {inside}",
-        f'chroot "$1" {DOWNLOAD} {ours}',
-        f'chroot "$1" {DOWNLOAD} {" ".join(CACHED)}',
+        f'chroot "$1" {DOWNLOAD} --install-recommends {ours}',
+        f'chroot "$1" {DOWNLOAD} --no-install-recommends {" ".join(CACHED)}',
         f'rm -r "$1{inside}"',
     ]
     # In a mount namespace of its own, what it mounts goes with it, however it ends.
