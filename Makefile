@@ -31,7 +31,7 @@ SYSTEM_PACKAGES := $(RUNTIME_PACKAGES) mmdebstrap python3-pytest systemd-contain
 .PHONY: test-system help setup setup-packages example-packages demo test check bench proto deb clean
 
 help: ## Show this help
-	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 13
 
 setup: .venv/ready .node/ready ## Install what is missing: Debian packages, and .venv with the newest releases
 
