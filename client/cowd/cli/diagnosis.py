@@ -139,8 +139,8 @@ def _find_connection_problem(socket: Socket) -> tuple[str, str] | None:
 def _say_how_to_start(socket: Socket, verb: str) -> str:
     if socket.origin == "the default":
         return (
-            f"`systemctl {verb} cowd.socket`; or as root `cowd --socket PATH`, and set "
-            "COWD_SOCKET=PATH"
+            f"`systemctl {verb} cowd.socket`, and `journalctl -u cowd` if it ends again; or as "
+            "root `cowd --socket PATH`, and set COWD_SOCKET=PATH"
         )
     usual = cowd.DEFAULT_ADDRESS.removeprefix("unix:")
     return f"as root `cowd --socket {socket.path}`; or leave {socket.origin} out for {usual}"
