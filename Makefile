@@ -22,7 +22,7 @@ SETUP_PACKAGES := $(RUNTIME_PACKAGES) $(PROTO_PACKAGES) python3-hypothesis pytho
 EXAMPLE_PACKAGES := g++ libgrpc++-dev libprotobuf-dev nodejs npm
 
 # What builds the Debian packages, by name, and what judges them.
-DEB_PACKAGES := $(shell sed -n '/^Build-Depends:/,/^$$/s/^ \([a-z0-9-]*\).*/\1/p' \
+DEB_PACKAGES := $(shell sed -n '/^Build-Depends:/,/^$$/s/^ \([a-z0-9+.-]*\).*/\1/p' \
 	packaging/debian/control) dpkg-dev lintian
 
 .PHONY: help setup setup-packages example-packages demo test check bench proto deb clean
