@@ -23,7 +23,7 @@ EXAMPLE_PACKAGES := g++ libgrpc++-dev libprotobuf-dev nodejs npm
 
 # What builds the Debian packages, by name, and what judges them.
 DEB_PACKAGES := $(shell sed -n '/^Build-Depends:/,/^$$/s/^ \([a-z0-9+.-]*\).*/\1/p' \
-	packaging/debian/control) dpkg-dev lintian
+	packaging/debian/control) build-essential lintian
 
 .PHONY: help setup setup-packages example-packages demo test check bench proto deb clean
 
