@@ -29,7 +29,6 @@ SHELL_PACKAGES := bash-completion fish zsh
 DEB_PACKAGES := $(shell sed -n '/^Build-Depends:/,/^$$/s/^ \([a-z0-9+.-]*\).*/\1/p' \
 	packaging/debian/control) build-essential lintian
 
-
 .PHONY: help setup setup-packages example-packages shell-packages demo test check bench proto deb clean
 
 help: ## Show this help
