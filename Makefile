@@ -15,25 +15,30 @@ OUT := proto
 RUNTIME_PACKAGES := python3-click python3-grpcio python3-numpy python3-protobuf python3-rich \
 	python3-systemd libseccomp2
 PROTO_PACKAGES := protobuf-compiler protobuf-compiler-grpc
+# The first writes the manual pages, the others check them.
+MAN_PACKAGES := python3-docutils groff-base mandoc
 # systemd-python has no wheels: it is compiled against libsystemd.
-SETUP_PACKAGES := $(RUNTIME_PACKAGES) $(PROTO_PACKAGES) python3-hypothesis python3-pytest \
-	python3-venv python3-dev gcc libc6-dev libsystemd-dev pkg-config
+SETUP_PACKAGES := $(RUNTIME_PACKAGES) $(PROTO_PACKAGES) $(MAN_PACKAGES) python3-hypothesis \
+	python3-pytest python3-venv python3-dev gcc libc6-dev libsystemd-dev pkg-config
 # For the examples in other languages, which only `make test` builds.
 EXAMPLE_PACKAGES := g++ libgrpc++-dev libprotobuf-dev nodejs npm
+# Where Tab is pressed, as well.
+SHELL_PACKAGES := bash-completion fish zsh
 
 # What builds the Debian packages, by name, and what judges them.
-DEB_PACKAGES := $(shell sed -n '/^Build-Depends:/,/^$$/s/^ \([a-z0-9-]*\).*/\1/p' \
-	packaging/debian/control) dpkg-dev lintian
+DEB_PACKAGES := $(shell sed -n '/^Build-Depends:/,/^$$/s/^ \([a-z0-9+.-]*\).*/\1/p' \
+	packaging/debian/control) build-essential lintian
 
 # For machines to boot.
 SYSTEM_PACKAGES := $(RUNTIME_PACKAGES) mmdebstrap python3-pytest systemd-container
 
-.PHONY: test-system help setup setup-packages example-packages demo test check bench proto deb clean
+.PHONY: help setup setup-packages example-packages shell-packages demo test test-system check \
+	bench proto deb clean
 
 help: ## Show this help
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 13
 
-setup: .venv/ready .node/ready ## Install what is missing: Debian packages, and .venv with the newest releases
+setup: .venv/ready .node/ready shell-packages ## Install what is missing: Debian packages, and .venv with the newest releases
 
 .venv/ready: pyproject.toml | setup-packages
 	umask 022 && $(PYTHON) -m venv --clear .venv && \
@@ -51,6 +56,9 @@ setup-packages:
 
 example-packages: setup-packages
 	@packaging/prerequisites $(EXAMPLE_PACKAGES)
+
+shell-packages:
+	@packaging/prerequisites $(SHELL_PACKAGES)
 
 demo: ## Ask a private daemon which pages have been copied, as an unprivileged user
 	@packaging/prerequisites $(RUNTIME_PACKAGES)
@@ -88,11 +96,13 @@ proto: ## Generate proto/cowproto/v1 with Debian 12's own compilers
 	protoc -Icowproto/v1=proto/cowd/twins/v1 --python_out=$(OUT) --pyi_out=$(OUT) \
 		cowproto/v1/twins.proto
 
+# Debian 12's lintian and 13's differ in one tag that we override, and in the newest standards.
 deb: ## Build the Debian packages in build/deb, and have lintian judge them
 	@packaging/prerequisites $(DEB_PACKAGES)
 	rm -rf build/deb
 	packaging/build-deb build/deb
 	lintian --allow-root --display-info --pedantic --tag-display-limit=0 \
+		--suppress-tags=alien-tag,out-of-date-standards-version \
 		--fail-on=error,warning,info,pedantic build/deb/*.changes
 
 clean: ## Remove .venv and all that was built

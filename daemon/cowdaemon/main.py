@@ -29,7 +29,7 @@ from cowdaemon.system.privileges import read_permitted_capabilities, restrict_ca
 from cowdaemon.system.processes import FAILED
 from cowdaemon.system.readiness import ReadinessError
 
-__all__ = ["main"]
+__all__ = ["main", "make_parser"]
 
 _log: Final = logging.getLogger(__name__)
 
@@ -48,7 +48,7 @@ examples:
 
 def main(argv: list[str] | None = None) -> int:
     """Run the daemon until it is told to stop; return the exit status."""
-    arguments = _parse(argv)
+    arguments = make_parser().parse_args(argv)
     try:
         settings = read_settings(arguments.config)
         if arguments.check_config:
@@ -68,7 +68,8 @@ class _UnableError(Exception):
     """cowd cannot run here."""
 
 
-def _parse(argv: list[str] | None) -> argparse.Namespace:
+def make_parser() -> argparse.ArgumentParser:
+    """Return what reads the arguments, and tells of them."""
     parser = argparse.ArgumentParser(
         "cowd",
         description=_DESCRIPTION,
@@ -100,7 +101,7 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
         action="store_true",
         help="read the settings, print all that hold, defaults as well, and exit",
     )
-    return parser.parse_args(argv)
+    return parser
 
 
 def _set_up_log() -> Journal:

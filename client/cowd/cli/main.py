@@ -75,7 +75,7 @@ Exit status: {", ".join(f"{number} {text}" for number, text in EXIT_STATUSES.ite
     "--socket",
     metavar="PATH",
     shell_complete=offer_files,
-    help="As the option of the commands.",
+    help="The daemon's socket, for every command.",
 )
 @click.pass_context
 def cowctl(ctx: click.Context, socket: str | None) -> None:
