@@ -3,7 +3,7 @@
 
 Failures: every gRPC error leaves here as a `cowd.Error`, with the daemon's reason where it gave
 one in `grpc-status-details-bin`. A call that did not get through to a daemon that is there is made
-once more: the daemon may have restarted, or had a full queue. All calls only read, so that is safe.
+again: the daemon may have restarted, or had a full queue. All calls only read, so that is safe.
 """
 
 import errno
@@ -52,11 +52,16 @@ _CONNECT_SECONDS: Final = 5.0
 """For the daemon to take a connection; socket activation starts it in well under a second."""
 
 _QUICK_SECONDS: Final = 1.0
-"""A call that fails within this is worth another; a daemon that hangs is not waited for twice."""
+"""A call that fails within this is made again; a daemon that hangs is not waited for twice."""
+_PAUSE_SECONDS: Final = 0.02
+"""For grpc to notice that the connection is gone, on which it would send the call again."""
 _NOBODY_LISTENS: Final = frozenset(
     {errno.ENOENT, errno.ECONNREFUSED, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EPROTOTYPE}
 )
 """What connecting again a moment later will not change."""
+
+_LOST: Final = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED)
+"""Without a reason of cowd: gRPC says the second of a server that stops, and of its own client."""
 
 _Answer = TypeVar("_Answer", bound=Message)
 
@@ -104,6 +109,7 @@ class Transport:
         self._path = path
         self._timeout_seconds = timeout_seconds
         self._fork_count = _Forks.count
+        self._is_closed = False
         if _Forks.first_use not in (None, _Forks.count) and not _SURVIVES_FORK:
             # Even the parent's calls would fail then: they share what grpc waits with.
             raise Unavailable(
@@ -150,6 +156,7 @@ class Transport:
 
     def close(self) -> None:
         """Close the connection. Calls under way fail."""
+        self._is_closed = True
         if _Forks.count == self._fork_count:  # not in a child: the connection is the parent's
             self._channel.close()
 
@@ -263,36 +270,37 @@ class Transport:
         self, call: "grpc.UnaryUnaryMultiCallable[Any, _Answer]", request: Message, pid: int | None
     ) -> _Answer:
         started = time.monotonic()
-        try:
-            return call(request, timeout=self._timeout_seconds)
-        except grpc.RpcError as error:
-            first = cast(grpc.Call, error)  # A failed call raises an RpcError that is a Call too.
-            is_quick = time.monotonic() - started < _QUICK_SECONDS
-            if not (is_quick and self._may_get_through(first)):
-                raise self._convert_error(first, pid) from error
-        try:
-            # grpc connects again and again, with the pauses of the options above.
-            return call(request, timeout=self._timeout_seconds, wait_for_ready=True)
-        except grpc.RpcError as error:
-            second = cast(grpc.Call, error)
-            # That the time is up says less than why it did not get through at first.
-            is_new = second.code() is not grpc.StatusCode.DEADLINE_EXCEEDED
-            raise self._convert_error(second if is_new else first, pid) from error
+        first: grpc.Call | None = None
+        while True:
+            try:
+                # grpc connects again and again then, with the pauses of the options above.
+                return call(request, timeout=self._timeout_seconds, wait_for_ready=bool(first))
+            except grpc.RpcError as error:
+                failed = cast(grpc.Call, error)  # A failed call raises an RpcError that is a Call.
+                is_quick = time.monotonic() - started < _QUICK_SECONDS
+                if not (is_quick and self._may_get_through(failed)):
+                    # That the time is up says less than why it did not get through at first.
+                    is_late = failed.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+                    raise self._convert_error(
+                        first if first and is_late else failed, pid
+                    ) from error
+                first = first or failed
+            time.sleep(_PAUSE_SECONDS)
 
     def _may_get_through(self, failed: grpc.Call) -> bool:
-        """Whether the call did not reach the daemon, and may do so if it is made once more."""
-        if failed.code() is not grpc.StatusCode.UNAVAILABLE:
+        """Whether the call did not reach the daemon, and may do so if it is made again."""
+        if self._is_closed or failed.code() not in _LOST:
             return False
         reason, _ = _decode_details(failed.trailing_metadata())
         return reason is None and try_to_connect(self._path) not in _NOBODY_LISTENS
 
     def _convert_error(self, call: grpc.Call, pid: int | None) -> Error:
         code = call.code()
-        if code is grpc.StatusCode.CANCELLED:  # Nothing else of ours cancels a call.
+        if code is grpc.StatusCode.CANCELLED and self._is_closed:
             return Unavailable("this client was closed during the call: make another one", pid=pid)
         message = call.details() or f"the call failed with {code.name}"
         reason, retry_after_seconds = _decode_details(call.trailing_metadata())
-        if reason is None and code is grpc.StatusCode.UNAVAILABLE:
+        if reason is None and code in _LOST:
             return Unavailable(_explain_unreachable(self._path, message), pid=pid)
         if reason is None and code is grpc.StatusCode.DEADLINE_EXCEEDED:
             return TimedOut(

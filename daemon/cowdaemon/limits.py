@@ -38,6 +38,8 @@ PLACEMENT_SECONDS: Final = 2.0
 """For looking at a peer's namespaces through /proc, which a peer can make hang."""
 DRAIN_SECONDS: Final = 5.0
 """Calls in flight may finish within this after SIGTERM; one about all processes may be cut off."""
+LATE_CALLS_SECONDS: Final = 1.0
+"""Of those, for calls that were on their way when the connections were closed to more."""
 FLUSH_SECONDS: Final = 0.1
 """For gRPC to write answers into a socket of our own, once the calls have made them."""
 

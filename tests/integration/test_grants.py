@@ -193,3 +193,42 @@ def test_only_members_of_the_groups_of_access_are_answered(
     assert record["COWD_REASON"] == "CALLER_NOT_ALLOWED"
     assert record["COWD_CALLER_UID"] == NOBODY.uid
     assert "COWD_TARGET_PID" not in record
+
+
+FIVE = frozenset({"sys_admin", "setuid", "setgid", "sys_ptrace", "dac_read_search"})
+"""Capabilities that cowd.service leaves to it; see also test_attack_15_failing_privileges.py."""
+
+
+def keep_only(capabilities: frozenset[str]) -> list[str]:
+    """Return the command under which a daemon has these."""
+    kept = ",".join(f"+{name}" for name in sorted(capabilities))
+    return ["setpriv", f"--bounding-set=-all,{kept}", "--"]
+
+
+@pytest.mark.parametrize("user", [ROOT_USER, INSPECTOR], ids=["root", "granted"])
+@pytest.mark.parametrize(
+    ("lacking", "others", "own"),
+    [
+        ("", None, None),
+        ("dac_read_search", DENIED, None),
+        # It cannot see the namespaces of any caller, and so serves none.
+        ("sys_ptrace", ("UNAVAILABLE", ""), ("UNAVAILABLE", "")),
+    ],
+)
+def test_capabilities_that_others_are_seen_by(
+    start_daemon: StartDaemon,
+    start_caller: StartCaller,
+    start_subject: StartSubject,
+    user: User,
+    lacking: str,
+    others: object,
+    own: object,
+) -> None:
+    daemon = start_daemon(config=GRANTS, prefix=keep_only(FIVE - {lacking}))
+    subject = start_subject("anonymous", user=GAMES)
+    for asker, outcome in (user, others), (GAMES, own):
+        caller = start_caller(asker, daemon.socket_path)
+        if outcome:
+            assert caller.refused_page_flags(subject.pid, subject.address) == outcome
+        else:
+            assert caller.get_page_flags(subject.pid, subject.address).state[0]

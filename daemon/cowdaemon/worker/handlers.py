@@ -48,6 +48,8 @@ class Handlers(grpc.GenericRpcHandler):
         self._streams = streams
         self._unread = threading.Semaphore(ANSWERS_UNREAD)
         self._working_since: dict[int, float] = {}
+        self._under_way = 0
+        self._one_ended = threading.Condition()
 
     def service(
         self, details: grpc.HandlerCallDetails
@@ -65,6 +67,22 @@ class Handlers(grpc.GenericRpcHandler):
         now = time.monotonic()
         return max((now - since for since in list(self._working_since.values())), default=0.0)
 
+    def await_idle(self, seconds: float) -> None:
+        """Return when no call is under way, or after so long."""
+        with self._one_ended:
+            self._one_ended.wait_for(lambda: not self._under_way, seconds)
+
+    @contextmanager
+    def _counted(self) -> Iterator[None]:
+        with self._one_ended:
+            self._under_way += 1
+        try:
+            yield
+        finally:
+            with self._one_ended:
+                self._under_way -= 1
+                self._one_ended.notify_all()
+
     @contextmanager
     def _working(self) -> Iterator[None]:
         self._note_progress()
@@ -80,7 +98,7 @@ class Handlers(grpc.GenericRpcHandler):
         self, method: str, request_type: type[Message], answer: Answer
     ) -> "grpc.RpcMethodHandler[bytes, bytes]":
         def handle(request: bytes, context: grpc.ServicerContext) -> bytes:
-            with _failing_as_status(method, context), self._working():
+            with self._counted(), _failing_as_status(method, context), self._working():
                 self._verify_read(context)
                 return answer(_decode(request_type, request)).SerializeToString()
 
@@ -95,7 +113,7 @@ class Handlers(grpc.GenericRpcHandler):
                 if not context.is_active():
                     raise _CallEndedError
 
-            with _failing_as_status(method, context):
+            with self._counted(), _failing_as_status(method, context):
                 responses = answer(_decode(request_type, request), verify_wanted)
                 while True:
                     with self._working():

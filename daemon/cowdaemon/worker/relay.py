@@ -24,33 +24,43 @@ class Relay:
         self._client: Final = client
         self._server: Final = server
         self._on_end: Final = on_end
+        self._is_closed_to_client = False
         threading.Thread(target=self._run, name="relay", daemon=True).start()
 
-    def finish(self) -> None:
-        """Carry what has been sent already, and no more."""
+    def close_to_client(self) -> None:
+        """Carry what the client has sent already, and no more; the server is not told."""
         # What is in a receive buffer can still be read after this, and then its end.
+        self._is_closed_to_client = True
+        _shut_down(self._client, socket.SHUT_RD)
+
+    def finish(self) -> None:
+        """Carry what both have sent already, and no more."""
         _shut_down(self._server, socket.SHUT_RD)
         _shut_down(self._client, socket.SHUT_RD)
 
     def _run(self) -> None:
         try:
             with self._client, self._server:
-                back = threading.Thread(
-                    target=_carry, args=(self._server, self._client), name="relay-back", daemon=True
-                )
+                back = threading.Thread(target=self._carry_back, name="relay-back", daemon=True)
                 back.start()
                 _carry(self._client, self._server)
+                if not self._is_closed_to_client:
+                    _shut_down(self._server, socket.SHUT_WR)
                 back.join()
         finally:
             self._on_end(self)
 
+    def _carry_back(self) -> None:
+        _carry(self._server, self._client)
+        _shut_down(self._client, socket.SHUT_WR)
+
 
 def _carry(source: socket.socket, sink: socket.socket) -> None:
+    """Carry until the source says that there is no more."""
     buffer = memoryview(bytearray(RELAY_BUFFER_BYTES))
     try:
         while length_bytes := source.recv_into(buffer):
             sink.sendall(buffer[:length_bytes])
-        sink.shutdown(socket.SHUT_WR)
     except OSError:
         # Reset by one side, or closed for writing: neither direction can go on.
         _shut_down(source, socket.SHUT_RDWR)

@@ -100,6 +100,11 @@ class PageFlagsService:
         """Return how long a call has stood still."""
         return self._handlers.longest_work_seconds() if self._handlers else 0.0
 
+    def await_idle(self, seconds: float) -> None:
+        """Return when no call is under way, or after so long."""
+        if self._handlers:
+            self._handlers.await_idle(seconds)
+
     def adopt_opener(self, opener: socket.socket) -> None:
         """Use this opener from now on: the one before is gone."""
         self._targets.adopt_opener(opener)
@@ -260,6 +265,9 @@ class RefusingService:
     def longest_work_seconds(self) -> float:
         """Nothing is worked on."""
         return 0.0
+
+    def await_idle(self, seconds: float) -> None:
+        """Nothing is ever under way."""
 
 
 def _verify_range(address: int, count: int) -> None:

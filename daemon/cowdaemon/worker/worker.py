@@ -9,6 +9,7 @@ import logging
 import os
 import socket
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Final, NoReturn, Protocol
@@ -20,6 +21,7 @@ from cowdaemon.limits import (
     CONNECTION_IDLE_SECONDS,
     DRAIN_SECONDS,
     FLUSH_SECONDS,
+    LATE_CALLS_SECONDS,
     METADATA_BYTES,
     REQUEST_BYTES,
     STREAMS_PER_CONNECTION,
@@ -59,6 +61,9 @@ class Service(Protocol):
 
     def longest_work_seconds(self) -> float:
         """Return how long a call has stood still."""
+
+    def await_idle(self, seconds: float) -> None:
+        """Return when no call is under way, or after so long."""
 
 
 def run_worker(
@@ -110,17 +115,23 @@ def run_worker(
                 service.adopt_opener(opener)
             case wire.Control(wire.DRAIN), []:
                 # Aside, because a call in flight may still need another opener.
-                drain = partial(_drain, server, calls, connections)
+                drain = partial(_drain, server, service, connections)
                 threading.Thread(target=drain, name="drain", daemon=True).start()
             case _:
                 raise wire.WireError("the broker sent what no worker takes")
 
 
-def _drain(server: grpc.Server, calls: ThreadPoolExecutor, connections: "_Connections") -> NoReturn:
-    """Answer the calls in flight, take no others, and end the process."""
-    server.stop(DRAIN_SECONDS)
-    calls.shutdown()
-    # grpcio 1.51 waits for idle clients to leave until the grace is over: so a short one now.
+def _drain(server: grpc.Server, service: Service, connections: "_Connections") -> NoReturn:
+    """Answer the calls in flight, and those that come until there are none, and end the process.
+
+    gRPC's own way, to stop the server first, fails the next call of every client that does not look
+    at its connection between two calls, with CANCELLED, which nobody takes for "ask again".
+    """
+    service.await_idle(DRAIN_SECONDS - LATE_CALLS_SECONDS)
+    connections.close_to_clients()
+    time.sleep(FLUSH_SECONDS)  # what they had sent by then becomes calls
+    service.await_idle(LATE_CALLS_SECONDS / 2)
+    # grpcio 1.51 waits for idle clients to leave until the grace is over: so a short one.
     server.stop(FLUSH_SECONDS).wait()
     connections.finish()
     os._exit(0)
@@ -134,10 +145,21 @@ class _Connections:
         self._inner = inner
         self._ids: dict[Relay, int] = {}
         self._changed = threading.Condition()
+        self._are_closed = False
 
     def add(self, connection_id: int, client: socket.socket) -> None:
         with self._changed:
-            self._ids[Relay(client, self._inner.connect(), self._end)] = connection_id
+            if self._are_closed:
+                client.close()
+            else:
+                self._ids[Relay(client, self._inner.connect(), self._end)] = connection_id
+
+    def close_to_clients(self) -> None:
+        """Take nothing more from them: what they write next fails, and they connect again."""
+        with self._changed:
+            self._are_closed = True
+            for relay in self._ids:
+                relay.close_to_client()
 
     def finish(self) -> None:
         """Carry what has been answered to those who read it, and end."""

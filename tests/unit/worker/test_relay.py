@@ -138,6 +138,24 @@ def test_finish_carries_what_was_sent_and_no_more(relayed: Relayed) -> None:
         relayed.client.send(b"more")
 
 
+def test_closed_to_its_client_it_carries_what_was_sent_and_every_answer(relayed: Relayed) -> None:
+    """The server is not told: to it, a client that has gone wants no answer any more."""
+    relayed.client.sendall(b"request")
+    relayed.relay.close_to_client()
+    with pytest.raises(BrokenPipeError):
+        relayed.client.send(b"more")
+    assert relayed.server.recv(100) == b"request"
+    relayed.server.setblocking(False)
+    with pytest.raises(BlockingIOError):
+        relayed.server.recv(1)
+    relayed.server.settimeout(SECONDS)
+    relayed.server.sendall(b"answer")
+    assert relayed.client.recv(100) == b"answer"
+    relayed.relay.finish()
+    assert relayed.client.recv(1) == b""
+    relayed.verify_ended()
+
+
 def test_finish_of_a_relay_that_has_ended_is_nothing(relayed: Relayed) -> None:
     relayed.client.close()
     relayed.server.close()
