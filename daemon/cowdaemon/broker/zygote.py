@@ -39,9 +39,10 @@ class ZygoteLink:
         self.control, remote = wire.seqpacket_pair()
         with remote:
             numbers = (remote.fileno(), limits.worker_memory_bytes)
+            # -P: the directory that root happens to stand in is no place to import from.
+            isolation = "-I" if sys.flags.isolated else "-P"
             process = subprocess.Popen(  # noqa: S603 - our own interpreter and module
-                # -P: the directory that root happens to stand in is no place to import from.
-                [sys.executable, "-P", "-m", _MODULE, user, *map(str, numbers)],
+                [sys.executable, isolation, "-m", _MODULE, user, *map(str, numbers)],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 pass_fds=[remote.fileno()],

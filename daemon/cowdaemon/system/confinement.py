@@ -38,7 +38,10 @@ _PR_SET_NAME: Final = 15
 _PR_SET_NO_NEW_PRIVS: Final = 38
 
 
-_SANDBOX: Final = ": something around cowd forbids to ask (in a unit: SystemCallFilter=)"
+_SANDBOX: Final = (
+    ": something around cowd forbids to ask (in a unit: SystemCallFilter=; around a container, "
+    "systemd-nspawn: --system-call-filter=)"
+)
 
 
 class PrivilegeError(Exception):

@@ -46,9 +46,12 @@ def become(user: str, memory_bytes: int) -> None:
     _limit(resource.RLIMIT_NOFILE, WORKER_DESCRIPTORS)
     os.umask(0o077)
     os.chdir("/")
-    os.setgroups([])
-    os.setresgid(account.pw_gid, account.pw_gid, account.pw_gid)
-    os.setresuid(account.pw_uid, account.pw_uid, account.pw_uid)
+    try:
+        os.setgroups([])
+        os.setresgid(account.pw_gid, account.pw_gid, account.pw_gid)
+        os.setresuid(account.pw_uid, account.pw_uid, account.pw_uid)
+    except OSError as error:
+        raise PrivilegeError(f"cannot become user {user}: {error.strerror}") from error
     close_to_others()
     _verify_unprivileged(account.pw_uid, account.pw_gid)
 

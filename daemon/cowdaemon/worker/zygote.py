@@ -23,7 +23,7 @@ import grpc._utilities  # noqa: F401
 
 from cowdaemon import wire
 from cowdaemon.errors import Reason
-from cowdaemon.system.confinement import bind_to_parent, name_process
+from cowdaemon.system.confinement import PrivilegeError, bind_to_parent, name_process
 from cowdaemon.worker.disclosure import FULL, SAFE
 from cowdaemon.worker.features import probe_features
 from cowdaemon.worker.kernel_files import KernelError, open_kpageflags
@@ -51,14 +51,13 @@ def main(arguments: list[str]) -> None:
     control.set_inheritable(False)
     broker_pid = os.getppid()
     try:
-        kpageflags = open_kpageflags()
-    except KernelError as error:
+        reader = Reader(open_kpageflags(), probe_features())
+        confinement = Confinement()
+        become(user, memory_bytes)
+        bind_to_parent(broker_pid)
+        confinement.confine_zygote()
+    except (KernelError, PrivilegeError) as error:
         sys.exit(f"cowd: {error}")
-    reader = Reader(kpageflags, probe_features())
-    confinement = Confinement()
-    become(user, memory_bytes)
-    bind_to_parent(broker_pid)
-    confinement.confine_zygote()
     try:
         wire.send(control, wire.READY)
     except BrokenPipeError:
