@@ -51,10 +51,9 @@ _LARGEST_ANSWER_BYTES: Final = 32 << 20
 _CONNECT_SECONDS: Final = 5.0
 """For the daemon to take a connection; socket activation starts it in well under a second."""
 
-_QUICK_SECONDS: Final = 1.0
-"""A call that fails within this is made again; a daemon that hangs is not waited for twice."""
-_PAUSE_SECONDS: Final = 0.02
-"""For grpc to notice that the connection is gone, on which it would send the call again."""
+_PAUSES_SECONDS: Final = (0.02, 0.05, 0.1, 0.2, 0.4)
+"""Between the attempts of a call that gets lost: grpc has to notice that the connection is gone, and
+a full queue to be served. A daemon that hangs is not waited for twice."""
 _NOBODY_LISTENS: Final = frozenset(
     {errno.ENOENT, errno.ECONNREFUSED, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EPROTOTYPE}
 )
@@ -118,7 +117,7 @@ class Transport:
             )
         if _Forks.first_use is None:
             _Forks.first_use = _Forks.count
-        connect_milliseconds = int(1000 * min(_CONNECT_SECONDS, timeout_seconds / 2))
+        self._connect_seconds = min(_CONNECT_SECONDS, timeout_seconds / 2)
         self._channel = grpc.insecure_channel(
             f"unix:{quote(os.fsencode(path))}",
             options=[
@@ -127,7 +126,7 @@ class Transport:
                 ("grpc.max_receive_message_length", _LARGEST_ANSWER_BYTES),
                 # The time to make a connection in, despite the name. Less than a call has, so that
                 # a daemon that takes no connections is not confused with one slow to answer.
-                ("grpc.min_reconnect_backoff_ms", max(1, connect_milliseconds)),
+                ("grpc.min_reconnect_backoff_ms", max(1, int(1000 * self._connect_seconds))),
                 # The pauses between attempts: short, as there is no network to spare.
                 ("grpc.initial_reconnect_backoff_ms", 100),
                 ("grpc.max_reconnect_backoff_ms", 250),
@@ -269,23 +268,25 @@ class Transport:
     def _call(
         self, call: "grpc.UnaryUnaryMultiCallable[Any, _Answer]", request: Message, pid: int | None
     ) -> _Answer:
-        started = time.monotonic()
+        deadline = time.monotonic() + self._timeout_seconds
         first: grpc.Call | None = None
+        pauses = iter(_PAUSES_SECONDS)
         while True:
+            started = time.monotonic()
             try:
                 # grpc connects again and again then, with the pauses of the options above.
-                return call(request, timeout=self._timeout_seconds, wait_for_ready=bool(first))
+                return call(request, timeout=max(0, deadline - started), wait_for_ready=bool(first))
             except grpc.RpcError as error:
                 failed = cast(grpc.Call, error)  # A failed call raises an RpcError that is a Call.
-                is_quick = time.monotonic() - started < _QUICK_SECONDS
-                if not (is_quick and self._may_get_through(failed)):
+                pause = next(pauses, None)
+                hangs = time.monotonic() - started >= self._connect_seconds
+                if pause is None or hangs or not self._may_get_through(failed):
                     # That the time is up says less than why it did not get through at first.
                     is_late = failed.code() is grpc.StatusCode.DEADLINE_EXCEEDED
-                    raise self._convert_error(
-                        first if first and is_late else failed, pid
-                    ) from error
+                    why = first if first and is_late else failed
+                    raise self._convert_error(why, pid) from error
                 first = first or failed
-            time.sleep(_PAUSE_SECONDS)
+            time.sleep(pause)
 
     def _may_get_through(self, failed: grpc.Call) -> bool:
         """Whether the call did not reach the daemon, and may do so if it is made again."""

@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """A restart loses no call: what is under way is answered, and what comes next is asked again."""
 
+import json
 import os
+import re
 import socket
 import threading
 from collections.abc import Callable, Iterator
@@ -12,7 +14,7 @@ import cowd
 import grpc
 import pytest
 from cowproto.v1 import pageflags_pb2, pageflags_pb2_grpc
-from harness.daemon import StartDaemon
+from harness.daemon import ROOT, StartDaemon
 
 RESTARTS = 3
 CLIENTS = 3
@@ -97,19 +99,35 @@ def test_the_library_notices_nothing(
     assert [each.failures for each in asked] == [[]] * len(asked)
 
 
-def test_a_bare_client_is_told_to_ask_again(
-    start_daemon: StartDaemon, listener: socket.socket, path: Path
-) -> None:
-    """UNAVAILABLE, and not CANCELLED, which gRPC's own way to stop says."""
-    with grpc.insecure_channel(
-        f"unix:{path}", [("grpc.default_authority", "localhost")]
-    ) as channel:
+def ask_bare(
+    start_daemon: StartDaemon, listener: socket.socket, path: Path, *options: tuple[str, str]
+) -> list[Exception]:
+    """Return how a client without cowd's library has failed through restarts."""
+    options = (("grpc.default_authority", "localhost"), *options)
+    with grpc.insecure_channel(f"unix:{path}", options) as channel:
         stub = pageflags_pb2_grpc.PageFlagsServiceStub(channel)
         request = pageflags_pb2.GetServerInfoRequest()
 
         def ask() -> None:
-            stub.GetServerInfo(request, timeout=SECONDS, wait_for_ready=True)
+            stub.GetServerInfo(request, timeout=SECONDS)
 
         (asked,) = ask_through_restarts(start_daemon, listener, path, [ask])
-    codes = {failure.code() for failure in asked.failures}
-    assert codes <= {grpc.StatusCode.UNAVAILABLE}
+    return asked.failures
+
+
+def test_a_bare_client_is_told_to_ask_again(
+    start_daemon: StartDaemon, listener: socket.socket, path: Path
+) -> None:
+    """UNAVAILABLE, and not CANCELLED, which gRPC's own way to stop says."""
+    failures = ask_bare(start_daemon, listener, path)
+    assert {failure.code() for failure in failures} <= {grpc.StatusCode.UNAVAILABLE}
+
+
+def test_a_channel_that_asks_again_notices_nothing(
+    start_daemon: StartDaemon, listener: socket.socket, path: Path
+) -> None:
+    """With the service config of cowd(7)."""
+    page = (ROOT / "packaging/man/cowd.7.rst").read_text()
+    [config] = re.findall(r'^ +{"methodConfig".*?\n\n', page, re.DOTALL | re.MULTILINE)
+    json.loads(config)
+    assert ask_bare(start_daemon, listener, path, ("grpc.service_config", config)) == []
