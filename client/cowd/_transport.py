@@ -52,8 +52,8 @@ _CONNECT_SECONDS: Final = 5.0
 """For the daemon to take a connection; socket activation starts it in well under a second."""
 
 _PAUSES_SECONDS: Final = (0.02, 0.05, 0.1, 0.2, 0.4)
-"""Between the attempts of a call that gets lost: grpc has to notice that the connection is gone, and
-a full queue to be served. A daemon that hangs is not waited for twice."""
+"""Between the attempts of a call that gets lost: grpc has to notice that the connection is gone,
+and a full queue to be served. A daemon that hangs is not waited for twice."""
 _NOBODY_LISTENS: Final = frozenset(
     {errno.ENOENT, errno.ECONNREFUSED, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EPROTOTYPE}
 )
