@@ -13,7 +13,6 @@ from pathlib import Path
 
 import pytest
 from harness.daemon import ROOT
-
 from system.machine import PACKAGES, Machine
 from system.trees import RELEASES, Release, held_trees
 
@@ -22,18 +21,16 @@ TOOLS = ("mmdebstrap", "nsenter", "setpriv", "systemd-nspawn", "unshare")
 MOUNT = "mount -t tmpfs tmpfs /mnt && mount --make-rprivate / && test -e /proc/kpageflags"
 USERS = ("alice", "bob")
 
-_machines: list[Machine] = []
-"""Those that run."""
-
 
 @pytest.hookimpl(hookwrapper=True)
-def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:  # noqa: ARG001
-    """Show the journals of the machines with a failure."""
+def pytest_runtest_makereport(item: pytest.Function) -> Iterator[None]:
+    """Show what the machine's journal has of cowd with a failure."""
     outcome = yield
     report = outcome.get_result()  # type: ignore[attr-defined]
-    if report.failed:
-        for machine in _machines:
-            report.sections.append((f"journal of {machine.name}", machine.log()))
+    if report.failed and report.when == "call":
+        for name in {"bare_machine", "machine"} & set(item.funcargs):
+            log = item.funcargs[name].log()
+            report.sections.append((f"journal of the {name.replace('_', ' ')}", log))
 
 
 @pytest.fixture(scope="session")
@@ -83,13 +80,11 @@ def release(request: pytest.FixtureRequest) -> Release:
 def booted(release: Release, trees: dict[Release, Path]) -> Iterator[Machine]:
     """Have a machine with two users, and nothing of ours."""
     machine = Machine(release, trees[release], DEB)
-    _machines.append(machine)
     try:
         for user in USERS:
             machine.run("useradd", "--create-home", user)
         yield machine
     finally:
-        _machines.remove(machine)
         machine.stop()
 
 

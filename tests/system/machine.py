@@ -24,7 +24,6 @@ from typing import Any
 from harness.daemon import ROOT
 from harness.processes import read_children, read_status
 from harness.programs import ANSWER_SECONDS, Caller, Program
-
 from system.trees import Release
 
 BOOT = Path(__file__).with_name("boot.sh")
@@ -146,7 +145,12 @@ class Machine:
 
     def command(self, arguments: Sequence[str], user: str | None = None) -> list[str]:
         """Return the host's command for one of the machine, run by a user of it, or by root."""
-        inside = ["env", "-i", "--chdir=/", *(f"{name}={value}" for name, value in ENVIRONMENT.items())]
+        inside = [
+            "env",
+            "-i",
+            "--chdir=/",
+            *(f"{name}={value}" for name, value in ENVIRONMENT.items()),
+        ]
         if user:
             inside += ["setpriv", f"--reuid={user}", f"--regid={user}", "--init-groups", "--"]
         return ["nsenter", f"--target={self.leader}", "--all", "--", *inside, *arguments]
@@ -193,9 +197,7 @@ class Machine:
 
     def python(self, code: str, *arguments: str, user: str | None = None, **options: Any) -> Any:
         """Run Python code; return what it prints as JSON."""
-        return json.loads(
-            self.run("python3", "-c", code, *arguments, user=user, **options).stdout
-        )
+        return json.loads(self.run("python3", "-c", code, *arguments, user=user, **options).stdout)
 
     # Files and processes, from the host
 
@@ -341,9 +343,7 @@ class MachineCaller(Caller, Started):
     """A client that makes gRPC calls without cowd's library, as a user of a machine."""
 
     def __init__(self, machine: Machine, user: str) -> None:
-        Started.__init__(
-            self, machine.command(["python3", f"{TESTS}/caller.py", SOCKET], user)
-        )
+        Started.__init__(self, machine.command(["python3", f"{TESTS}/caller.py", SOCKET], user))
         self.pid_inside: int = self.read()["pid"]
 
 
@@ -351,9 +351,7 @@ class Asking(Started):
     """A client that asks all the time: see asking.py."""
 
     def __init__(self, machine: Machine, kind: str, user: str) -> None:
-        super().__init__(
-            machine.command(["python3", f"{TESTS}/system/asking.py", kind], user)
-        )
+        super().__init__(machine.command(["python3", f"{TESTS}/system/asking.py", kind], user))
         self.pid_inside: int = self.read()["pid"]
 
     def count(self) -> int:

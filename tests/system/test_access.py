@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Who may connect, and who is told more: what an administrator decides, with systemd or in the file.
+"""Who may connect, and who is told more: what an administrator decides, in units or settings.
 
 Users are made members with usermod, and log in again.
 """
@@ -9,7 +9,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from cowproto.v1 import pageflags_pb2
-
 from system.machine import SOCKET, Machine
 from system.units import SERVICE, SOCKET_UNIT
 
@@ -47,6 +46,7 @@ def test_socket_of_a_group(machine: Machine) -> None:
 
 
 def test_groups_of_the_settings(machine: Machine) -> None:
+    """Seen to fail with Settings.may_connect() true."""
     with (
         member(machine, "alice", GROUP),
         machine.configured(f'[access]\ngroups = ["{GROUP}"]\n'),

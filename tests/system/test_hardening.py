@@ -7,7 +7,6 @@ from enum import IntFlag
 
 from cowdaemon.system.confinement import read_landlock_abi
 from harness.processes import Tree, read_status, read_tree
-
 from system.machine import Machine
 from system.units import SERVICE
 
@@ -42,6 +41,7 @@ def test_systemd_finds_little_exposed(machine: Machine) -> None:
 
 
 def test_no_process_has_more_than_it_needs(machine: Machine) -> None:
+    """Seen to fail without CapabilityBoundingSet=, and without NoNewPrivileges= and its like."""
     tree = serve_alice(machine)
     [opener], [zygote], [worker] = tree.openers, tree.zygotes, tree.workers
     cowd = machine.run("id", "-u", "cowd").stdout.strip()

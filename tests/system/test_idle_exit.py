@@ -4,19 +4,16 @@
 import time
 
 from harness.processes import Departure, read_tree
-
 from system.machine import Machine
 from system.units import ACTIVE, DEAD, SERVICE, SOCKET_UNIT, SUCCEEDED, await_event, read_state
 
 QUICK = "[limits]\nworker_idle_seconds = 1\nidle_exit_seconds = 1\n"
-IDLE_SECONDS = 2.0
-"""From the end of a call to the exit, both of QUICK, and up to three ticks of the broker's clock."""
 LEAVING = "nobody has asked for 1 s: leaving until somebody does"
 DEPART_SECONDS = 1.0
 MILLISECONDS_AFTER = (0, 5, 10, 20, 30, 40, 60, 90)
 """After cowd has said that it leaves. Its end takes about 60."""
 SECONDS_AFTER = (1.95, 2.05, 2.15, 2.25, 2.35, 2.45)
-"""After the end of the last call."""
+"""After the end of the last call. cowd leaves both of QUICK later, by the broker's clock."""
 
 
 def test_nobody_is_left_when_nobody_asks(machine: Machine) -> None:
@@ -36,7 +33,7 @@ def test_nobody_is_left_when_nobody_asks(machine: Machine) -> None:
 def test_no_call_is_lost_around_the_exit(machine: Machine) -> None:
     """Whether it comes shortly before, in between or shortly after.
 
-    Seen to fail with the listening socket emptied at the exit.
+    Seen to fail with the listening socket emptied at the end of main().
     """
     with machine.configured(QUICK), machine.start_asking("once", "alice") as asking:
         assert asking.ask() is None

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The packages over their life: installed, upgraded, removed, purged. Each on a machine of its own."""
+"""The packages over their life: installed, upgraded, removed, purged, on machines of their own."""
 
 import re
 import stat
@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
-
 from system.conftest import install
 from system.machine import CONFIG, PACKAGES, SOCKET, Machine
 from system.trees import RELEASES
@@ -108,7 +107,7 @@ def test_removal_and_purge_leave_nothing(
 ) -> None:
     """But the locked user. A setting of the administrator's outlives all but the purge.
 
-    Seen to fail without the package's postrm.
+    Seen to fail without the package's postrm, and without its conffiles.
     """
     machine = bare_machine
     needs = [
@@ -186,8 +185,12 @@ def test_manual_pages_and_completions(machine: Machine) -> None:
         ("zsh", "/usr/share/zsh/vendor-completions/_cowctl"),
         ("fish", "/usr/share/fish/vendor_completions.d/cowctl.fish"),
     ):
-        written = machine.run("cowctl", "completion", shell, user="alice").stdout
-        assert written == machine.path(path).read_text(), shell
+        # Not the same on each release: click writes it, and the packages are made on one.
+        for script in (
+            machine.run("cowctl", "completion", shell, user="alice").stdout,
+            machine.path(path).read_text(),
+        ):
+            assert f"_COWCTL_COMPLETE={shell}_complete" in script, shell
 
 
 @pytest.mark.parametrize("release", RELEASES[:1], ids=str, indirect=True)

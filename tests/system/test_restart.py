@@ -7,7 +7,6 @@ from contextlib import ExitStack
 
 from cowproto.v1 import pageflags_pb2
 from harness.processes import Departure, read_tree
-
 from system.machine import SOCKET, Machine
 from system.units import DEAD, SERVICE, SOCKET_UNIT, STOPPING, await_event, read_state
 
@@ -16,7 +15,10 @@ DEPART_SECONDS = 1.0
 
 
 def test_no_call_fails_through_restarts(machine: Machine) -> None:
-    """Of several users, on connections that are kept and on new ones."""
+    """Of several users, on connections that are kept and on new ones.
+
+    Seen to fail with workers that stop their gRPC server while calls still come.
+    """
     with ExitStack() as stack:
         asking = [
             stack.enter_context(machine.start_asking("both", user))
@@ -34,6 +36,7 @@ def test_no_call_fails_through_restarts(machine: Machine) -> None:
 
 
 def test_stop_waits_for_a_call_and_leaves_nothing(machine: Machine) -> None:
+    """Seen to fail with limits.DRAIN_SECONDS 0, and without RemoveOnStop= in the socket's unit."""
     caller = machine.start_caller("alice")
     caller.get_server_info()
     tree = read_tree(machine.main_pid())
@@ -57,4 +60,4 @@ def test_stop_waits_for_a_call_and_leaves_nothing(machine: Machine) -> None:
     machine.run("systemctl", "stop", SOCKET_UNIT)
     assert not machine.path(SOCKET).exists()
     machine.run("systemctl", "start", SOCKET_UNIT)
-    assert machine.run("cowctl", "demo", user="alice")
+    machine.run("cowctl", "demo", user="alice")

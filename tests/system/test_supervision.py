@@ -6,7 +6,6 @@ import signal
 from typing import Any
 
 from harness.processes import Departure, read_tree
-
 from system.machine import CONFIG, Machine
 from system.units import (
     ACTIVE,
@@ -58,7 +57,7 @@ def test_hung_broker_is_replaced(machine: Machine) -> None:
 
 
 def test_idle_broker_feeds_its_watchdog(machine: Machine) -> None:
-    """With nobody to serve, too."""
+    """With nobody to serve, too. Seen to fail with manager.feed_watchdog() doing nothing."""
     with machine.drop_in(SERVICE, f"[Service]\nWatchdogSec={WATCHDOG_SECONDS}\n"):
         machine.run("systemctl", "restart", SERVICE)
         pid = machine.main_pid()
@@ -75,7 +74,10 @@ def test_killed_broker_is_replaced(machine: Machine) -> None:
 
 
 def test_wrong_settings_keep_it_from_starting_until_they_are_right(machine: Machine) -> None:
-    """The line is named, clients are told soon, and nothing but the restart is needed after."""
+    """The line is named, clients are told soon, and nothing but the restart is needed after.
+
+    Seen to fail with StartLimitBurst=0 in the unit: clients wait then.
+    """
     path = machine.path(CONFIG)
     packaged = path.read_text()
     before = machine.now()
@@ -91,7 +93,9 @@ def test_wrong_settings_keep_it_from_starting_until_they_are_right(machine: Mach
                 seconds=CLIENT_SECONDS,
             )  # fmt: skip
             assert refused.returncode == 3
-            assert refused.stderr.startswith("cowctl: cannot connect to cowd at /run/cowd/cowd.sock")
+            assert refused.stderr.startswith(
+                "cowctl: cannot connect to cowd at /run/cowd/cowd.sock"
+            )
     finally:
         path.write_text(packaged)
     machine.run("systemctl", "reset-failed", SERVICE, SOCKET_UNIT)

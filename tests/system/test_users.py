@@ -33,7 +33,12 @@ def test_two_users_at_the_same_time(machine: Machine) -> None:
     ):
         for asker, other in ("alice", bob), ("bob", alice):
             refused = machine.run(
-                "cowctl", "query", str(other.pid_inside), "--backend=daemon", user=asker, check=False
+                "cowctl",
+                "query",
+                str(other.pid_inside),
+                "--backend=daemon",
+                user=asker,
+                check=False,
             )
             assert refused.returncode == 4
             assert f"inspect process {other.pid_inside}" in refused.stderr

@@ -65,7 +65,8 @@ def held_trees(packages: Sequence[Path]) -> Iterator[dict[Release, Path]]:
     with open(TREES / "lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_SH)
         while missing := [release for release, tree in trees.items() if not tree.is_dir()]:
-            fcntl.flock(lock, fcntl.LOCK_EX)  # waits while others use or make trees
+            say("trees are missing: waiting for other runs that make or use trees, if any")
+            fcntl.flock(lock, fcntl.LOCK_EX)
             for entry in TREES.iterdir():
                 if entry.is_dir() and entry not in trees.values():
                     shutil.rmtree(entry)
@@ -108,8 +109,9 @@ def make_tree(release: Release, packages: Sequence[Path], tree: Path) -> None:
         f'chroot "$1" {DOWNLOAD} --no-install-recommends {" ".join(CACHED)}',
         f'rm -r "$1{inside}"',
     ]
-    # In a mount namespace of its own, what it mounts goes with it, however it ends.
-    command = ["unshare", "--mount", "mmdebstrap", "--mode=root", "--variant=minbase"]
+    # In namespaces of its own: all its processes end with this one, and what it mounts with them.
+    command = ["setpriv", "--pdeathsig=KILL", "unshare", "--pid", "--mount-proc", "--kill-child"]
+    command += ["mmdebstrap", "--mode=root", "--variant=minbase"]
     command += [f"--include={','.join(CONTENT)}", "--skip=cleanup/apt"]
     command += [f"--customize-hook={hook}" for hook in hooks]
     made = subprocess.run(
