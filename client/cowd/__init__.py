@@ -107,6 +107,10 @@ _LATE = {
 }
 
 
+def __dir__() -> list[str]:
+    return sorted(__all__)  # with what is late, so that help() and Tab tell of it
+
+
 def __getattr__(name: str) -> Any:  # noqa: ANN401 (PEP 562)
     if name not in _LATE:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

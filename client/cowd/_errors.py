@@ -64,7 +64,7 @@ class Unavailable(Error):
 
 
 class AccessDenied(Error):
-    """The kernel, or cowd, does not let you look at the process."""
+    """The kernel, or cowd, does not let you look at the process, or not connect at all."""
 
 
 class NoSuchProcess(Error):

@@ -22,6 +22,7 @@ from google.protobuf.message import DecodeError, Message
 
 from cowd._address import try_to_connect
 from cowd._errors import (
+    AccessDenied,
     Error,
     InternalError,
     InvalidRequest,
@@ -48,10 +49,11 @@ _ERROR_DOMAIN: Final = "cowd"
 _TYPE_PREFIX: Final = "type.googleapis.com/google.rpc."
 _LARGEST_ANSWER_BYTES: Final = 32 << 20
 """Mappings with paths of the longest length; 65,536 pages are 655 kB."""
-_CONNECT_SECONDS: Final = 5.0
-"""For the daemon to take a connection; socket activation starts it in well under a second."""
+_CONNECT_SECONDS: Final = 8.0
+"""For the daemon to take a connection. One that stops may still work for five on what others have
+asked, before the next one starts."""
 
-_PAUSES_SECONDS: Final = (0.02, 0.05, 0.1, 0.2, 0.4)
+_PAUSES_SECONDS: Final = (0.02, 0.1, 0.2, 0.4, 0.8)
 """Between the attempts of a call that gets lost: grpc has to notice that the connection is gone,
 and a full queue to be served. A daemon that hangs is not waited for twice."""
 _NOBODY_LISTENS: Final = frozenset(
@@ -117,7 +119,7 @@ class Transport:
             )
         if _Forks.first_use is None:
             _Forks.first_use = _Forks.count
-        self._connect_seconds = min(_CONNECT_SECONDS, timeout_seconds / 2)
+        self._connect_seconds = min(_CONNECT_SECONDS, 0.8 * timeout_seconds)
         self._channel = grpc.insecure_channel(
             f"unix:{quote(os.fsencode(path))}",
             options=[
@@ -270,30 +272,32 @@ class Transport:
     ) -> _Answer:
         deadline = time.monotonic() + self._timeout_seconds
         first: grpc.Call | None = None
+        is_crowded = False
         pauses = iter(_PAUSES_SECONDS)
         while True:
             started = time.monotonic()
             try:
-                # grpc connects again and again then, with the pauses of the options above.
-                return call(request, timeout=max(0, deadline - started), wait_for_ready=bool(first))
+                # If it is, grpc connects again and again, with the pauses of the options above.
+                return call(request, timeout=max(0, deadline - started), wait_for_ready=is_crowded)
             except grpc.RpcError as error:
                 failed = cast(grpc.Call, error)  # A failed call raises an RpcError that is a Call.
                 pause = next(pauses, None)
                 hangs = time.monotonic() - started >= self._connect_seconds
-                if pause is None or hangs or not self._may_get_through(failed):
+                may_help = pause is not None and not hangs and self._was_lost(failed)
+                number = try_to_connect(self._path) if may_help else 0
+                if pause is None or not may_help or number in _NOBODY_LISTENS:
                     # That the time is up says less than why it did not get through at first.
                     is_late = failed.code() is grpc.StatusCode.DEADLINE_EXCEEDED
                     why = first if first and is_late else failed
                     raise self._convert_error(why, pid) from error
                 first = first or failed
+                is_crowded = number != 0
             time.sleep(pause)
 
-    def _may_get_through(self, failed: grpc.Call) -> bool:
-        """Whether the call did not reach the daemon, and may do so if it is made again."""
-        if self._is_closed or failed.code() not in _LOST:
-            return False
+    def _was_lost(self, failed: grpc.Call) -> bool:
+        """Whether the call has no answer of cowd's, and may have one if it is made again."""
         reason, _ = _decode_details(failed.trailing_metadata())
-        return reason is None and try_to_connect(self._path) not in _NOBODY_LISTENS
+        return failed.code() in _LOST and reason is None and not self._is_closed
 
     def _convert_error(self, call: grpc.Call, pid: int | None) -> Error:
         code = call.code()
@@ -302,7 +306,7 @@ class Transport:
         message = call.details() or f"the call failed with {code.name}"
         reason, retry_after_seconds = _decode_details(call.trailing_metadata())
         if reason is None and code in _LOST:
-            return Unavailable(_explain_unreachable(self._path, message), pid=pid)
+            return _explain_lost(self._path, message, pid)
         if reason is None and code is grpc.StatusCode.DEADLINE_EXCEEDED:
             return TimedOut(
                 f"cowd at {self._path} did not answer within {self._timeout_seconds:g} s", pid=pid
@@ -344,9 +348,15 @@ def _decode_details(
     return reason, retry_after_seconds
 
 
-def _explain_unreachable(path: str, details: str) -> str:
-    """Say why no call got through, by connecting once more: grpc's own words vary by version."""
+def _explain_lost(path: str, details: str, pid: int | None) -> Error:
+    """Find out why no call got through, by connecting once more: grpc's words vary by version."""
     number = try_to_connect(path)
+    if number in (errno.EACCES, errno.EPERM):
+        return AccessDenied(
+            f"you may not connect to cowd at {path}: `ls -l` shows whose the socket is; join its "
+            "group, and log in again",
+            pid=pid,
+        )
     if number:
-        return f"cannot connect to cowd at {path}: {os.strerror(number)}"
-    return f"cowd at {path} took the connection but not the call: {details}"
+        return Unavailable(f"cannot connect to cowd at {path}: {os.strerror(number)}", pid=pid)
+    return Unavailable(f"cowd at {path} took the connection but not the call: {details}", pid=pid)

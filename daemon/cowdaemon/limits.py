@@ -19,6 +19,10 @@ TICK_SECONDS: Final = 0.25
 """How often the broker looks at the clock while it serves somebody."""
 LISTEN_BACKLOG: Final = 128
 """Connections that wait in the kernel while the zygote starts or the broker is busy."""
+MOST_WAITING: Final = 4096
+"""Connections that the kernel lets wait in any socket (SOMAXCONN), so in systemd's as well."""
+START_PAUSE_SECONDS: Final = 0.5
+"""Before an end for which somebody has to do something: whoever connects next starts cowd again."""
 ACCEPTS_PER_WAKEUP: Final = 32
 """Then other events have their turn, so that a flood of connections starves nobody."""
 
@@ -38,8 +42,10 @@ PLACEMENT_SECONDS: Final = 2.0
 """For looking at a peer's namespaces through /proc, which a peer can make hang."""
 DRAIN_SECONDS: Final = 5.0
 """Calls in flight may finish within this after SIGTERM; one about all processes may be cut off."""
-LATE_CALLS_SECONDS: Final = 1.0
-"""Of those, for calls that were on their way when the connections were closed to more."""
+READING_SECONDS: Final = 0.5
+"""More, for clients to read their answers; who is slower makes nobody wait for the next cowd."""
+STOP_SECONDS: Final = 8.0
+"""For all of it, and for the ends of the processes; then what is left is killed."""
 FLUSH_SECONDS: Final = 0.1
 """For gRPC to write answers into a socket of our own, once the calls have made them."""
 

@@ -7,6 +7,7 @@ Root, in the broker. Accepting is all that is done with it here; nothing is ever
 import os
 import socket
 import stat
+import time
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +16,7 @@ from typing import Final
 from systemd import daemon as systemd_daemon
 
 from cowdaemon import wire
-from cowdaemon.limits import LISTEN_BACKLOG
+from cowdaemon.limits import LISTEN_BACKLOG, MOST_WAITING, START_PAUSE_SECONDS
 
 __all__ = ["DEFAULT_PATH", "Listener", "ListenerError"]
 
@@ -110,6 +111,20 @@ class Listener:
             return self.listening.accept()[0]
         except (BlockingIOError, ConnectionAbortedError):
             return None
+
+    def turn_away(self) -> None:
+        """Close what waits in systemd's socket; if we cannot serve, it would start us again.
+
+        Whoever comes during the pause does so, and a little later. So as long as somebody asks we
+        look again whether we can serve, twice a second, and need nobody to start us when we can.
+        """
+        if self.is_inherited:
+            for _ in range(MOST_WAITING):
+                client = self.accept()
+                if client is None:
+                    break
+                client.close()
+            time.sleep(START_PAUSE_SECONDS)
 
     def remove_file(self) -> None:
         """Remove the socket's file, if we made it and it is still ours, and our empty directory.

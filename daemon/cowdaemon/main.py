@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import Final
 
 from cowdaemon import __version__
+from cowdaemon.broker.rooms import Rooms, RoomsError
 from cowdaemon.config import (
     DEFAULT_PATH,
     ConfigError,
-    Settings,
     format_settings,
     read_settings,
 )
@@ -50,11 +50,10 @@ def main(argv: list[str] | None = None) -> int:
     """Run the daemon until it is told to stop; return the exit status."""
     arguments = make_parser().parse_args(argv)
     try:
-        settings = read_settings(arguments.config)
         if arguments.check_config:
-            print(format_settings(settings), end="")
-            return 0
-        _run(arguments.socket, arguments.user, settings)
+            print(format_settings(read_settings(arguments.config)), end="")
+        else:
+            _run(arguments.socket, arguments.user, arguments.config)
     except (_UnableError, ConfigError) as error:
         print(f"cowd: {error}", file=sys.stderr)
         return 1
@@ -66,6 +65,9 @@ def main(argv: list[str] | None = None) -> int:
 
 class _UnableError(Exception):
     """cowd cannot run here."""
+
+
+_REASONS_TO_END: Final = (_UnableError, ConfigError, PrivilegeError, ReadinessError, RoomsError)
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -123,21 +125,12 @@ def _catch_stop_signals() -> socket.socket:
     return reader
 
 
-def _run(socket_path: Path | None, user: str, settings: Settings) -> None:
+def _run(socket_path: Path | None, user: str, config_path: Path | None) -> None:
     if os.geteuid() != 0:
         raise _UnableError(
             f"must be run as root, which alone may read page flags: sudo {sys.argv[0]}"
         )
     try:
-        if pwd.getpwnam(user).pw_uid == 0:
-            raise _UnableError(f"--user {user} is root: name a user without privilege")
-    except KeyError:
-        raise _UnableError(
-            f"there is no user {user}: create it (useradd --system {user}) or name another "
-            "with --user"
-        ) from None
-    try:
-        from cowdaemon.broker.rooms import Rooms, RoomsError
         from cowdaemon.broker.server import Server, ServerError
         from cowdaemon.listener import Listener, ListenerError
     except ModuleNotFoundError as error:
@@ -156,18 +149,32 @@ def _run(socket_path: Path | None, user: str, settings: Settings) -> None:
         listener = Listener.obtain(socket_path)
     except (PrivilegeError, ListenerError) as error:
         raise _UnableError(str(error)) from error
-    for opening in settings.iter_openings():
-        _log.info("%s", opening)
     try:
+        settings = read_settings(config_path)
+        _verify_user(user)
+        for opening in settings.iter_openings():
+            _log.info("%s", opening)
         rooms = Rooms(listener.path)
         try:
             Server(listener, rooms, settings, journal, user, _catch_stop_signals()).run()
         finally:
             rooms.close()
-    except (PrivilegeError, ReadinessError, RoomsError, ServerError) as error:
+    except (*_REASONS_TO_END, ServerError) as error:
+        listener.turn_away()
         raise _UnableError(str(error)) from error
     finally:
         listener.remove_file()
+
+
+def _verify_user(user: str) -> None:
+    try:
+        if pwd.getpwnam(user).pw_uid == 0:
+            raise _UnableError(f"--user {user} is root: name a user without privilege")
+    except KeyError:
+        raise _UnableError(
+            f"there is no user {user}: create it (useradd --system {user}) or name another "
+            "with --user"
+        ) from None
 
 
 if __name__ == "__main__":

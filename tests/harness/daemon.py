@@ -29,7 +29,7 @@ START_SECONDS = 60.0
 NOTIFICATION_BYTES = 4096
 LOOK_SECONDS = 0.01
 STOP_SECONDS = 10.0
-"""Twice limits.DRAIN_SECONDS."""
+"""More than limits.STOP_SECONDS."""
 DEPART_SECONDS = 1.0
 """How long the rest of the daemon may outlive its broker."""
 

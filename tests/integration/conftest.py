@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Fixtures of what a client may find at the socket."""
+"""Fixtures of what a client may find at the socket, and of the socket that systemd holds."""
 
 import socket
 from collections.abc import Iterator
@@ -17,4 +17,14 @@ def silent_socket(public_directory: Path) -> Iterator[socket.socket]:
         (public_directory / "silent.sock").chmod(0o666)
         listener.listen()
         listener.settimeout(SECONDS)
+        yield listener
+
+
+@pytest.fixture
+def handed_over(public_directory: Path) -> Iterator[socket.socket]:
+    """Return a listening socket to hand to one daemon after the other, as systemd does."""
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(public_directory / "handed-over.sock"))
+        (public_directory / "handed-over.sock").chmod(0o666)
+        listener.listen()
         yield listener

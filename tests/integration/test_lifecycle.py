@@ -15,7 +15,7 @@ import pytest
 from conftest import MakeDirectory
 from cowdaemon.limits import WORKER_IDLE_SECONDS
 from cowproto.v1 import pageflags_pb2
-from harness.daemon import ROOT, START_SECONDS, Daemon, StartDaemon
+from harness.daemon import ROOT, START_SECONDS, Daemon, NotStartedError, StartDaemon
 from harness.processes import Departure
 from harness.programs import NOBODY, Caller, StartCaller, StartSubject, Subject, environment
 
@@ -83,19 +83,11 @@ def test_stop_lets_a_call_in_flight_finish(
     caller.begin("GetPageFlags", request)
     time.sleep(CALL_SECONDS)  # nothing outside shows that the worker now waits for its opener
     os.kill(daemon.pid, signal.SIGTERM)
-    wait_until_gone(daemon.socket_path)
+    assert daemon.stays(CALL_SECONDS)  # which is longer than what has been answered takes
     os.kill(opener, signal.SIGCONT)
     response = pageflags_pb2.GetPageFlagsResponse.FromString(caller.finish())
     assert list(response.state) == [pageflags_pb2.PAGE_STATE_ANON]
     daemon.stop()
-
-
-def wait_until_gone(path: Path) -> None:
-    """Return when there is no such file any more."""
-    deadline = time.monotonic() + SLACK_SECONDS
-    while path.exists():
-        assert time.monotonic() < deadline, f"{path} is still there"
-        time.sleep(0.01)
 
 
 def test_service_manager_that_is_away_ends_nobody(
@@ -157,6 +149,32 @@ def test_listener_of_systemd_is_taken_and_left_alone(
         assert path.exists()  # systemd's, which goes on listening
         start_daemon(listener=listener, socket_path=path)
         assert ask(start_caller(NOBODY, path), subject)
+
+
+def test_who_waits_for_a_daemon_that_cannot_run_is_turned_away(
+    start_daemon: StartDaemon, handed_over: socket.socket, start_caller: StartCaller
+) -> None:
+    """Or systemd would start it again for them, and again. Seen to fail without turn_away()."""
+    path = Path(handed_over.getsockname())
+    with socket.socket(socket.AF_UNIX) as client:
+        client.connect(os.fspath(path))
+        with pytest.raises(NotStartedError, match="workers must be") as failure:
+            start_daemon(listener=handed_over, socket_path=path, config="[limits]\nworkers = 0\n")
+        assert failure.value.exit_status == 1
+        client.settimeout(SLACK_SECONDS)
+        assert client.recv(1) == b""
+    start_daemon(listener=handed_over, socket_path=path)
+    assert start_caller(NOBODY, path).get_server_info()
+
+
+def test_defect_is_told_from_what_an_administrator_has_to_change(
+    make_directory: MakeDirectory,
+) -> None:
+    """By an exit status of its own, after which the unit has systemd start cowd again."""
+    change = "import cowdaemon.main\ncowdaemon.main.read_settings = lambda path: 1 // 0\n"
+    with pytest.raises(NotStartedError, match="ZeroDivisionError") as failure:
+        Daemon(make_directory(), change=change)
+    assert failure.value.exit_status == 70
 
 
 def run_cowd(*command: str) -> subprocess.CompletedProcess[str]:

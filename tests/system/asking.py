@@ -94,8 +94,9 @@ class Asking:
             failure = self._asker.ask()
             if failure:
                 self.failures.append(failure)
-            self.answers += 1
-            self.answered.set()
+            else:
+                self.answers += 1
+                self.answered.set()
 
     def end(self) -> None:
         """Return when the last call has ended."""

@@ -360,6 +360,13 @@ class Asking(Started):
         answers: int = self.read()["answers"]
         return answers
 
+    def await_answers(self, count: int, seconds: float = ANSWER_SECONDS) -> None:
+        """Return when it has had so many more answers from now on."""
+        deadline = time.monotonic() + seconds
+        wanted = self.count() + count
+        while (answers := self.count()) < wanted:
+            assert time.monotonic() < deadline, f"{wanted - answers} of {count} answers are missing"
+
     def ask(self) -> str | None:
         """Ask once; return what went wrong, if something did."""
         self.write({})

@@ -36,8 +36,8 @@ def test_socket_of_a_group(machine: Machine) -> None:
         assert (stat.S_IMODE(made.st_mode), made.st_uid) == (0o660, 0)
         machine.run("cowctl", "demo", user="alice")
         refused = machine.run("cowctl", "demo", user="bob", check=False)
-        assert refused.returncode == 3
-        assert f"cannot connect to cowd at {SOCKET}: Permission denied" in refused.stderr
+        assert refused.returncode == 4
+        assert f"you may not connect to cowd at {SOCKET}" in refused.stderr
         doctor = machine.run("cowctl", "doctor", user="bob", check=False)
         assert doctor.returncode == 1
         assert f"root:{GROUP} 0660" in doctor.stdout

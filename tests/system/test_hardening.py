@@ -4,6 +4,7 @@
 import json
 import re
 from enum import IntFlag
+from pathlib import Path
 
 from cowdaemon.system.confinement import read_landlock_abi
 from harness.processes import Tree, read_status, read_tree
@@ -44,6 +45,8 @@ def test_no_process_has_more_than_it_needs(machine: Machine) -> None:
     """Seen to fail without CapabilityBoundingSet=, and without NoNewPrivileges= and its like."""
     tree = serve_alice(machine)
     [opener], [zygote], [worker] = tree.openers, tree.zygotes, tree.workers
+    for pid in tree.broker, zygote:
+        assert "-I" in Path(f"/proc/{pid}/cmdline").read_text().split("\0")
     cowd = machine.run("id", "-u", "cowd").stdout.strip()
     others_ids = Capability.SETUID | Capability.SETGID
     expected = {

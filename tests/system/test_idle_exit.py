@@ -37,6 +37,7 @@ def test_no_call_is_lost_around_the_exit(machine: Machine) -> None:
     """
     with machine.configured(QUICK), machine.start_asking("once", "alice") as asking:
         assert asking.ask() is None
+        started = machine.now()
         failures = []
         for milliseconds in MILLISECONDS_AFTER:
             before = machine.now()
@@ -47,5 +48,5 @@ def test_no_call_is_lost_around_the_exit(machine: Machine) -> None:
             time.sleep(seconds)
             failures.append(asking.ask())
         assert [failure for failure in failures if failure] == []
-        left = machine.read_journal(f"UNIT={SERVICE}", f"MESSAGE_ID={SUCCEEDED}")
+        left = machine.read_journal(f"UNIT={SERVICE}", f"MESSAGE_ID={SUCCEEDED}", after=started)
         assert len(left) > len(MILLISECONDS_AFTER)

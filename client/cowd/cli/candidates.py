@@ -35,8 +35,10 @@ Candidates: TypeAlias = Iterable[tuple[str, str]]
 Complete: TypeAlias = "Callable[[click.Context, click.Parameter, str], list[CompletionItem]]"
 """What click calls with what has been typed of a word."""
 
-_PLAIN: Final = re.compile(r"[\w@%+./-]+", re.ASCII)
+_PLAIN: Final = re.compile(r"[\w/][\w@%+./-]*", re.ASCII)
 """Neither what shells take for something else, nor what their scripts for cowctl split words at."""
+_MOST_MAPPINGS: Final = 1_000
+"""Offered: nobody chooses among more."""
 
 
 def offer(find: Callable[[click.Context], Candidates]) -> Complete:
@@ -89,7 +91,7 @@ def iter_words(ctx: click.Context) -> Iterator[tuple[str, str]]:
     if not words and not is_named:
         yield from ((str(pid), name) for pid, name in iter_inspectable())
     elif len(words) + is_named == 1:
-        for each in _list_mappings(ctx):
+        for each in _list_mappings(ctx)[:_MOST_MAPPINGS]:
             yield f"{each.start_address:x}-{each.end_address:x}", decode_path(each.path)
 
 
@@ -112,7 +114,7 @@ def iter_flags(ctx: click.Context) -> Iterator[tuple[str, str]]:  # noqa: ARG001
 
 
 def _get_words(ctx: click.Context) -> Sequence[str]:
-    """Return the words before; where they end with an option that lacks its value, not as words."""
+    """Return the arguments before: in `args` if click could not parse them to the end."""
     return ctx.params.get("words") or ctx.args
 
 

@@ -68,6 +68,12 @@ class _Fish(_JoinedWords, FishComplete):
     )
 
 
+class _Shell(click.Choice):  # type: ignore[type-arg]  # click 8.1 has no such argument
+    def get_missing_message(self, *_: object, **__: object) -> str:
+        """Name them in a line."""
+        return f"Give one of {', '.join(map(str, self.choices))}."
+
+
 _SHELLS: Final[dict[str, type[ShellComplete]]] = {"bash": _Bash, "zsh": _Zsh, "fish": _Fish}
 for _shell in _SHELLS.values():
     add_completion_class(_shell)
@@ -82,7 +88,7 @@ for _shell in _SHELLS.values():
         "cowctl completion fish >~/.config/fish/completions/cowctl.fish": "Completes in fish.",
     },
 )
-@click.argument("shell", type=click.Choice([*_SHELLS]), metavar="SHELL")
+@click.argument("shell", type=_Shell([*_SHELLS]), metavar="SHELL")
 @click.pass_context
 def command(ctx: click.Context, shell: str) -> int:
     """Print a script that completes command lines of cowctl.

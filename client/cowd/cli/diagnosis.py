@@ -22,6 +22,13 @@ WARNING: Final = "warning"
 FAILED: Final = "failed"
 
 _LOG: Final = "`journalctl -u cowd` has the cause; `systemctl restart cowd` starts it again"
+_REPAIRS: Final = {
+    "not-found": "`apt install cowd`, or whatever else installs its units",
+    "masked": "`systemctl unmask --now cowd.socket`",
+    "failed": "`journalctl -u cowd` for the cause, such as a mistake in cowd.toml; when it is gone "
+    "`systemctl reset-failed cowd.service cowd.socket`, `systemctl start cowd.socket`",
+}
+"""By the state of cowd.socket; others have to be started."""
 _OUTSIDE: Final = "ask from outside the sandbox or container, or run a cowd inside it"
 _REFUSALS: Final = {
     "FOREIGN_USER_NAMESPACE": (
@@ -63,7 +70,7 @@ def iter_checks(
     """
     yield from _check_socket(socket)
     if service is None:
-        yield Check("service", FAILED, "cannot be asked: nobody takes the connection")
+        yield Check("service", FAILED, "not asked: there is no connection to it")
     else:
         yield from _check_service(service, machine.uid)
     info = service.info if service else None
@@ -138,10 +145,8 @@ def _find_connection_problem(socket: Socket) -> tuple[str, str] | None:
 
 def _say_how_to_start(socket: Socket, verb: str) -> str:
     if socket.origin == "the default":
-        return (
-            f"`systemctl {verb} cowd.socket`, and `journalctl -u cowd` if it ends again; or as "
-            "root `cowd --socket PATH`, and set COWD_SOCKET=PATH"
-        )
+        by_hand = "or, by hand, `cowd --socket PATH`, and set COWD_SOCKET=PATH"
+        return f"as root {_REPAIRS.get(socket.unit, f'`systemctl {verb} cowd.socket`')}; {by_hand}"
     usual = cowd.DEFAULT_ADDRESS.removeprefix("unix:")
     return f"as root `cowd --socket {socket.path}`; or leave {socket.origin} out for {usual}"
 

@@ -7,6 +7,7 @@ of what is returned.
 
 import os
 import stat
+import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -53,6 +54,8 @@ class Socket:
         kind: what it is if not a socket, such as "a directory".
         access: owner, group and mode, such as "root:cowd 0660".
         connect_errno: of connecting, 0 if that went well.
+        unit: what systemd says of cowd.socket, if it is not there: "not-found", "masked", or its
+            state, such as "failed"; "" if that is not known.
     """
 
     path: str
@@ -62,6 +65,7 @@ class Socket:
     kind: str = ""
     access: str = ""
     connect_errno: int = 0
+    unit: str = ""
 
     @property
     def is_connectable(self) -> bool:
@@ -90,7 +94,7 @@ def examine_socket(address: str | None) -> Socket:
     try:
         found = os.stat(path)
     except OSError as error:
-        return Socket(path, origin, stat_errno=error.errno or -1)
+        return Socket(path, origin, stat_errno=error.errno or -1, unit=_read_unit())
     except ValueError:  # A null character.
         return Socket("", origin, mistake=f"{path!r} can be no path")
     kind = stat.S_IFMT(found.st_mode)
@@ -131,6 +135,20 @@ def ask_about_page(address: int, path: str | None) -> PageAnswer:
     except cowd.Error as error:
         return error
     return cowd.PageState(pages.states[0])
+
+
+def _read_unit() -> str:
+    """Return what systemd, which tells everybody, says of cowd.socket."""
+    command = ["systemctl", "show", "--property=LoadState", "--property=ActiveState", "cowd.socket"]
+    try:
+        shown = subprocess.run(  # noqa: S603 - by name, as the caller's own PATH has it
+            command, capture_output=True, text=True, timeout=_CALL_SECONDS, check=True
+        )
+    except (OSError, subprocess.SubprocessError):
+        return ""
+    state = dict(line.partition("=")[::2] for line in shown.stdout.splitlines())
+    load, active = state.get("LoadState", ""), state.get("ActiveState", "")
+    return active if load == "loaded" else load
 
 
 def _name_owners(uid: int, gid: int) -> str:

@@ -72,7 +72,7 @@ class Server:
         self._drain_until: float | None = None
         self._idle_since = time.monotonic()
         # By hand, nobody would start it again.
-        self._leave_after = settings.limits.idle_exit_seconds if listener.is_inherited else 0
+        self._idle_exit_seconds = settings.limits.idle_exit_seconds if listener.is_inherited else 0
         self._readiness = Readiness()
         self._readiness.watch(stop_signals, self._stop)
         self._zygote = self._start_zygote()
@@ -87,13 +87,14 @@ class Server:
         while self._drain_until is None or self._has_to_drain(self._drain_until):
             self._readiness.wait(self._seconds_to_wait())
             self._look_at_the_clock(time.monotonic())
-            manager.feed_watchdog()
+            if self._watchdog_seconds:
+                manager.notify("WATCHDOG=1")
         self._audit.flush(at_once=True)
 
     def _seconds_to_wait(self) -> float | None:
         if self._is_busy or self._accept_at or self._drain_until or self._audit.dropped:
             return limits.TICK_SECONDS
-        return min(filter(None, (self._watchdog_seconds, self._leave_after)), default=None)
+        return min(filter(None, (self._watchdog_seconds, self._idle_exit_seconds)), default=None)
 
     @property
     def _is_busy(self) -> bool:
@@ -112,9 +113,11 @@ class Server:
             raise ServerError(f"the zygote did not start in {limits.ZYGOTE_START_SECONDS:g} s")
         if self._is_busy or self._drain_until is not None:
             self._idle_since = now
-        elif self._leave_after and now - self._idle_since >= self._leave_after:
+        elif self._idle_exit_seconds and now - self._idle_since >= self._idle_exit_seconds:
             # Who connects from here on waits in the socket, for the cowd that this starts.
-            self._leave(f"nobody has asked for {self._leave_after} s: leaving until somebody does")
+            self._leave(
+                f"nobody has asked for {self._idle_exit_seconds} s: leaving until somebody does"
+            )
 
     def _has_to_drain(self, until: float) -> bool:
         """Tell whether a worker still answers, or any child still lives, within the deadline."""
@@ -131,8 +134,8 @@ class Server:
 
     def _leave(self, why: str) -> None:
         _log.info("%s", why)
-        manager.notify("STOPPING=1")
-        self._drain_until = time.monotonic() + limits.DRAIN_SECONDS
+        manager.notify(f"STOPPING=1\nSTATUS={why}")
+        self._drain_until = time.monotonic() + limits.STOP_SECONDS
         self._listen(False)
         self._listener.remove_file()
         for pair in self._pairs:
@@ -242,8 +245,9 @@ class Server:
         def finish() -> None:
             self._readiness.forget(child.pidfd)
             self._placing.remove(peer)
-            refusal = judge_placement(child.reap())
-            self._serve_or_drop(peer.client, partial(self._finish_placement, peer, refusal))
+            self._serve_or_drop(
+                peer.client, lambda: self._finish_placement(peer, judge_placement(child.reap()))
+            )
 
         self._readiness.watch(child.pidfd, finish)
 

@@ -10,7 +10,7 @@ from typing import Final
 
 from systemd import daemon as systemd_daemon
 
-__all__ = ["feed_watchdog", "notify", "read_watchdog_seconds"]
+__all__ = ["notify", "read_watchdog_seconds"]
 
 _log: Final = logging.getLogger(__name__)
 
@@ -21,12 +21,6 @@ def notify(state: str) -> None:
         systemd_daemon.notify(state)
     except OSError as error:
         _log.warning("the service manager cannot be told %r: %s", state, error)
-
-
-def feed_watchdog() -> None:
-    """Tell it that we are well, if it wants to hear that."""
-    if read_watchdog_seconds():
-        notify("WATCHDOG=1")
 
 
 def read_watchdog_seconds() -> float | None:

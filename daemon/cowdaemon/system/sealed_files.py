@@ -4,6 +4,7 @@
 Used by root, in openers.
 """
 
+import errno
 import fcntl
 import os
 from typing import Final
@@ -21,7 +22,8 @@ def make_sealed_file(name: str, content: bytes) -> int:
     """
     descriptor = os.memfd_create(name, os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
     try:
-        os.write(descriptor, content)  # to memory: all of it, or it fails
+        if os.write(descriptor, content) < len(content):  # memory ran out half way
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, _SEALS)
     except OSError:
         os.close(descriptor)

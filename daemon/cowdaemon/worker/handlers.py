@@ -49,7 +49,7 @@ class Handlers(grpc.GenericRpcHandler):
         self._unread = threading.Semaphore(ANSWERS_UNREAD)
         self._working_since: dict[int, float] = {}
         self._under_way = 0
-        self._one_ended = threading.Condition()
+        self._changed = threading.Condition()
 
     def service(
         self, details: grpc.HandlerCallDetails
@@ -67,21 +67,28 @@ class Handlers(grpc.GenericRpcHandler):
         now = time.monotonic()
         return max((now - since for since in list(self._working_since.values())), default=0.0)
 
-    def await_idle(self, seconds: float) -> None:
-        """Return when no call is under way, or after so long."""
-        with self._one_ended:
-            self._one_ended.wait_for(lambda: not self._under_way, seconds)
+    def await_idle(self, work_seconds: float, reading_seconds: float) -> None:
+        """Return when all calls have been answered and their answers read, or after so long.
 
-    @contextmanager
-    def _counted(self) -> Iterator[None]:
-        with self._one_ended:
+        Args:
+            work_seconds: for what is worked on.
+            reading_seconds: after that, for clients to read; they might never do so.
+        """
+        with self._changed:
+            if self._changed.wait_for(lambda: not self._working_since, work_seconds):
+                self._changed.wait_for(lambda: not self._under_way, reading_seconds)
+
+    def _count(self, context: grpc.ServicerContext) -> None:
+        """Count a call until gRPC is rid of it: its status is sent, or its client has gone."""
+        with self._changed:
             self._under_way += 1
-        try:
-            yield
-        finally:
-            with self._one_ended:
-                self._under_way -= 1
-                self._one_ended.notify_all()
+        if not context.add_callback(self._end_one):
+            self._end_one()  # it has ended already
+
+    def _end_one(self) -> None:
+        with self._changed:
+            self._under_way -= 1
+            self._changed.notify_all()
 
     @contextmanager
     def _working(self) -> Iterator[None]:
@@ -89,7 +96,9 @@ class Handlers(grpc.GenericRpcHandler):
         try:
             yield
         finally:
-            del self._working_since[threading.get_ident()]
+            with self._changed:
+                del self._working_since[threading.get_ident()]
+                self._changed.notify_all()
 
     def _note_progress(self) -> None:
         self._working_since[threading.get_ident()] = time.monotonic()
@@ -98,7 +107,8 @@ class Handlers(grpc.GenericRpcHandler):
         self, method: str, request_type: type[Message], answer: Answer
     ) -> "grpc.RpcMethodHandler[bytes, bytes]":
         def handle(request: bytes, context: grpc.ServicerContext) -> bytes:
-            with self._counted(), _failing_as_status(method, context), self._working():
+            self._count(context)
+            with _failing_as_status(method, context), self._working():
                 self._verify_read(context)
                 return answer(_decode(request_type, request)).SerializeToString()
 
@@ -113,7 +123,8 @@ class Handlers(grpc.GenericRpcHandler):
                 if not context.is_active():
                     raise _CallEndedError
 
-            with self._counted(), _failing_as_status(method, context):
+            self._count(context)
+            with _failing_as_status(method, context):
                 responses = answer(_decode(request_type, request), verify_wanted)
                 while True:
                     with self._working():

@@ -100,10 +100,10 @@ class PageFlagsService:
         """Return how long a call has stood still."""
         return self._handlers.longest_work_seconds() if self._handlers else 0.0
 
-    def await_idle(self, seconds: float) -> None:
-        """Return when no call is under way, or after so long."""
+    def await_idle(self, work_seconds: float, reading_seconds: float) -> None:
+        """Return when all calls have been answered and their answers read, or after so long."""
         if self._handlers:
-            self._handlers.await_idle(seconds)
+            self._handlers.await_idle(work_seconds, reading_seconds)
 
     def adopt_opener(self, opener: socket.socket) -> None:
         """Use this opener from now on: the one before is gone."""
@@ -266,7 +266,7 @@ class RefusingService:
         """Nothing is worked on."""
         return 0.0
 
-    def await_idle(self, seconds: float) -> None:
+    def await_idle(self, work_seconds: float, reading_seconds: float) -> None:
         """Nothing is ever under way."""
 
 

@@ -21,8 +21,8 @@ from cowdaemon.limits import (
     CONNECTION_IDLE_SECONDS,
     DRAIN_SECONDS,
     FLUSH_SECONDS,
-    LATE_CALLS_SECONDS,
     METADATA_BYTES,
+    READING_SECONDS,
     REQUEST_BYTES,
     STREAMS_PER_CONNECTION,
     TARGET_KEPT_SECONDS,
@@ -62,8 +62,8 @@ class Service(Protocol):
     def longest_work_seconds(self) -> float:
         """Return how long a call has stood still."""
 
-    def await_idle(self, seconds: float) -> None:
-        """Return when no call is under way, or after so long."""
+    def await_idle(self, work_seconds: float, reading_seconds: float) -> None:
+        """Return when all calls have been answered and their answers read, or after so long."""
 
 
 def run_worker(
@@ -127,10 +127,10 @@ def _drain(server: grpc.Server, service: Service, connections: "_Connections") -
     gRPC's own way, to stop the server first, fails the next call of every client that does not look
     at its connection between two calls, with CANCELLED, which nobody takes for "ask again".
     """
-    service.await_idle(DRAIN_SECONDS - LATE_CALLS_SECONDS)
+    service.await_idle(DRAIN_SECONDS, READING_SECONDS)
     connections.close_to_clients()
     time.sleep(FLUSH_SECONDS)  # what they had sent by then becomes calls
-    service.await_idle(LATE_CALLS_SECONDS / 2)
+    service.await_idle(READING_SECONDS, READING_SECONDS)
     # grpcio 1.51 waits for idle clients to leave until the grace is over: so a short one.
     server.stop(FLUSH_SECONDS).wait()
     connections.finish()
@@ -166,7 +166,7 @@ class _Connections:
         with self._changed:
             for relay in self._ids:
                 relay.finish()
-            self._changed.wait_for(lambda: not self._ids, DRAIN_SECONDS)
+            self._changed.wait_for(lambda: not self._ids, READING_SECONDS)
 
     def _end(self, relay: Relay) -> None:
         with self._changed:

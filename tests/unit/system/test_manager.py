@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from cowdaemon.system.manager import feed_watchdog, notify, read_watchdog_seconds
+from cowdaemon.system.manager import notify, read_watchdog_seconds
 
 SECONDS = 10.0
 
@@ -61,19 +61,3 @@ def test_watchdog_is_told_twice_as_often_as_it_wants(
     if given_up_usec is not None:
         monkeypatch.setenv("WATCHDOG_USEC", given_up_usec)
     assert read_watchdog_seconds() == told_seconds
-
-
-@pytest.mark.parametrize(("given_up_usec", "heard"), [("30000000", b"WATCHDOG=1"), ("0", None)])
-def test_watchdog_hears_if_it_wants_to(
-    manager: socket.socket,
-    monkeypatch: pytest.MonkeyPatch,
-    given_up_usec: str,
-    heard: bytes | None,
-) -> None:
-    monkeypatch.setenv("WATCHDOG_USEC", given_up_usec)
-    manager.setblocking(False)
-    feed_watchdog()
-    try:
-        assert manager.recv(4096) == heard
-    except BlockingIOError:
-        assert heard is None

@@ -32,12 +32,15 @@ def test_content_is_there_and_stays() -> None:
         os.close(descriptor)
 
 
-def test_what_cannot_be_written_leaves_nothing_open() -> None:
+@pytest.mark.parametrize(
+    ("most_bytes", "why"), [(0, "File too large"), (len(CONTENT) // 2, "No space left")]
+)
+def test_what_cannot_all_be_written_leaves_nothing_open(most_bytes: int, why: str) -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     before = len(os.listdir("/proc/self/fd"))
-    resource.setrlimit(resource.RLIMIT_FSIZE, (0, hard))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (most_bytes, hard))
     try:
-        with pytest.raises(OSError, match="File too large"):
+        with pytest.raises(OSError, match=why):
             make_sealed_file("test", CONTENT)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
