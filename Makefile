@@ -73,7 +73,7 @@ test: setup ## Run all tests that this machine can: on the newest releases, then
 	tests/publicly $(DEBIAN_PYTHON) -m pytest -m 'not pypi and not once'
 
 # On Debian's own pytest: what is tested is in the machines.
-test-system: deb ## Install the packages on real machines, Debian 12 and 13 in containers; needs root
+test-system: deb .venv/ready ## Install the packages on real machines, Debian 12 and 13 in containers; needs root
 	@packaging/prerequisites $(SYSTEM_PACKAGES)
 	tests/publicly $(DEBIAN_PYTHON) -m pytest tests/system --durations=10
 
@@ -104,6 +104,7 @@ deb: ## Build the Debian packages in build/deb, and have lintian judge them
 	lintian --allow-root --display-info --pedantic --tag-display-limit=0 \
 		--suppress-tags=alien-tag,out-of-date-standards-version \
 		--fail-on=error,warning,info,pedantic build/deb/*.changes
+	@echo 'Now, as root: apt install ./build/deb/*.deb'
 
 clean: ## Remove .venv and all that was built
 	rm -rf .venv .node client/examples/cpp/build build dist .hypothesis .mypy_cache .pytest_cache .ruff_cache

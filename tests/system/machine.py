@@ -41,6 +41,7 @@ CONFIG = "/etc/cowd/cowd.toml"
 TESTS = "/mnt/tests"
 """Where the checkout's folder of that name is, inside."""
 PACKAGES = "/mnt/packages"
+CHECKOUT = "/mnt/checkout"
 ENVIRONMENT = {
     "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
     "LANG": "C.UTF-8",
@@ -91,7 +92,8 @@ class Machine:
                 raise
 
     def _boot(self, tree: Path, packages: Path) -> "subprocess.Popen[bytes]":
-        binds = [f"--bind-ro={ROOT / 'tests'}:{TESTS}", f"--bind-ro={packages}:{PACKAGES}"]
+        shown = {ROOT: CHECKOUT, ROOT / "tests": TESTS, packages: PACKAGES}
+        binds = [f"--bind-ro={there}:{inside}" for there, inside in shown.items()]
         # Whatever becomes of this process, the machine is ended. It has no part in its Ctrl-C.
         command = ["setpriv", "--pdeathsig=TERM", "unshare", "--mount", "sh", str(BOOT)]
         with self._console.open("wb") as console:
