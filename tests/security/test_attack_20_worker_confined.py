@@ -312,5 +312,5 @@ def test_zygote_that_cannot_be_confined_does_not_start(start_daemon: StartDaemon
     break_it = (
         "from cowdaemon.system import confinement\nconfinement._LANDLOCK_RULE_PATH_BENEATH = 30_000"
     )
-    with pytest.raises(AssertionError, match="PrivilegeError: landlock_add_rule"):
+    with pytest.raises(AssertionError, match="cowd: landlock_add_rule"):
         start_daemon(change=in_zygote(break_it))
