@@ -9,7 +9,7 @@ import sys
 import time
 from pathlib import Path
 
-from cowdaemon.limits import ANSWERS_UNREAD, CONNECTIONS_PER_UID, PAGES_PER_CALL
+from cowdaemon.limits import ANSWERS_UNREAD, CONNECTIONS_PER_UID, DRAIN_SECONDS, PAGES_PER_CALL
 from harness.daemon import ROOT, StartDaemon
 from harness.programs import GAMES, NOBODY, Program, StartCaller
 
@@ -69,5 +69,22 @@ def test_unread_answers_are_bounded(start_daemon: StartDaemon, start_caller: Sta
         assert taken > LARGEST_ANSWER_BYTES * ANSWERS_UNREAD / 2  # it is what is looked at
         assert taken < BOUND_BYTES
         assert other.get_server_info().caller.uid == GAMES.uid
+    finally:
+        program.kill()
+
+
+def test_unread_answers_hold_up_a_restart_for_a_moment_alone(start_daemon: StartDaemon) -> None:
+    """And not for as long as calls are worked on. Seen to fail with one deadline for both."""
+    daemon = start_daemon()
+    program = Program(NOBODY.command([sys.executable, str(READER), str(daemon.socket_path)]))
+    try:
+        program.read()
+        program.write({"connections": 2, "calls": 2})
+        assert program.read()["open"]
+        [worker] = daemon.settled_tree(openers=1, workers=1).workers
+        wait_until_settled(worker)
+        started = time.monotonic()
+        daemon.stop()
+        assert time.monotonic() - started < DRAIN_SECONDS
     finally:
         program.kill()
