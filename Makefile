@@ -38,7 +38,7 @@ SYSTEM_PACKAGES := $(RUNTIME_PACKAGES) mmdebstrap python3-pytest systemd-contain
 help: ## Show this help
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 13
 
-setup: .venv/ready .node/ready shell-packages ## Install what is missing: Debian packages, and .venv with the newest releases
+setup: .venv/ready .node/ready shell-packages ## Install what is missing: Debian packages, and .venv from PyPI
 
 .venv/ready: pyproject.toml | setup-packages
 	umask 022 && $(PYTHON) -m venv --clear .venv && \
@@ -60,12 +60,12 @@ example-packages: setup-packages
 shell-packages:
 	@packaging/prerequisites $(SHELL_PACKAGES)
 
-demo: ## Ask a private daemon which pages have been copied, as an unprivileged user
+demo: ## Ask a private daemon what has been copied, as user nobody
 	@packaging/prerequisites $(RUNTIME_PACKAGES)
 	@$(SUDO) tests/publicly packaging/demo
 
 # The second run is on what dpkg installed, or not at all.
-test: setup ## Run all tests that this machine can: on the newest releases, then on Debian's
+test: setup ## Run all tests: on the newest releases, then on Debian's
 	tests/publicly $(VENV_PYTHON) -m pytest
 	$(DEBIAN_PYTHON) -c 'import grpc, numpy, google.protobuf as protobuf; \
 		print(grpc.__file__, numpy.__file__, protobuf.__file__)' \
@@ -73,7 +73,7 @@ test: setup ## Run all tests that this machine can: on the newest releases, then
 	tests/publicly $(DEBIAN_PYTHON) -m pytest -m 'not pypi and not once'
 
 # On Debian's own pytest: what is tested is in the machines.
-test-system: deb .venv/ready ## Install the packages on real machines, Debian 12 and 13 in containers; needs root
+test-system: deb .venv/ready ## Install the packages on booted Debian 12 and 13; needs root
 	@packaging/prerequisites $(SYSTEM_PACKAGES)
 	tests/publicly $(DEBIAN_PYTHON) -m pytest tests/system --durations=10
 

@@ -34,15 +34,16 @@ __all__ = ["main", "make_parser"]
 _log: Final = logging.getLogger(__name__)
 
 _DESCRIPTION: Final = """\
-Answers, over gRPC on a Unix socket, which pages of a process have been copied, to everybody whom
-the kernel would let inspect that process. Usually started by systemd, which hands it its socket.
+Answers, over gRPC on a Unix socket, which pages of a process have been copied,
+to everybody whom the kernel would let inspect that process. Usually started by
+systemd, which hands it its socket.
 """
 _STOP_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 _EPILOG: Final = """\
 examples:
-  cowd                                        listen on /run/cowd/cowd.sock
+  cowd                         listen on /run/cowd/cowd.sock
   cowd --socket /run/try/cowd.sock --user daemon
-  cowd --check-config                         would it start with the settings as they are now?
+  cowd --check-config          would it start with the settings as they are?
 """
 
 

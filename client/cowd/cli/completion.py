@@ -74,6 +74,10 @@ class _Shell(click.Choice):  # type: ignore[type-arg]  # click 8.1 has no such a
         return f"Give one of {', '.join(map(str, self.choices))}."
 
 
+# Or click has changed the text, and the repair did nothing.
+assert _Zsh.source_template != ZshComplete.source_template  # noqa: S101
+assert _Fish.source_template != FishComplete.source_template  # noqa: S101
+
 _SHELLS: Final[dict[str, type[ShellComplete]]] = {"bash": _Bash, "zsh": _Zsh, "fish": _Fish}
 for _shell in _SHELLS.values():
     add_completion_class(_shell)

@@ -85,8 +85,8 @@ _COLUMNS: Final[Sequence[Column[Run]]] = (
     {
         "cowctl query 4711": "Every private mapping of process 4711.",
         "cowctl query 4711 7f3c5a400000+16 --each": "Sixteen pages from an address, one by one.",
-        "cowctl query 4711 --mapping libfoo.so -o +FLAGS": "What is mapped of libfoo.so, whose "
-        "path has that in it, with the kernel's flags by name.",
+        "cowctl query 4711 --mapping libfoo.so -o ADDRESS,PAGES,COPIED,FLAGS": "What is mapped of "
+        "libfoo.so, whose path has that in it, with the kernel's flags by name.",
         "cowctl query -C redis-server --backend local": "The process redis-server, if there is "
         "just one, without the daemon.",
         "cowctl query -J 4711 | jq '.runs[] | select(.copied)'": "For programs: the pages that "
