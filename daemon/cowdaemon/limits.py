@@ -42,12 +42,12 @@ PLACEMENT_SECONDS: Final = 2.0
 """For looking at a peer's namespaces through /proc, which a peer can make hang."""
 DRAIN_SECONDS: Final = 5.0
 """Calls in flight may finish within this after SIGTERM; one about all processes may be cut off."""
-READING_SECONDS: Final = 0.5
+READING_SECONDS: Final = 1.0
 """More, for clients to read their answers; who is slower makes nobody wait for the next cowd."""
 STOP_SECONDS: Final = 8.0
 """For all of it, and for the ends of the processes; then what is left is killed."""
-FLUSH_SECONDS: Final = 0.1
-"""For gRPC to write answers into a socket of our own, once the calls have made them."""
+FLUSH_SECONDS: Final = 0.2
+"""For what has been written to go through gRPC, the relay and the sockets between."""
 
 # Opening a target.
 OPENER_SECONDS: Final = 2.0

@@ -128,9 +128,12 @@ def _drain(server: grpc.Server, service: Service, connections: "_Connections") -
     at its connection between two calls, with CANCELLED, which nobody takes for "ask again".
     """
     service.await_idle(DRAIN_SECONDS, READING_SECONDS)
+    # Who still has to take an answer out of the sockets between writes while it reads (HTTP/2's
+    # WINDOW_UPDATE), and gives up when it cannot.
+    time.sleep(FLUSH_SECONDS)
     connections.close_to_clients()
     time.sleep(FLUSH_SECONDS)  # what they had sent by then becomes calls
-    service.await_idle(READING_SECONDS, READING_SECONDS)
+    service.await_idle(READING_SECONDS, FLUSH_SECONDS)
     # grpcio 1.51 waits for idle clients to leave until the grace is over: so a short one.
     server.stop(FLUSH_SECONDS).wait()
     connections.finish()
