@@ -9,13 +9,19 @@ import pytest
 from harness.cowctl import SECONDS
 
 
+def listen(path: Path) -> socket.socket:
+    """Return a socket that everybody may connect to."""
+    listener = socket.socket(socket.AF_UNIX)
+    listener.bind(str(path))
+    path.chmod(0o666)
+    listener.listen()
+    return listener
+
+
 @pytest.fixture
 def silent_socket(public_directory: Path) -> Iterator[socket.socket]:
     """Return the listening socket of a daemon that takes connections and never says a word."""
-    with socket.socket(socket.AF_UNIX) as listener:
-        listener.bind(str(public_directory / "silent.sock"))
-        (public_directory / "silent.sock").chmod(0o666)
-        listener.listen()
+    with listen(public_directory / "silent.sock") as listener:
         listener.settimeout(SECONDS)
         yield listener
 
@@ -23,8 +29,5 @@ def silent_socket(public_directory: Path) -> Iterator[socket.socket]:
 @pytest.fixture
 def handed_over(public_directory: Path) -> Iterator[socket.socket]:
     """Return a listening socket to hand to one daemon after the other, as systemd does."""
-    with socket.socket(socket.AF_UNIX) as listener:
-        listener.bind(str(public_directory / "handed-over.sock"))
-        (public_directory / "handed-over.sock").chmod(0o666)
-        listener.listen()
+    with listen(public_directory / "handed-over.sock") as listener:
         yield listener

@@ -5,11 +5,11 @@ import json
 import re
 import subprocess
 import sys
-from enum import IntFlag
 from pathlib import Path
 
 import pytest
 from cowdaemon.system.confinement import read_landlock_abi
+from cowdaemon.system.privileges import Capability
 from cowdaemon.worker.features import probe_features
 from harness.daemon import ROOT
 from harness.processes import Tree, read_status, read_tree
@@ -21,16 +21,6 @@ MOST_EXPOSURE = 2.0
 PYTHONS = {12: (3, 11), 13: (3, 13)}
 HOSTS_OWN = [release for release in RELEASES if PYTHONS[release.version] == sys.version_info[:2]]
 SECCOMP_FILTER = "2"
-
-
-class Capability(IntFlag):
-    """Those that our unit leaves (linux/capability.h)."""
-
-    DAC_READ_SEARCH = 1 << 2
-    SETGID = 1 << 6
-    SETUID = 1 << 7
-    SYS_PTRACE = 1 << 19
-    SYS_ADMIN = 1 << 21
 
 
 CONNECT = ("python3", "-c", "import socket, sys; socket.socket(1).connect(sys.argv[1])")

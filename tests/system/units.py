@@ -11,8 +11,6 @@ SUCCEEDED = "7ad2d189f7e94e70a38c781354912448"
 """It has ended, and well."""
 FAILED = "d9b373ed55a64feb8242e02dbe79a49c"
 STOPPING = "de5b426a63be47a7b6ac3eaac82e2f6f"
-RESTARTED = "5eb03494b6584870a536b337290809b3"
-"""systemd is about to start it again, by itself."""
 
 
 class State(NamedTuple):

@@ -94,7 +94,8 @@ def examine_socket(address: str | None) -> Socket:
     try:
         found = os.stat(path)
     except OSError as error:
-        return Socket(path, origin, stat_errno=error.errno or -1, unit=_read_unit())
+        unit = _read_unit() if origin == "the default" else ""
+        return Socket(path, origin, stat_errno=error.errno or -1, unit=unit)
     except ValueError:  # A null character.
         return Socket("", origin, mistake=f"{path!r} can be no path")
     kind = stat.S_IFMT(found.st_mode)
