@@ -60,6 +60,7 @@ class FakeDaemon(pageflags_pb2_grpc.PageFlagsServiceServicer):
         change_pages: is called with every answer of GetPageFlags.
         next_start_address: of an answer of ListMappings, if not the right one, by its request.
         failure: raised by every call.
+        lost_codes: statuses without a reason, for one call each, as gRPC itself makes them.
         asked: (address, count) of the GetPageFlags calls so far.
     """
 
@@ -81,6 +82,7 @@ class FakeDaemon(pageflags_pb2_grpc.PageFlagsServiceServicer):
         self.missing_page_count = 0
         self.change_pages = lambda _: None
         self.next_start_address: Callable[..., int] | None = None
+        self.lost_codes: list[grpc.StatusCode] = []
         self.asked: list[tuple[int, int]] = []
 
     def GetPageFlags(self, request, context):  # noqa: N802 (a name of the contract)
@@ -159,6 +161,8 @@ class FakeDaemon(pageflags_pb2_grpc.PageFlagsServiceServicer):
         self.called = True
         if self.delay_seconds:
             time.sleep(self.delay_seconds)
+        if self.lost_codes:
+            context.abort(self.lost_codes.pop(), "lost")
         if self.failure is not None:
             reason = self.failure.reason
             refuse(context, reason.name, reason.code, str(self.failure), self.retry_after_seconds)

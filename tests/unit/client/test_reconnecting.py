@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import cowd
+import grpc
 import pytest
 from cowd import _transport
 
@@ -35,6 +36,22 @@ def test_a_daemon_that_restarts_between_two_calls_is_found_again(
             stop_fakes()
             start_fake(socket_path)
         assert client.get_server_info().version == "9.8.7"
+
+
+@pytest.mark.parametrize("code", [grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED])
+def test_a_call_that_the_server_lost_is_made_again(fake, code):
+    """As a daemon that stops may lose it: gRPC says either."""
+    fake.lost_codes = [code, code]
+    with cowd.Client(fake.path) as client:
+        assert client.get_server_info().version == "9.8.7"
+    assert fake.lost_codes == []
+
+
+def test_a_call_that_is_lost_again_and_again_is_given_up(fake):
+    fake.lost_codes = [grpc.StatusCode.CANCELLED] * 20
+    with cowd.Client(fake.path) as client, pytest.raises(cowd.Unavailable, match="not the call"):
+        client.get_server_info()
+    assert len(fake.lost_codes) == 20 - 1 - len(_transport._PAUSES_SECONDS)
 
 
 def test_a_daemon_that_is_gone_is_said_at_once(start_fake, stop_fakes, socket_path):

@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from cowdaemon.limits import RELAY_BUFFER_BYTES
+from cowdaemon.worker import worker
 from cowdaemon.worker.relay import Relay
 
 SECONDS = 10.0
@@ -154,6 +155,16 @@ def test_closed_to_its_client_it_carries_what_was_sent_and_every_answer(relayed:
     relayed.relay.finish()
     assert relayed.client.recv(1) == b""
     relayed.verify_ended()
+
+
+def test_connection_that_comes_after_closing_to_clients_is_closed() -> None:
+    """It would be relayed to a server that is about to stop, and wait there."""
+    connections = worker._Connections(None, None)  # type: ignore[arg-type]
+    connections.close_to_clients()
+    ours, theirs = socket.socketpair()
+    with ours:
+        connections.add(1, theirs)
+        assert ours.recv(1) == b""
 
 
 def test_finish_of_a_relay_that_has_ended_is_nothing(relayed: Relayed) -> None:
