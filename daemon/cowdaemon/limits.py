@@ -76,7 +76,9 @@ AUDIT_RECORDS: Final = 100
 
 # Calls.
 PAGES_PER_CALL: Final = 65_536
-"""256 MiB of 4 KiB pages. Ten bytes a page: a reply of 655 kB."""
+"""256 MiB of 4 KiB pages; listed in one response of a stream, too. Ten bytes a page: 655 kB."""
+RANGES_PER_CALL: Final = 256
+"""Of a stream: 6 kB at 23 bytes a range, the longest, under REQUEST_BYTES."""
 MAPPINGS_PER_CALL: Final = 4_096
 """A reply stays under 1 MB with paths of ordinary length."""
 MAPPINGS_PATH_BYTES: Final = 1 << 20

@@ -274,7 +274,8 @@ def _verify_range(address: int, count: int) -> None:
     if address % _PAGE_SIZE_BYTES:
         raise CowdError(Reason.UNALIGNED_ADDRESS, address=address, page_size_bytes=_PAGE_SIZE_BYTES)
     if not 1 <= count <= PAGES_PER_CALL:
-        raise CowdError(Reason.INVALID_COUNT, count=count, maximum=PAGES_PER_CALL)
+        wanted = f"1 to {PAGES_PER_CALL} pages a call"
+        raise CowdError(Reason.INVALID_COUNT, count=count, wanted=wanted)
     if address + count * _PAGE_SIZE_BYTES > _ADDRESSES:
         raise CowdError(Reason.RANGE_OVERFLOW, address=address, count=count)
 
