@@ -37,8 +37,8 @@ _BLOCKS_OF_A_READ: Final = 2_048
 _TABLE_SPAN_PER_PAGE: Final = 64
 """Blocks are numbered by a table as wide as their span, up to this many times the pages; beyond, by
 sorting. A table of bytes this wide costs less than the sort."""
-WORDS_AT_ONCE: Final = 1 << 19
-"""Words of blocks that are held at a time: 4 MB. What needs more takes several passes."""
+WORDS_AT_ONCE: Final = 1 << 20
+"""Words of blocks that are held at a time: 8 MB. What needs more takes several passes."""
 
 
 Run: TypeAlias = Callable[..., Iterable[Any]]
