@@ -27,9 +27,9 @@ _STATUS_CODES: Final = {code.value[0]: code for code in grpc.StatusCode}
 
 Answer = Callable[[Any], Message]
 """Returns the response to a request."""
-StreamedAnswer = Callable[[Any, Callable[[], None]], Iterator[Message]]
-"""Yields the responses to a request. Its second argument is to be called before each part of the
-work, by any thread: that raises once nobody waits for more."""
+StreamedAnswer = Callable[[Any, Callable[[], None]], Iterator[bytes]]
+"""Yields the responses to a request, encoded. Its second argument is to be called before each part
+of the work, by any thread: that raises once nobody waits for more."""
 
 
 class _CallEndedError(Exception):
@@ -154,7 +154,7 @@ class Handlers(grpc.GenericRpcHandler):
                 self._verify_read()
                 responses = answer(_decode(request_type, request), call.verify_wanted)
                 while (response := self._work_on(call, responses)) is not None:
-                    yield response.SerializeToString()
+                    yield response
             except _CallEndedError:
                 pass  # nobody reads a status
             except Exception as error:  # noqa: BLE001 - see _fail_as_status
@@ -162,7 +162,7 @@ class Handlers(grpc.GenericRpcHandler):
 
         return grpc.unary_stream_rpc_method_handler(handle)
 
-    def _work_on(self, call: _Call, responses: Iterator[Message]) -> Message | None:
+    def _work_on(self, call: _Call, responses: Iterator[bytes]) -> bytes | None:
         self._start_work(call)
         try:
             return next(responses, None)

@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, Final, Generic, NamedTuple, TypeVar
 
 import numpy as np
 
@@ -18,11 +18,13 @@ from cowdaemon.worker.chunks import Chunk, iter_chunks, iter_pieces
 from cowdaemon.worker.disclosure import DisclosureMasks
 from cowdaemon.worker.page_scan import iter_populated, iter_populated_by_reading
 from cowdaemon.worker.page_states import Bytes, Words
-from cowdaemon.worker.pagemap import ShortReadError, Stretches
+from cowdaemon.worker.pagemap import ShortReadError, Stretches, count_pages
 from cowdaemon.worker.reader import PageReadings, Reader, classify_readings
 from cowdaemon.worker.targets import Target
 
 __all__ = ["ChunkPages", "PageStreams"]
+
+_NO_ENTRIES: Final[Words] = np.empty(0, np.uint64)
 
 _T = TypeVar("_T")
 _R = TypeVar("_R")
@@ -37,7 +39,7 @@ class ChunkPages(NamedTuple):
     attributes: Bytes
 
 
-class PageStreams:
+class PageStreams(Generic[_R]):
     """Reads for many calls, with the same threads.
 
     Args:
@@ -50,13 +52,14 @@ class PageStreams:
         self._masks = masks
         self._threads = ThreadPoolExecutor(READING_THREADS, "reading")
 
-    def iter_chunk_pages(
+    def iter_chunks(
         self,
         target: Target,
         ranges: Sequence[tuple[int, int]],
+        tell: Callable[[ChunkPages], _R],
         verify_wanted: Callable[[], None],
-    ) -> Iterator[ChunkPages]:
-        """Yield the chunks of ranges of pages, in order and without gaps.
+    ) -> Iterator[_R]:
+        """Yield what `tell` makes of the chunks of ranges of pages, in order and without gaps.
 
         Pieces whose frames follow each other are told one by one. Those whose frames are scattered
         wait for others, up to WINDOW_PAGES pages: the more, the less each of them costs.
@@ -64,6 +67,7 @@ class PageStreams:
         Args:
             target: the process.
             ranges: first page and page after the last of each; inside the address space.
+            tell: called in any thread.
             verify_wanted: called before each part of the work, in any thread; what it raises ends
                 the reading.
 
@@ -75,71 +79,77 @@ class PageStreams:
         pieces = iter_pieces(iter_chunks(ranges, partial(scan, target.pagemap)))
         is_small = sum(end - first for first, end in ranges) <= PAGES_PER_CALL
         run = map if is_small else partial(_map_ahead, self._threads)
-        stream = _Stream(reader, self._masks, target, verify_wanted, run)
-        window: list[_Look] = []
+        stream = _Stream(reader, self._masks, target, tell, verify_wanted, run)
+        window: list[_Look[_R]] = []
         for look in run(stream.look, pieces):
             window.append(look)
-            if window[0].told or sum(len(each.entries) for each in window) >= WINDOW_PAGES:
+            if window[0].told or sum(each.page_count for each in window) >= WINDOW_PAGES:
                 yield from stream.finish(window)
         yield from stream.finish(window)
 
 
-class _Look(NamedTuple):
-    """A first look at a piece: `told` is None if the frames are scattered."""
+class _Look(NamedTuple, Generic[_R]):
+    """A first look at a piece: `told` is None, and `entries` needed, if frames are scattered."""
 
     piece: list[Chunk]
     stretches: Stretches
     entries: Words
-    told: list[ChunkPages] | None
+    told: list[_R] | None
+
+    @property
+    def page_count(self) -> int:
+        return count_pages(self.stretches)
 
 
-class _Stream(NamedTuple):
+class _Stream(NamedTuple, Generic[_R]):
     """What the steps of one call's reading have in common."""
 
     reader: Reader
     masks: DisclosureMasks
     target: Target
+    tell: Callable[[ChunkPages], _R]
     verify_wanted: Callable[[], None]
     run: Callable[..., Iterable[Any]]
 
-    def look(self, piece: list[Chunk]) -> _Look:
+    def look(self, piece: list[Chunk]) -> _Look[_R]:
         self.verify_wanted()
         stretches = np.concatenate([chunk.stretches for chunk in piece])
         entries, readings = self.reader.look(self.target.pagemap, stretches)
-        told = None if readings is None else self._tell(piece, readings)
-        return _Look(piece, stretches, entries, told)
+        if readings is None:
+            return _Look(piece, stretches, entries, None)
+        return _Look(piece, stretches, _NO_ENTRIES, self._tell(piece, readings))
 
-    def finish(self, window: list[_Look]) -> Iterator[ChunkPages]:
-        """Yield what may be told of all pieces of a window."""
-        tolds = [look.told for look in window]
+    def finish(self, window: list[_Look[_R]]) -> Iterator[_R]:
+        """Yield what is told of all pieces of a window; nothing is held for longer than needed."""
+        tolds = deque(look.told for look in window)
         scattered = deque(look for look in window if look.told is None)
-        window.clear()  # what is worked on and done is not held for longer
-        settled: Iterator[list[ChunkPages]] = iter(())
+        window.clear()
+        settled: Iterator[list[_R]] = iter(())
         if scattered:
             self.verify_wanted()
-            flags = self.reader.read_scattered([look.entries for look in scattered], self.run)
-            settled = iter(self.run(self._settle, _take(scattered), _take(deque(flags))))
-            del flags
-        for told in tolds:
+            entries = [look.entries for look in scattered]
+            flags = deque(self.reader.read_scattered(entries, self.run))
+            del entries
+            settled = iter(self.run(self._settle, _take(scattered), _take(flags)))
+        for told in _take(tolds):
             if not self.target.is_alive():  # what was skipped may have been empty for that
                 raise ShortReadError
             yield from next(settled) if told is None else told
 
-    def _settle(self, look: _Look, flags: Words) -> list[ChunkPages]:
+    def _settle(self, look: _Look[_R], flags: Words) -> list[_R]:
         self.verify_wanted()
         pagemap = self.target.pagemap
         readings = self.reader.settle(pagemap, look.stretches, look.entries, flags)
         return self._tell(look.piece, readings)
 
-    def _tell(self, piece: list[Chunk], readings: PageReadings) -> list[ChunkPages]:
+    def _tell(self, piece: list[Chunk], readings: PageReadings) -> list[_R]:
         states, attributes = classify_readings(readings, self.reader.features.layout)
-        kpageflags = self.masks.apply(readings.entries, readings.flags)
+        kpageflags = self.masks.apply(readings.entries, readings.flags, readings.codes)
         told, start = [], 0
         for chunk in piece:
             end = start + chunk.listed_page_count
-            told.append(
-                ChunkPages(chunk, kpageflags[start:end], states[start:end], attributes[start:end])
-            )
+            pages = kpageflags[start:end], states[start:end], attributes[start:end]
+            told.append(self.tell(ChunkPages(chunk, *pages)))
             start = end
         return told
 

@@ -19,10 +19,12 @@ from cowdaemon.worker.kpageflags import read_flags, read_runs, read_scattered
 from cowdaemon.worker.page_states import (
     Attribute,
     Bytes,
+    Codes,
     EntryLayout,
     PageState,
     Words,
     classify,
+    encode,
     is_contradictory,
 )
 from cowdaemon.worker.pagemap import (
@@ -47,17 +49,19 @@ class PageReadings(NamedTuple):
     Attributes:
         entries: of pagemap.
         flags: 0 where no page is present or its frame has no information, and where unstable.
+        codes: of both, see `page_states.encode`.
         unstable: the places of pages that changed on every attempt; mostly none.
     """
 
     entries: Words
     flags: Words
+    codes: Codes
     unstable: NDArray[np.intp]
 
 
 def classify_readings(readings: PageReadings, layout: EntryLayout) -> tuple[Bytes, Bytes]:
     """Return what `classify` does, with state UNKNOWN for the pages that are unstable."""
-    states, attributes = classify(readings.entries, readings.flags, layout)
+    states, attributes = classify(readings.entries, readings.flags, layout, readings.codes)
     if len(readings.unstable):
         states[readings.unstable] = PageState.UNKNOWN
         attributes[readings.unstable] = Attribute.UNSTABLE
@@ -139,9 +143,10 @@ class Reader:
         self, pagemap: int, stretches: Stretches, entries: Words, flags: Words, again: Words
     ) -> PageReadings:
         """Read anew what was not of one moment, given a later look at the same entries."""
-        suspects = np.flatnonzero((again != entries) | is_contradictory(again, flags))
+        codes = encode(entries, flags)
+        suspects = np.flatnonzero((again != entries) | is_contradictory(entries, flags, codes))
         if not len(suspects):
-            return PageReadings(entries, flags, suspects)
+            return PageReadings(entries, flags, codes, suspects)
         pages = number_pages(stretches)
         entries, flags = entries.copy(), flags.copy()  # to be written to
         again = again[suspects]
@@ -152,13 +157,13 @@ class Reader:
             changed = (again != entries[suspects]) | is_contradictory(again, flags[suspects])
             again, suspects = again[changed], suspects[changed]
             if not len(suspects):
-                return PageReadings(entries, flags, suspects)
+                return PageReadings(entries, flags, encode(entries, flags), suspects)
         entries[suspects] = again
         flags[suspects] = read_flags(self._kpageflags, again)
         again = _read_pages(pagemap, pages[suspects])
         unstable = suspects[again != entries[suspects]]
         flags[unstable] = 0
-        return PageReadings(entries, flags, unstable)
+        return PageReadings(entries, flags, encode(entries, flags), unstable)
 
 
 def _read_pages(pagemap: int, pages: Numbers) -> Words:

@@ -80,7 +80,7 @@ class PageFlagsService:
         self._reader = reader
         self._confinement = confinement
         self._masks = masks
-        self._streams = PageStreams(reader, masks)
+        self._streams: PageStreams[bytes] = PageStreams(reader, masks)
         self._calls_per_worker = calls_per_worker
         self._handlers: Handlers | None = None
 
@@ -129,7 +129,7 @@ class PageFlagsService:
         _verify_start_time(target, request.expected_start_time_ticks)
         readings = self._read(target, request.address, request.count)
         states, attributes = classify_readings(readings, self._reader.features.layout)
-        disclosed = self._masks.apply(readings.entries, readings.flags)
+        disclosed = self._masks.apply(readings.entries, readings.flags, readings.codes)
         return twins.GetPageFlagsResponse(
             page_size_bytes=_PAGE_SIZE_BYTES,
             address=request.address,
@@ -142,7 +142,7 @@ class PageFlagsService:
 
     def _stream_page_flags(
         self, request: messages.StreamPageFlagsRequest, verify_wanted: Callable[[], None]
-    ) -> Iterator[Message]:
+    ) -> Iterator[bytes]:
         ranges = _number_ranges(request.ranges)
         target = self._open(request.pid)
         _verify_start_time(target, request.expected_start_time_ticks)
@@ -158,28 +158,28 @@ class PageFlagsService:
         target: Target,
         ranges: Sequence[tuple[int, int]],
         verify_wanted: Callable[[], None],
-    ) -> Iterator[Message]:
+    ) -> Iterator[bytes]:
+        def tell(pages: ChunkPages) -> bytes:
+            first, end, stretches = pages.chunk
+            return twins.StreamPageFlagsResponse(
+                page_size_bytes=_PAGE_SIZE_BYTES,
+                address=first * _PAGE_SIZE_BYTES,
+                count=end - first,
+                start_time_ticks=target.start_time_ticks,
+                masks=twins.DisclosureMasks(**_mask_fields(self._masks)),
+                stretch_address=(stretches[:, 0] * _PAGE_SIZE_BYTES).astype("<u8").tobytes(),
+                stretch_page_count=(stretches[:, 1] - stretches[:, 0]).astype("<u4").tobytes(),
+                kpageflags=pages.kpageflags.astype("<u8", copy=False).tobytes(),
+                state=pages.states.tobytes(),
+                attributes=pages.attributes.tobytes(),
+            ).SerializeToString()
+
         try:
-            for told in self._streams.iter_chunk_pages(target, ranges, verify_wanted):
-                yield self._make_chunk_response(target, told)
+            for response in self._streams.iter_chunks(target, ranges, tell, verify_wanted):
+                yield response
                 self._verify_access(target)
         except ShortReadError:
             raise CowdError(Reason.PROCESS_GONE, pid=target.pid) from None
-
-    def _make_chunk_response(self, target: Target, told: ChunkPages) -> Message:
-        first, end, stretches = told.chunk
-        return twins.StreamPageFlagsResponse(
-            page_size_bytes=_PAGE_SIZE_BYTES,
-            address=first * _PAGE_SIZE_BYTES,
-            count=end - first,
-            start_time_ticks=target.start_time_ticks,
-            masks=twins.DisclosureMasks(**_mask_fields(self._masks)),
-            stretch_address=(stretches[:, 0] * _PAGE_SIZE_BYTES).astype("<u8").tobytes(),
-            stretch_page_count=(stretches[:, 1] - stretches[:, 0]).astype("<u4").tobytes(),
-            kpageflags=told.kpageflags.astype("<u8", copy=False).tobytes(),
-            state=told.states.tobytes(),
-            attributes=told.attributes.tobytes(),
-        )
 
     def _verify_access(self, target: Target) -> None:
         """Ask again, now and then, whether the caller may still inspect a target."""
@@ -209,7 +209,7 @@ class PageFlagsService:
 
     def _summarize_processes(
         self, request: messages.SummarizeProcessesRequest, verify_wanted: Callable[[], None]
-    ) -> Iterator[Message]:
+    ) -> Iterator[bytes]:
         if len(request.pids) > PIDS_PER_CALL:
             raise CowdError(Reason.TOO_MANY_PIDS, count=len(request.pids), maximum=PIDS_PER_CALL)
         purpose = wire.Purpose.SUMMARY if request.pids else wire.Purpose.SWEEP
@@ -230,7 +230,7 @@ class PageFlagsService:
                     raise
                 else:
                     continue
-            yield response
+            yield response.SerializeToString()
 
     def _summarize(
         self,

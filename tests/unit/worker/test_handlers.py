@@ -35,12 +35,12 @@ class Work:
         self.is_step_taken = threading.Event()
         self.verify_wanted: Callable[[], None] = lambda: None
 
-    def answer(self, _: object, verify_wanted: Callable[[], None]) -> Iterator[twins_pb2.Any]:
+    def answer(self, _: object, verify_wanted: Callable[[], None]) -> Iterator[bytes]:
         self.verify_wanted = verify_wanted
         self.is_begun.set()
         while goes_on := self.steps.get(timeout=SECONDS):
             self.is_step_taken.set()
-            yield twins_pb2.Any(value=RESPONSE)
+            yield twins_pb2.Any(value=RESPONSE).SerializeToString()
         if goes_on is None:
             raise RuntimeError
 
