@@ -7,7 +7,7 @@ from typing import Final, Literal, Protocol, TypeAlias, TypeVar
 from cowd._client import Client
 from cowd._errors import AccessDenied, Error, InvalidRequest, Unavailable
 from cowd._local import Local
-from cowd._pages import MappingList, PageFlags
+from cowd._pages import MappingList, PageChunk, PageFlags
 
 __all__ = ["BACKENDS", "Backend", "BackendName", "ask"]
 
@@ -36,7 +36,16 @@ class Backend(Protocol):
         *,
         expected_start_time_ticks: int = 0,
     ) -> Iterator[PageFlags]:
-        """Yield what is known about ranges of pages."""
+        """Yield what is known about every page of several ranges."""
+
+    def stream_page_flags(
+        self,
+        pid: int,
+        ranges: Iterable[tuple[int, int]],
+        *,
+        expected_start_time_ticks: int = 0,
+    ) -> Iterator[PageChunk]:
+        """Yield the same without a list of what is absent."""
 
     def list_mappings(self, pid: int, *, expected_start_time_ticks: int = 0) -> MappingList:
         """Return all mappings of a process."""
@@ -60,7 +69,7 @@ def ask(
         Error: from `question`, the daemon's being the cause of the other's; InvalidRequest if
             there is no such backend.
     """
-    if not isinstance(backend, str) and hasattr(backend, "iter_page_flags"):
+    if not isinstance(backend, str) and hasattr(backend, "stream_page_flags"):
         return question(backend), None
     if backend not in BACKENDS:
         names = ", ".join(BACKENDS)

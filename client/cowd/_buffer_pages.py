@@ -20,7 +20,7 @@ from cowd._backend import Backend, BackendName, ask
 from cowd._buffers import Memory, Span, as_array
 from cowd._errors import Aborted, Error, FailedPrecondition, InvalidRequest
 from cowd._kpageflags import format_letters
-from cowd._local import has_pagemap_scan
+from cowd._page_scan import has_pagemap_scan
 from cowd._pages import (
     DisclosureMasks,
     Mapping,

@@ -129,6 +129,9 @@ class Transport:
                 # The time to make a connection in, despite the name. Less than a call has, so that
                 # a daemon that takes no connections is not confused with one slow to answer.
                 ("grpc.min_reconnect_backoff_ms", max(1, int(1000 * self._connect_seconds))),
+                # A stream that no thread of grpc's reads for us: nothing waits in Python, and an
+                # answer is here sooner. By its name, as grpc.experimental is slow to import.
+                ("SingleThreadedUnaryStream", 1),
                 # The pauses between attempts: short, as there is no network to spare.
                 ("grpc.initial_reconnect_backoff_ms", 100),
                 ("grpc.max_reconnect_backoff_ms", 250),
@@ -148,6 +151,11 @@ class Transport:
             f"/{_SERVICE}/GetServerInfo",
             pageflags_pb2.GetServerInfoRequest,
             pageflags_pb2.GetServerInfoResponse,
+        )
+        self._stream_page_flags = self._channel.unary_stream(
+            f"/{_SERVICE}/StreamPageFlags",
+            request_serializer=pageflags_pb2.StreamPageFlagsRequest.SerializeToString,
+            response_deserializer=twins_pb2.StreamPageFlagsResponse.FromString,
         )
         self._check_health = self._method(
             "/grpc.health.v1.Health/Check",
@@ -221,6 +229,7 @@ class Transport:
             caller=CallerCredential(caller.uid, caller.gid, tuple(caller.groups)),
             maximum_page_count=answer.maximum_page_count,
             maximum_mapping_count=answer.maximum_mapping_count,
+            maximum_range_count=answer.maximum_range_count,
             maximum_concurrent_call_count=answer.maximum_concurrent_call_count,
             masks=_convert_masks(answer.masks),
             kernel_features=KernelFeatures(
