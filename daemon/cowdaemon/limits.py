@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What bounds the daemon, each with the reason for its size. Pure values, used in every process."""
 
+import os
 from typing import Final
 
 # Connections. The broker counts them from accept until the worker says that they are closed.
@@ -108,6 +109,19 @@ tables for as long as it likes, and a thread that is held up is lost. Waiting be
 the opener takes less."""
 
 # Reading.
+READING_THREADS: Final = max(2, min(4, os.cpu_count() or 1))
+"""Of a worker. The kernel's work on page tables and frames is most of what there is to do; more of
+them would be for a machine of which one user should not have all."""
+WINDOW_PAGES: Final = 1 << 20
+"""Of a stream, read at a time: 16 MB while they are worked on. With fewer, more of kpageflags is
+read for nothing; with more, the first answer comes later."""
+WINDOW_CHUNKS: Final = 256
+"""Of small ranges, read at a time."""
+SCANNED_PAGES: Final = 1 << 26
+"""Of a range, in one step of looking for what is populated, so that a call can end meanwhile: where
+page tables are empty but there, that takes some 0.1 s."""
+CHUNKS_AHEAD: Final = 2
+"""Ready for a client that does not take them; then the reading stops."""
 SETTLE_ROUNDS: Final = 4
 """How often entries that changed are read again before they are returned as unstable."""
 

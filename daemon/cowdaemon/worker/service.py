@@ -6,7 +6,7 @@ Worker, unprivileged. What a call cannot answer it raises as CowdError.
 
 import os
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Final, NamedTuple
 
 import grpc
@@ -18,15 +18,20 @@ from cowdaemon import __version__, wire
 from cowdaemon.errors import Code, CowdError, Reason
 from cowdaemon.limits import (
     CALLS_PER_WORKER,
+    CHUNKS_AHEAD,
     MAPPINGS_PATH_BYTES,
     MAPPINGS_PER_CALL,
     PAGES_PER_CALL,
     PIDS_PER_CALL,
+    RANGES_PER_CALL,
 )
 from cowdaemon.worker.disclosure import SAFE, DisclosureMasks
 from cowdaemon.worker.handlers import Handlers, fail
+from cowdaemon.worker.page_stream import ChunkPages, iter_chunk_pages
+from cowdaemon.worker.pagemap import ShortReadError
 from cowdaemon.worker.privileges import Confinement
-from cowdaemon.worker.reader import PageReadings, Reader, ShortReadError, classify_readings
+from cowdaemon.worker.read_ahead import read_ahead
+from cowdaemon.worker.reader import PageReadings, Reader, classify_readings
 from cowdaemon.worker.summaries import summarize
 from cowdaemon.worker.targets import Target, Targets
 
@@ -88,6 +93,10 @@ class PageFlagsService:
                 f"/{_HEALTH}/Check": (twins.HealthCheckRequest, self._check_health),
             },
             streams={
+                f"/{_SERVICE}/StreamPageFlags": (
+                    messages.StreamPageFlagsRequest,
+                    self._stream_page_flags,
+                ),
                 f"/{_SERVICE}/SummarizeProcesses": (
                     messages.SummarizeProcessesRequest,
                     self._summarize_processes,
@@ -114,7 +123,7 @@ class PageFlagsService:
         self._targets.drop_expired()
 
     def _get_page_flags(self, request: messages.GetPageFlagsRequest) -> Message:
-        _verify_range(request.address, request.count)
+        _verify_range(request.address, request.count, most=PAGES_PER_CALL)
         target = self._open(request.pid)
         _verify_start_time(target, request.expected_start_time_ticks)
         readings = self._read(target, request.address, request.count)
@@ -129,6 +138,56 @@ class PageFlagsService:
             state=states.tobytes(),
             attributes=attributes.tobytes(),
         )
+
+    def _stream_page_flags(
+        self, request: messages.StreamPageFlagsRequest, verify_wanted: Callable[[], None]
+    ) -> Iterator[Message]:
+        ranges = _number_ranges(request.ranges)
+        target = self._open(request.pid)
+        _verify_start_time(target, request.expected_start_time_ticks)
+        for _, end in ranges:
+            self._read(target, (end - 1) * _PAGE_SIZE_BYTES, 1)  # raises if it is too far
+        responses = self._iter_responses(target, ranges, verify_wanted)
+        if sum(end - first for first, end in ranges) <= PAGES_PER_CALL:
+            return responses
+        return read_ahead(responses, CHUNKS_AHEAD)
+
+    def _iter_responses(
+        self,
+        target: Target,
+        ranges: Sequence[tuple[int, int]],
+        verify_wanted: Callable[[], None],
+    ) -> Iterator[Message]:
+        try:
+            for told in iter_chunk_pages(self._reader, self._masks, target, ranges, verify_wanted):
+                yield self._make_chunk_response(target, told)
+                self._verify_access(target)
+        except ShortReadError:
+            raise CowdError(Reason.PROCESS_GONE, pid=target.pid) from None
+
+    def _make_chunk_response(self, target: Target, told: ChunkPages) -> Message:
+        first, end, stretches = told.chunk
+        return twins.StreamPageFlagsResponse(
+            page_size_bytes=_PAGE_SIZE_BYTES,
+            address=first * _PAGE_SIZE_BYTES,
+            count=end - first,
+            start_time_ticks=target.start_time_ticks,
+            masks=twins.DisclosureMasks(**_mask_fields(self._masks)),
+            stretch_address=(stretches[:, 0] * _PAGE_SIZE_BYTES).astype("<u8").tobytes(),
+            stretch_page_count=(stretches[:, 1] - stretches[:, 0]).astype("<u4").tobytes(),
+            kpageflags=told.kpageflags.astype("<u8", copy=False).tobytes(),
+            state=told.states.tobytes(),
+            attributes=told.attributes.tobytes(),
+        )
+
+    def _verify_access(self, target: Target) -> None:
+        """Ask again, now and then, whether the caller may still inspect a target."""
+        try:
+            self._open(target.pid)
+        except CowdError:
+            if not target.is_alive():
+                raise ShortReadError from None
+            raise
 
     def _list_mappings(self, request: messages.ListMappingsRequest) -> Message:
         target = self._open(request.pid)
@@ -212,6 +271,7 @@ class PageFlagsService:
             ),
             granted=f"GRANT_DETAIL_{caller.granted.name}",
             maximum_pid_count=PIDS_PER_CALL,
+            maximum_range_count=RANGES_PER_CALL,
         )
 
     def _check_health(self, request: twins.HealthCheckRequest) -> Message:
@@ -270,14 +330,24 @@ class RefusingService:
         """Nothing is ever under way."""
 
 
-def _verify_range(address: int, count: int) -> None:
+def _verify_range(address: int, count: int, most: int | None = None) -> None:
     if address % _PAGE_SIZE_BYTES:
         raise CowdError(Reason.UNALIGNED_ADDRESS, address=address, page_size_bytes=_PAGE_SIZE_BYTES)
-    if not 1 <= count <= PAGES_PER_CALL:
-        wanted = f"1 to {PAGES_PER_CALL} pages a call"
+    if count < 1 or (most is not None and count > most):
+        wanted = "1 page or more" if most is None else f"1 to {most} pages a call"
         raise CowdError(Reason.INVALID_COUNT, count=count, wanted=wanted)
     if address + count * _PAGE_SIZE_BYTES > _ADDRESSES:
         raise CowdError(Reason.RANGE_OVERFLOW, address=address, count=count)
+
+
+def _number_ranges(ranges: Sequence[messages.PageRange]) -> list[tuple[int, int]]:
+    """Return first page and page after the last of each range, or raise CowdError."""
+    if not 1 <= len(ranges) <= RANGES_PER_CALL:
+        raise CowdError(Reason.INVALID_RANGE_COUNT, count=len(ranges), maximum=RANGES_PER_CALL)
+    for each in ranges:
+        _verify_range(each.address, each.count)
+    firsts = [each.address // _PAGE_SIZE_BYTES for each in ranges]
+    return [(first, first + each.count) for first, each in zip(firsts, ranges, strict=True)]
 
 
 def _verify_start_time(target: Target, expected_ticks: int) -> None:

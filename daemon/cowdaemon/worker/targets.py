@@ -25,7 +25,7 @@ from cowdaemon.limits import (
     TARGETS_KEPT,
 )
 from cowdaemon.worker.mappings import Extent, Mapping, iter_mappings
-from cowdaemon.worker.reader import ShortReadError, read_entries
+from cowdaemon.worker.pagemap import ShortReadError, read_entries
 
 __all__ = ["Target", "Targets"]
 

@@ -17,7 +17,8 @@ from cowdaemon.limits import SETTLE_ROUNDS
 from cowdaemon.worker import reader as module
 from cowdaemon.worker.features import KernelFeatures
 from cowdaemon.worker.page_states import EntryLayout, Kpageflags, Words
-from cowdaemon.worker.reader import PageReadings, Reader, ShortReadError, read_entries
+from cowdaemon.worker.pagemap import ShortReadError, Stretches, read_entries, read_stretches
+from cowdaemon.worker.reader import PageReadings, Reader
 from harness.kernel_flags import VOLATILE_FLAGS
 from hypothesis import given
 from hypothesis import strategies as st

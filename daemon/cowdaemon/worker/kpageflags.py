@@ -1,0 +1,207 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The words of /proc/kpageflags for the frames of many pages.
+
+Worker, unprivileged, through a descriptor that the zygote opened as root. Reading a frame costs the
+kernel 60 ns, a system call by itself 300 ns: so frames are read by blocks, and neighbouring blocks
+at once. Which blocks are needed is found with a table, and flags are gathered by index: there is no
+sorting and no loop over pages. The more pages at a time, the fewer words are read for nothing: the
+frames of a million pages that were touched in no order fill the blocks that they are in, those of
+65,536 pages a fifteenth of them.
+"""
+
+import os
+from collections.abc import Callable, Iterable, Sequence
+from itertools import repeat
+from typing import Any, Final, NamedTuple, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cowdaemon.worker.page_states import Words, frames, is_present
+
+__all__ = ["WORDS_AT_ONCE", "Run", "read_flags"]
+
+_WORD_BYTES: Final = 8
+_FEW_FRAMES: Final = 64
+"""Up to so many are read one by one: finding their blocks would take longer."""
+_BLOCK_SHIFT: Final = 5
+"""Blocks of 32 frames, where they are used well."""
+_SMALL_BLOCK_SHIFT: Final = 2
+"""Blocks of 4, where single frames are wanted here and there."""
+_WELL_USED_PAGES: Final = 3
+"""Pages a block for which reading 32 words costs less than reading small blocks does."""
+_BLOCKS_OF_A_READ: Final = 2_048
+"""What one thread reads at a time: half a megabyte of the larger blocks."""
+_TABLE_SPAN_PER_PAGE: Final = 64
+"""Blocks are numbered by a table as wide as their span, up to this many times the pages; beyond, by
+sorting. A table of bytes this wide costs less than the sort."""
+WORDS_AT_ONCE: Final = 1 << 19
+"""Words of blocks that are held at a time: 4 MB. What needs more takes several passes."""
+
+
+Run: TypeAlias = Callable[..., Iterable[Any]]
+"""How a function is applied to many things: `map`, or the same in several threads."""
+
+
+class _Blocks(NamedTuple):
+    """Different blocks of frames.
+
+    Attributes:
+        shift: each has 2**shift frames.
+        numbers: ascending; the first frame of each is its number << shift.
+        lowest: number of the first one.
+        places: the place of a block in `numbers`, at its number less `lowest`; None if that would
+            be too long a table.
+    """
+
+    shift: int
+    numbers: NDArray[np.int64]
+    lowest: int
+    places: NDArray[np.int32] | None
+
+    def place(self, numbers: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return the place of each of these blocks."""
+        if self.places is None:
+            return np.searchsorted(self.numbers, numbers)
+        return self.places[numbers - self.lowest].astype(np.int64)
+
+
+def read_flags(
+    kpageflags: int, entries: Sequence[Words], flags: Sequence[Words], run: Run = map
+) -> None:
+    """Read the flags of the pages of many entries.
+
+    Args:
+        kpageflags: descriptor of /proc/kpageflags.
+        entries: of pagemap, in pieces of a size that one thread works on at a time.
+        flags: arrays of the same shapes, to be filled: the word of each page's frame, 0 where no
+            page is present, and past the last frame.
+        run: what applies a function to all pieces.
+    """
+    lowest_of_pieces, highest_of_pieces, counts = zip(*run(_measure, entries), strict=True)
+    lowest, highest, count = min(lowest_of_pieces), max(highest_of_pieces), sum(counts)
+    if count <= _FEW_FRAMES:
+        for piece, words in zip(entries, flags, strict=True):
+            _read_few(kpageflags, piece, words)
+        return
+    blocks = _find_blocks(entries, lowest, highest, count, _BLOCK_SHIFT, run)
+    if len(blocks.numbers) * _WELL_USED_PAGES > count:
+        blocks = _find_blocks(entries, lowest, highest, count, _SMALL_BLOCK_SHIFT, run)
+    step = WORDS_AT_ONCE >> blocks.shift
+    for first in range(0, len(blocks.numbers), step):
+        words = _read_blocks(kpageflags, blocks, first, first + step, run)
+        _complete(run(_gather, entries, flags, repeat(blocks), repeat(first), repeat(words)))
+
+
+def _complete(results: Iterable[object]) -> None:
+    """Wait for all, and raise what any of them raises."""
+    for _ in results:
+        pass
+
+
+def _number_frames(entries: Words) -> NDArray[np.int64]:
+    return frames(entries).view(np.int64)  # 55 bits
+
+
+def _measure(entries: Words) -> tuple[int, int, int]:
+    """Return the lowest and the highest frame of present pages, and how many there are."""
+    present = is_present(entries)
+    count = int(np.count_nonzero(present))
+    if not count:
+        return 1 << 55, 0, 0
+    numbers = _number_frames(entries if count == len(entries) else entries[present])
+    return int(numbers.min()), int(numbers.max()), count
+
+
+def _read_few(kpageflags: int, entries: Words, flags: Words) -> None:
+    present = np.flatnonzero(is_present(entries))
+    offsets = (_number_frames(entries[present]) * _WORD_BYTES).tolist()
+    words = [
+        os.pread(kpageflags, _WORD_BYTES, offset).ljust(_WORD_BYTES, b"\0") for offset in offsets
+    ]
+    flags[:] = 0
+    flags[present] = np.frombuffer(b"".join(words), np.uint64)
+
+
+def _find_blocks(
+    entries: Sequence[Words], lowest: int, highest: int, count: int, shift: int, run: Run
+) -> _Blocks:
+    """Return the blocks of `count` frames, which lie between the lowest and the highest."""
+    first = lowest >> shift
+    span = (highest >> shift) - first + 1
+    if span > _TABLE_SPAN_PER_PAGE * count:
+        numbers = [_number_frames(piece[is_present(piece)]) >> shift for piece in entries]
+        return _Blocks(shift, np.unique(np.concatenate(numbers)), first, None)
+    is_used = np.zeros(span, np.bool_)
+
+    def mark(piece: Words) -> None:
+        present = is_present(piece)
+        numbers = _number_frames(piece if present.all() else piece[present]) >> shift
+        is_used[numbers - first] = True
+
+    _complete(run(mark, entries))
+    used = np.flatnonzero(is_used)
+    places = np.empty(span, np.int32)  # never touched but where it is used
+    places[used] = np.arange(len(used), dtype=np.int32)
+    return _Blocks(shift, used + first, first, places)
+
+
+def _read_blocks(kpageflags: int, blocks: _Blocks, first: int, end: int, run: Run) -> Words:
+    """Return the words of the blocks in these places, 0 past the last frame."""
+    numbers = blocks.numbers[first:end]
+    words = np.zeros(len(numbers) << blocks.shift, np.uint64)
+
+    def read(start: int) -> None:
+        part = numbers[start : start + _BLOCKS_OF_A_READ]
+        at = start << blocks.shift
+        words[at : at + (len(part) << blocks.shift)] = _read_runs(kpageflags, part, blocks.shift)
+
+    starts = range(0, len(numbers), _BLOCKS_OF_A_READ)
+    # Threads would only wait for each other between reads as short as those of small blocks.
+    _complete(run(read, starts) if blocks.shift == _BLOCK_SHIFT else map(read, starts))
+    return words
+
+
+def _read_runs(kpageflags: int, numbers: NDArray[np.int64], shift: int) -> Words:
+    """Return the words of blocks; neighbours are one read."""
+    breaks = np.flatnonzero(np.diff(numbers) != 1) + 1
+    starts, ends = numbers[[0, *breaks]], numbers[[*(breaks - 1), -1]] + 1
+    offsets = ((starts << shift) * _WORD_BYTES).tolist()
+    lengths = (((ends - starts) << shift) * _WORD_BYTES).tolist()
+    # No loop in Python: between a run and the next there is little more than the kernel.
+    words = b"".join(map(os.pread, repeat(kpageflags), lengths, offsets))
+    if len(words) != sum(lengths):  # the last frame lies in one of these, or before
+        parts = map(_read_fully, repeat(kpageflags), lengths, offsets)
+        words = b"".join(
+            part.ljust(length, b"\0") for part, length in zip(parts, lengths, strict=True)
+        )
+    return np.frombuffer(words, np.uint64)
+
+
+def _read_fully(file: int, length_bytes: int, offset: int) -> bytes:
+    """Return what there is of so many bytes: the kernel may give less at a time."""
+    parts = b""
+    while len(parts) < length_bytes:
+        part = os.pread(file, length_bytes - len(parts), offset + len(parts))
+        if not part:
+            break
+        parts += part
+    return parts
+
+
+def _gather(entries: Words, flags: Words, blocks: _Blocks, first: int, words: Words) -> None:
+    """Fill in the flags of the pages whose blocks' words these are, from place `first` on."""
+    present = is_present(entries)
+    where: NDArray[np.intp] | slice = slice(None)
+    if not present.all():
+        where = np.flatnonzero(present)
+        if first == 0:
+            flags[:] = 0
+    numbers = _number_frames(entries[where])
+    index = (blocks.place(numbers >> blocks.shift) - first) << blocks.shift
+    index |= numbers & ((1 << blocks.shift) - 1)
+    if len(words) == len(blocks.numbers) << blocks.shift:  # all of them
+        flags[where] = words[index]
+        return
+    inside = np.flatnonzero((index >= 0) & (index < len(words)))
+    flags[inside if isinstance(where, slice) else where[inside]] = words[index[inside]]

@@ -1,0 +1,100 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Entries of /proc/PID/pagemap, of one range or of many stretches of pages at once.
+
+Worker, unprivileged, through a descriptor that it was handed. A short read is an error: the address
+space ends there, or it is gone.
+"""
+
+import os
+from itertools import repeat
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cowdaemon.worker.page_states import Words
+
+__all__ = [
+    "NO_STRETCHES",
+    "Numbers",
+    "ShortReadError",
+    "Stretches",
+    "count_pages",
+    "join_stretches",
+    "number_pages",
+    "read_entries",
+    "read_stretches",
+]
+
+Numbers = NDArray[np.int64]
+"""Numbers of pages: their addresses by the page size."""
+Stretches = NDArray[np.int64]
+"""Consecutive pages, a row of two for each stretch: first page, page after the last. Ascending."""
+
+NO_STRETCHES: Final[Stretches] = np.empty((0, 2), np.int64)
+
+_PAGE_SIZE_BYTES: Final = os.sysconf("SC_PAGE_SIZE")
+_ENTRY_BYTES: Final = 8
+
+
+class ShortReadError(Exception):
+    """pagemap ended within the range: the address space does, or it is gone."""
+
+
+def read_entries(pagemap: int, address: int, count: int) -> Words:
+    """Return the entries of `count` pages from `address`, in bytes, as they stand.
+
+    Raises:
+        ShortReadError: there are fewer.
+    """
+    length_bytes, offset = count * _ENTRY_BYTES, address // _PAGE_SIZE_BYTES * _ENTRY_BYTES
+    entries = os.pread(pagemap, length_bytes, offset)
+    if len(entries) != length_bytes:
+        entries = _read_in_parts(pagemap, length_bytes, offset)
+    return np.frombuffer(entries, np.uint64)
+
+
+def read_stretches(pagemap: int, stretches: Stretches) -> Words:
+    """Return the entries of all pages of `stretches`, one stretch after the other.
+
+    Raises:
+        ShortReadError: one of them is not there in full.
+    """
+    offsets = (stretches[:, 0] * _ENTRY_BYTES).tolist()
+    lengths = ((stretches[:, 1] - stretches[:, 0]) * _ENTRY_BYTES).tolist()
+    # No loop in Python: between a stretch and the next there is little more than the kernel.
+    entries = b"".join(map(os.pread, repeat(pagemap), lengths, offsets))
+    if len(entries) != sum(lengths):
+        entries = b"".join(map(_read_in_parts, repeat(pagemap), lengths, offsets))
+    return np.frombuffer(entries, np.uint64)
+
+
+def _read_in_parts(pagemap: int, length_bytes: int, offset: int) -> bytes:
+    """Read on until all is there: the kernel may give less at a time than there is."""
+    parts = b""
+    while len(parts) < length_bytes:
+        part = os.pread(pagemap, length_bytes - len(parts), offset + len(parts))
+        if not part:
+            raise ShortReadError
+        parts += part
+    return parts
+
+
+def count_pages(stretches: Stretches) -> int:
+    """Return how many pages all of them have."""
+    return int((stretches[:, 1] - stretches[:, 0]).sum())
+
+
+def number_pages(stretches: Stretches) -> Numbers:
+    """Return the number of each page of `stretches`, in their order."""
+    lengths = stretches[:, 1] - stretches[:, 0]
+    skipped = stretches[:, 0] - np.cumsum(lengths) + lengths
+    return np.repeat(skipped, lengths) + np.arange(lengths.sum())
+
+
+def join_stretches(stretches: Stretches, gap_pages: int = 0) -> Stretches:
+    """Return fewer stretches: those no more than `gap_pages` apart are one, with the gap."""
+    if len(stretches) < 2:
+        return stretches
+    breaks = np.flatnonzero(stretches[1:, 0] - stretches[:-1, 1] > gap_pages)
+    return np.column_stack((stretches[[0, *(breaks + 1)], 0], stretches[[*breaks, -1], 1]))
