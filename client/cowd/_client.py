@@ -128,14 +128,11 @@ class Client:
 
         As `iter_page_flags`, but reserved memory costs next to nothing: see `PageChunk`.
         """
-        from cowd._page_stream import iter_chunks
-
         wanted = as_ranges(ranges)
         step = self._read_most_ranges() if len(wanted) > 1 else 1
         for first in range(0, len(wanted), step):
-            for chunk in iter_chunks(
-                self._transport, pid, wanted[first : first + step], expected_start_time_ticks
-            ):
+            part = wanted[first : first + step]
+            for chunk in self._transport.stream_page_flags(pid, part, expected_start_time_ticks):
                 expected_start_time_ticks = chunk.start_time_ticks
                 yield chunk
 

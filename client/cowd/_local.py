@@ -143,14 +143,15 @@ def _iter_portions(
     room = PAGES_PER_PART
     told_until = None
     for start, stretch_end in stretches:
-        while start < stretch_end:
-            count = min(room, (stretch_end - start) // _PAGE_SIZE_BYTES)
-            listed.append((start, count))
-            start += count * _PAGE_SIZE_BYTES
+        address = start
+        while address < stretch_end:
+            count = min(room, (stretch_end - address) // _PAGE_SIZE_BYTES)
+            listed.append((address, count))
+            address += count * _PAGE_SIZE_BYTES
             room -= count
             if not room:
-                yield start, listed
-                listed, room, told_until = [], PAGES_PER_PART, start
+                yield address, listed
+                listed, room, told_until = [], PAGES_PER_PART, address
     if told_until != end:
         yield end, listed
 
@@ -220,9 +221,7 @@ def _read_settled(
             states[first:last] = high[first:last].translate(_pagemap.STATES_OF_ANONYMOUS_MEMORY)
         return states, attributes
     for zero_start, zero_end in iter_zero_pages(process.pagemap, address, end):
-        first, last = (
-            (border - address) // _PAGE_SIZE_BYTES for border in (zero_start, zero_end)
-        )
+        first, last = ((border - address) // _PAGE_SIZE_BYTES for border in (zero_start, zero_end))
         states[first:last] = bytes([PageState.ZERO]) * (last - first)
     high_now = _pagemap.high_bytes(process.read_entries(address, count))
     for first, last in _iter_differences(high, high_now):

@@ -1,109 +1,134 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The streaming call: its answers verified one by one, and the call made again where it broke off.
+"""The messages of the streaming call: what is still to be asked, and answers as verified values.
 
-It goes over the connection of a `Transport`, and sees grpc and protobuf as that does. Failures:
-every gRPC error leaves here as a `cowd.Error`. A stream that gets lost is gone on with from there,
-of the same process, and so is one whose time is up while answers come: what is bounded is the wait
-for each of them.
+Sees protobuf, as the transport does that asks. An answer that is not what was asked for raises
+InternalError: nothing that a server sends makes a list of pages that is not in order.
 """
 
-import sys
-import time
-from array import array
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable
 from itertools import islice, repeat
 from mmap import PAGESIZE
 from operator import add, le, mul
-from typing import Final, TypeAlias, cast
+from typing import Final
 
-import grpc
 from cowproto.v1 import pageflags_pb2, twins_pb2
 
-from cowd._address import try_to_connect
+from cowd._answers import convert_masks, unpack_words
 from cowd._errors import InternalError, InvalidRequest
 from cowd._pages import PageChunk
-from cowd._transport import NOBODY_LISTENS, PAUSES_SECONDS, Transport, convert_masks
 
-__all__ = ["iter_chunks"]
+__all__ = ["PageStream"]
 
 _MOST_LISTED: Final = 1 << 20
-"""In one answer: many times what a daemon lists, and what a client can bear."""
-
-_Rest: TypeAlias = deque[tuple[int, int]]
-"""The ranges that no answer has come about yet: address and number of pages."""
+"""In one answer: many times what a daemon lists."""
 
 
-def iter_chunks(
-    transport: Transport,
-    pid: int,
-    ranges: Sequence[tuple[int, int]],
-    expected_start_time_ticks: int,
-) -> Iterator[PageChunk]:
-    """Call StreamPageFlags; no more than one answer is held. The call ends with the iterator.
+class PageStream:
+    """The ranges of one call, and how far its answers have come.
 
     Args:
-        transport: to the daemon.
         pid: of the process, not of a thread.
-        ranges: address, in bytes, and number of pages; no more than one call may have.
-        expected_start_time_ticks: start time that the process must have; 0 accepts any.
-
-    Raises:
-        Error: a subclass of it, see `cowd.Error`.
+        ranges: address, in bytes, and number of pages.
+        start_time_ticks: that the process must have; 0 takes that of the first answer.
     """
-    rest = deque(ranges)
-    wait = _Wait(transport, pid)
-    while rest:
-        request = _make_request(pid, rest, expected_start_time_ticks)
-        call = transport.start_stream(request, wait.seconds_left, waits_for_ready=wait.is_crowded)
-        is_first = True
-        try:
-            while (answer := transport.receive(call)) is not None:
-                chunk = _convert_chunk(answer, pid, rest, expected_start_time_ticks)
-                expected_start_time_ticks = chunk.start_time_ticks
-                is_first = False
-                yield chunk
-                wait = _Wait(transport, pid)
-        except grpc.RpcError as error:
-            failed = cast(grpc.Call, error)  # A failed call raises an RpcError that is a Call.
-            if is_first or not transport.is_late(failed):
-                wait.pause_or_raise(failed)
-            continue
-        finally:
-            transport.abandon(call)
-        if rest:
-            raise InternalError("cowd's answer ends before the pages asked for", pid=pid)
 
-
-class _Wait:
-    """The wait for one answer: how long it may take still, and how often it may get lost."""
-
-    is_crowded = False
-
-    def __init__(self, transport: Transport, pid: int) -> None:
-        self._transport = transport
-        self._pid = pid
-        self._deadline = time.monotonic() + transport.timeout_seconds
-        self._attempt = time.monotonic()
-        self._pauses = iter(PAUSES_SECONDS)
-        self._first: grpc.Call | None = None
+    def __init__(self, pid: int, ranges: Iterable[tuple[int, int]], start_time_ticks: int) -> None:
+        self.pid = pid
+        self._rest = deque(ranges)
+        self._start_time_ticks = start_time_ticks
 
     @property
-    def seconds_left(self) -> float:
-        """How long the next call may take."""
-        self._attempt = time.monotonic()
-        return max(0.0, self._deadline - self._attempt)
+    def is_complete(self) -> bool:
+        """Whether there have been answers about every page."""
+        return not self._rest
 
-    def pause_or_raise(self, failed: grpc.Call) -> None:
-        """Return after a pause if another call may help, as with calls that are no streams."""
-        transport = self._transport
-        pause = next(self._pauses, None)
-        hangs = time.monotonic() - self._attempt >= transport.connect_seconds
-        may_help = pause is not None and not hangs and transport.was_lost(failed)
-        number = try_to_connect(transport.path) if may_help else 0
-        if pause is None or not may_help or number in NOBODY_LISTENS:
-            why = self._first if self._first and transport.is_late(failed) else failed
-            raise transport.convert_error(why, self._pid) from cast(grpc.RpcError, failed)
-        self._first = self._first or failed
-        self.is_crowded = number != 0
-        time.sleep(pause)
+    def make_request(self) -> pageflags_pb2.StreamPageFlagsRequest:
+        """Return the request for all that is missing.
+
+        Raises:
+            InvalidRequest: a number is none, or does not fit.
+        """
+        try:
+            return pageflags_pb2.StreamPageFlagsRequest(
+                pid=self.pid,
+                ranges=[
+                    pageflags_pb2.PageRange(address=address, count=count)
+                    for address, count in self._rest
+                ],
+                expected_start_time_ticks=self._start_time_ticks,
+            )
+        except (TypeError, ValueError) as error:
+            raise InvalidRequest(f"the request cannot be sent: {error}") from error
+
+    def take(self, answer: twins_pb2.StreamPageFlagsResponse) -> PageChunk:
+        """Return the pages of the next answer.
+
+        Raises:
+            InternalError: it does not go on where the last one ended, or is not one.
+        """
+        address, left = self._rest[0] if self._rest else (0, 0)
+        chunk = _convert(answer, self.pid)
+        if (
+            chunk is None
+            or chunk.address != address
+            or not 0 < chunk.page_count <= left
+            or self._start_time_ticks not in (0, chunk.start_time_ticks)
+            or not _has_stretches_in_place(chunk)
+        ):
+            raise InternalError("cowd's answer is not about the pages asked for", pid=self.pid)
+        self._start_time_ticks = chunk.start_time_ticks
+        self._rest[0] = chunk.end_address, left - chunk.page_count
+        if chunk.page_count == left:
+            self._rest.popleft()
+        return chunk
+
+    def verify_complete(self) -> None:
+        """Raise InternalError if an answer is missing."""
+        if self._rest:
+            raise InternalError("cowd's answer ends before the pages asked for", pid=self.pid)
+
+
+def _convert(answer: twins_pb2.StreamPageFlagsResponse, pid: int) -> PageChunk | None:
+    """Return an answer whose lists have the lengths they must have, or None."""
+    states, attributes = answer.state, answer.attributes
+    addresses = unpack_words("Q", answer.stretch_address)
+    counts = unpack_words("I", answer.stretch_page_count)
+    kpageflags = unpack_words("Q", answer.kpageflags)
+    if addresses is None or counts is None or kpageflags is None:
+        return None
+    if not len(states) == len(attributes) == len(kpageflags) == sum(counts) <= _MOST_LISTED:
+        return None
+    if len(addresses) != len(counts) or answer.page_size_bytes != PAGESIZE:
+        return None
+    return PageChunk(
+        pid=pid,
+        page_size_bytes=PAGESIZE,
+        address=answer.address,
+        page_count=answer.count,
+        start_time_ticks=answer.start_time_ticks,
+        masks=convert_masks(answer.masks),
+        stretch_addresses=addresses,
+        stretch_page_counts=counts,
+        kpageflags=kpageflags,
+        states=states,
+        attributes=attributes,
+    )
+
+
+def _has_stretches_in_place(chunk: PageChunk) -> bool:
+    """Whether stretches have whole pages, ascend, do not overlap, and lie in the chunk.
+
+    There may be many thousand: no loop of Python's looks at them.
+    """
+    starts, counts = chunk.stretch_addresses, chunk.stretch_page_counts
+    if not starts:
+        return True
+    ends = list(map(add, starts, map(mul, counts, repeat(PAGESIZE))))
+    return (
+        all(counts)
+        and not any(map((PAGESIZE - 1).__and__, starts))
+        and chunk.address <= starts[0]
+        and all(map(le, ends, islice(starts, 1, None)))
+        and ends[-1] <= chunk.end_address
+    )

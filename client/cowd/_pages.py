@@ -8,6 +8,7 @@ from enum import KEEP, IntEnum, IntFlag
 from typing import Final
 
 __all__ = [
+    "PAGES_PER_PART",
     "CallerCredential",
     "Confinement",
     "DisclosureMasks",
@@ -15,7 +16,6 @@ __all__ = [
     "Mapping",
     "MappingKind",
     "MappingList",
-    "PAGES_PER_PART",
     "PageAttributes",
     "PageChunk",
     "PageFlags",
@@ -193,7 +193,10 @@ class PageChunk:
 
         If one stretch has all of them, and they are no more than that, nothing is copied.
         """
-        if len(self.states) == self.page_count <= PAGES_PER_PART and len(self.stretch_addresses) == 1:
+        if (
+            len(self.states) == self.page_count <= PAGES_PER_PART
+            and len(self.stretch_addresses) == 1
+        ):
             yield from self.iter_stretches()
             return
         stretches = self._iter_places()

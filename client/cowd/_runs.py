@@ -74,9 +74,7 @@ def iter_runs(
             state, attributes, kpageflags = _decode_entry(entry)
             step = 1 if each else count
             for _ in range(0, count, step):
-                yield Run(
-                    address, step, PAGESIZE, state, attributes, kpageflags, segment.mapping
-                )
+                yield Run(address, step, PAGESIZE, state, attributes, kpageflags, segment.mapping)
                 address += step * PAGESIZE
 
 

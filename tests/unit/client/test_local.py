@@ -11,7 +11,7 @@ import threading
 
 import cowd
 import pytest
-from cowd import Local, MappingKind, PageAttributes, PageState, _local, _process
+from cowd import Local, MappingKind, PageAttributes, PageState, _local, _page_scan, _pages, _process
 from cowd._buffers import Span, as_array
 
 PAGE = mmap.PAGESIZE
@@ -90,7 +90,7 @@ def test_exclusive_is_told():
 
 
 def test_long_ranges_come_in_parts(monkeypatch):
-    monkeypatch.setattr(_local, "_PAGES_PER_PART", 4)
+    monkeypatch.setattr(_pages, "PAGES_PER_PART", 4)
     with map_anonymously(10) as memory:
         memory[9 * PAGE] = 1
         parts = list(Local().iter_page_flags(os.getpid(), [(address_of(memory), 10)]))
@@ -100,7 +100,7 @@ def test_long_ranges_come_in_parts(monkeypatch):
 
 
 def test_many_stretches_of_zeros_take_several_scans(monkeypatch):
-    monkeypatch.setattr(_local, "_REGIONS", 3)
+    monkeypatch.setattr(_page_scan, "_REGIONS", 3)
     if not _local.has_pagemap_scan():
         pytest.skip("this kernel has no PAGEMAP_SCAN")
     with map_anonymously(40) as memory:
@@ -281,9 +281,9 @@ def test_a_process_that_ends_before_the_second_look_has_gone(child, monkeypatch)
         child.wait()
         return scan(*arguments)
 
-    scan = _local._scan
+    scan = _page_scan._scan
     assert _local.has_pagemap_scan()
-    monkeypatch.setattr(_local, "_scan", end_and_scan)
+    monkeypatch.setattr(_page_scan, "_scan", end_and_scan)
     monkeypatch.setattr(_local._pagemap, "MAYBE_ZERO", bytes(range(256)))
     failure(cowd.Aborted, "PROCESS_GONE", Local().get_page_flags, child.pid, address, 1)
 
@@ -291,9 +291,9 @@ def test_a_process_that_ends_before_the_second_look_has_gone(child, monkeypatch)
 @pytest.fixture
 def unprobed():
     """Have the kernel asked anew whether it has PAGEMAP_SCAN, and afterwards again."""
-    _local._try_pagemap_scan.cache_clear()
+    _page_scan._try_pagemap_scan.cache_clear()
     yield
-    _local._try_pagemap_scan.cache_clear()
+    _page_scan._try_pagemap_scan.cache_clear()
 
 
 @pytest.mark.usefixtures("unprobed")
@@ -307,7 +307,7 @@ def test_only_an_answer_of_the_kernel_is_remembered(monkeypatch, number, times):
         asked.append(number)
         raise OSError(number, os.strerror(number))
 
-    monkeypatch.setattr(_local, "_scan", refuse)
+    monkeypatch.setattr(_page_scan, "_scan", refuse)
     assert not _local.has_pagemap_scan()
     assert not _local.has_pagemap_scan()
     assert len(asked) == times
