@@ -87,7 +87,7 @@ def iter_populated(pagemap: int, start: int, end: int) -> Iterator[tuple[int, in
     for starts, ends in _iter_regions(pagemap, start, end, _PAGE_IS_PRESENT | _PAGE_IS_SWAPPED):
         # Every other page may be there: then none is looked at one by one.
         empty_bytes = ends[-1] - starts[0] - (sum(ends) - sum(starts))
-        is_dense = empty_bytes <= len(starts) * _NEAR_BYTES
+        is_dense = empty_bytes <= (len(starts) - 1) * _NEAR_BYTES
         regions = [(starts[0], ends[-1])] if is_dense else zip(starts, ends, strict=True)
         for region_start, region_end in regions:
             if region_start - last > _NEAR_BYTES or last - first >= _LONG_BYTES:
