@@ -23,7 +23,9 @@ __all__ = ["WORDS_AT_ONCE", "Run", "read_flags"]
 
 _WORD_BYTES: Final = 8
 _FEW_FRAMES: Final = 64
-"""Up to so many are read one by one: finding their blocks would take longer."""
+"""Up to so many are read one by one: to find out what else they have in common takes longer."""
+_FRAMES_OF_A_RUN: Final = 12
+"""From so many on average, runs are read one by one: a system call costs as much as the table."""
 _BLOCK_SHIFT: Final = 5
 """Blocks of 32 frames, where they are used well."""
 _SMALL_BLOCK_SHIFT: Final = 2
@@ -35,8 +37,8 @@ _BLOCKS_OF_A_READ: Final = 2_048
 _TABLE_SPAN_PER_PAGE: Final = 64
 """Blocks are numbered by a table as wide as their span, up to this many times the pages; beyond, by
 sorting. A table of bytes this wide costs less than the sort."""
-WORDS_AT_ONCE: Final = 1 << 19
-"""Words of blocks that are held at a time: 4 MB. What needs more takes several passes."""
+WORDS_AT_ONCE: Final = 1 << 20
+"""Words of blocks that are held at a time: 8 MB. What needs more takes several passes."""
 
 
 Run: TypeAlias = Callable[..., Iterable[Any]]
@@ -78,12 +80,13 @@ def read_flags(
             page is present, and past the last frame.
         run: what applies a function to all pieces.
     """
+    are_read = run(_read_in_order, repeat(kpageflags), entries, flags)
+    rest = [piece for piece in zip(entries, flags, are_read, strict=True) if not piece[2]]
+    if not rest:
+        return
+    entries, flags, _ = zip(*rest, strict=True)
     lowest_of_pieces, highest_of_pieces, counts = zip(*run(_measure, entries), strict=True)
     lowest, highest, count = min(lowest_of_pieces), max(highest_of_pieces), sum(counts)
-    if count <= _FEW_FRAMES:
-        for piece, words in zip(entries, flags, strict=True):
-            _read_few(kpageflags, piece, words)
-        return
     blocks = _find_blocks(entries, lowest, highest, count, _BLOCK_SHIFT, run)
     if len(blocks.numbers) * _WELL_USED_PAGES > count:
         blocks = _find_blocks(entries, lowest, highest, count, _SMALL_BLOCK_SHIFT, run)
@@ -103,24 +106,27 @@ def _number_frames(entries: Words) -> NDArray[np.int64]:
     return frames(entries).view(np.int64)  # 55 bits
 
 
+def _read_in_order(kpageflags: int, entries: Words, flags: Words) -> bool:
+    """Read the flags of pages whose frames follow each other; tell whether that was worth it."""
+    present = is_present(entries)
+    where: NDArray[np.intp] | slice = slice(None)
+    if not present.all():
+        where = np.flatnonzero(present)
+        flags[:] = 0
+    numbers = _number_frames(entries[where])
+    breaks = np.flatnonzero(np.diff(numbers) != 1) + 1
+    if len(breaks) > max(_FEW_FRAMES, len(numbers) // _FRAMES_OF_A_RUN):
+        return False
+    if len(numbers):
+        flags[where] = _read_runs(kpageflags, numbers, breaks, 0)
+    return True
+
+
 def _measure(entries: Words) -> tuple[int, int, int]:
     """Return the lowest and the highest frame of present pages, and how many there are."""
     present = is_present(entries)
-    count = int(np.count_nonzero(present))
-    if not count:
-        return 1 << 55, 0, 0
-    numbers = _number_frames(entries if count == len(entries) else entries[present])
-    return int(numbers.min()), int(numbers.max()), count
-
-
-def _read_few(kpageflags: int, entries: Words, flags: Words) -> None:
-    present = np.flatnonzero(is_present(entries))
-    offsets = (_number_frames(entries[present]) * _WORD_BYTES).tolist()
-    words = [
-        os.pread(kpageflags, _WORD_BYTES, offset).ljust(_WORD_BYTES, b"\0") for offset in offsets
-    ]
-    flags[:] = 0
-    flags[present] = np.frombuffer(b"".join(words), np.uint64)
+    numbers = _number_frames(entries if present.all() else entries[present])
+    return int(numbers.min()), int(numbers.max()), len(numbers)
 
 
 def _find_blocks(
@@ -154,7 +160,9 @@ def _read_blocks(kpageflags: int, blocks: _Blocks, first: int, end: int, run: Ru
     def read(start: int) -> None:
         part = numbers[start : start + _BLOCKS_OF_A_READ]
         at = start << blocks.shift
-        words[at : at + (len(part) << blocks.shift)] = _read_runs(kpageflags, part, blocks.shift)
+        breaks = np.flatnonzero(np.diff(part) != 1) + 1
+        end = at + (len(part) << blocks.shift)
+        words[at:end] = _read_runs(kpageflags, part, breaks, blocks.shift)
 
     starts = range(0, len(numbers), _BLOCKS_OF_A_READ)
     # Threads would only wait for each other between reads as short as those of small blocks.
@@ -162,9 +170,10 @@ def _read_blocks(kpageflags: int, blocks: _Blocks, first: int, end: int, run: Ru
     return words
 
 
-def _read_runs(kpageflags: int, numbers: NDArray[np.int64], shift: int) -> Words:
-    """Return the words of blocks; neighbours are one read."""
-    breaks = np.flatnonzero(np.diff(numbers) != 1) + 1
+def _read_runs(
+    kpageflags: int, numbers: NDArray[np.int64], breaks: NDArray[np.intp], shift: int
+) -> Words:
+    """Return the words of blocks, which follow each other but where there are breaks."""
     starts, ends = numbers[[0, *breaks]], numbers[[*(breaks - 1), -1]] + 1
     offsets = ((starts << shift) * _WORD_BYTES).tolist()
     lengths = (((ends - starts) << shift) * _WORD_BYTES).tolist()

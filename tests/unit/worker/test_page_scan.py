@@ -56,7 +56,10 @@ def test_what_was_written_is_found(pagemap: int, memory: mmap.mmap) -> None:
     assert scan(pagemap, memory, 6) == [[(0, 1), (5, 6)]]
 
 
-def test_more_regions_than_fit_come_in_parts(pagemap: int, memory: mmap.mmap) -> None:
+def test_more_regions_than_fit_come_in_parts(
+    pagemap: int, memory: mmap.mmap, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_REGIONS", 512)
     for page in range(0, MANY, 2):
         memory[page * PAGE] = 1
     parts = scan(pagemap, memory)

@@ -14,6 +14,7 @@ from cowdaemon.limits import (
     MAPPINGS_PER_CALL,
     PAGES_PER_CALL,
     PIDS_PER_CALL,
+    RANGES_PER_CALL,
 )
 from cowdaemon.wire import Detail
 from cowdaemon.worker import service as module
@@ -238,6 +239,7 @@ def test_server_info(stub: Any) -> None:
         confinement=messages.Confinement(seccomp=True, landlock_abi=3),
         granted=messages.GRANT_DETAIL_SUMMARY,
         maximum_pid_count=PIDS_PER_CALL,
+        maximum_range_count=RANGES_PER_CALL,
     )
 
 
