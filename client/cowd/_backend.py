@@ -6,7 +6,6 @@ from typing import Final, Literal, Protocol, TypeAlias, TypeVar
 
 from cowd._client import Client
 from cowd._errors import AccessDenied, Error, InvalidRequest, Unavailable
-from cowd._local import Local
 from cowd._pages import MappingList, PageChunk, PageFlags
 
 __all__ = ["BACKENDS", "Backend", "BackendName", "ask"]
@@ -75,7 +74,7 @@ def ask(
         names = ", ".join(BACKENDS)
         raise InvalidRequest(f"there is no backend {backend!r}: there are {names}")
     if backend == "local":
-        return question(Local()), None
+        return question(_make_local()), None
     try:
         with Client(address) as client:
             return question(client), None
@@ -84,6 +83,12 @@ def ask(
             raise
         refusal = error
     try:
-        return question(Local()), refusal
+        return question(_make_local()), refusal
     except Error as error:
         raise error from refusal
+
+
+def _make_local() -> Backend:
+    from cowd._local import Local  # With all that reads /proc, when it is needed.
+
+    return Local()

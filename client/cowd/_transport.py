@@ -12,13 +12,12 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, ClassVar, Final, TypeAlias, TypeVar, cast
-from urllib.parse import quote
 
 import grpc
 from cowproto.v1 import pageflags_pb2, twins_pb2
 from google.protobuf.message import Message
 
-from cowd._address import try_to_connect
+from cowd._address import make_target, try_to_connect
 from cowd._answers import convert_mappings, convert_page_flags, convert_server_info
 from cowd._errors import (
     Error,
@@ -130,7 +129,7 @@ class Transport:
             _Forks.first_use = _Forks.count
         self._connect_seconds = min(_CONNECT_SECONDS, 0.8 * timeout_seconds)
         self._channel = grpc.insecure_channel(
-            f"unix:{quote(os.fsencode(path))}",
+            make_target(path),
             options=[
                 ("grpc.default_authority", "localhost"),  # Otherwise the path, a bad Host header.
                 ("grpc.enable_http_proxy", 0),

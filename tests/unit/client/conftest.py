@@ -7,6 +7,8 @@ It stands for the daemon where a test needs answers that no real process gives a
 
 import os
 import re
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -15,6 +17,7 @@ from contextlib import ExitStack
 
 import grpc
 import pytest
+from cowd import _local
 from cowd.cli.main import main
 from cowdaemon.errors import DOMAIN, CowdError
 from cowproto.v1 import pageflags_pb2, pageflags_pb2_grpc, twins_pb2
@@ -319,3 +322,24 @@ def run(capsys):
         return status, written.out, written.err
 
     return run
+
+
+@pytest.fixture(params=["with PAGEMAP_SCAN", "without it"])
+def kernel(request, monkeypatch):
+    """Return whether the kernel tells the page of zeros, of both sorts of kernel."""
+    if request.param == "with PAGEMAP_SCAN":
+        if not _local.has_pagemap_scan():
+            pytest.skip("this kernel has no PAGEMAP_SCAN")
+        return True
+    monkeypatch.setattr(_local, "has_pagemap_scan", lambda: False)
+    return False
+
+
+@pytest.fixture
+def child():
+    """Return a child of this process that waits."""
+    process = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    yield process
+    process.kill()
+    process.wait()
+    process.stdin.close()

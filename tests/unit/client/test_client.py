@@ -306,13 +306,15 @@ def _same_path(monkeypatch):
 def test_the_import_is_cheap():
     modules, _ = modules_after("import cowd")
     assert not modules & {"grpc", "google", "google.protobuf", "numpy", "rich", "click"}
+    assert "cowd._local" not in modules
 
 
 @pytest.mark.usefixtures("_same_path", "fake")
 @pytest.mark.parametrize("option", ["", "-J"])
-def test_a_query_without_a_terminal_needs_neither_numpy_nor_rich(option):
+def test_a_query_without_a_terminal_imports_little(option):
     arguments = ["query", "7", f"{START:x}+4", *option.split()]
     modules, written = modules_after(f"from cowd.cli.main import main; main({arguments})")
     assert "grpc" in modules
-    assert not modules & {"numpy", "rich"}
+    assert not modules & {"numpy", "rich", "urllib.parse", "shutil", "cowd._local"}
+    assert ("json" in modules) == bool(option)
     assert "0x7f0000000000" in written

@@ -203,7 +203,7 @@ def local(words, monkeypatch):
             for chunk in super().stream_page_flags(*arguments, **options):
                 yield replace(chunk, masks=None, kpageflags=None)
 
-    monkeypatch.setattr("cowd._backend.Local", Local)
+    monkeypatch.setattr("cowd._local.Local", Local)
 
 
 @pytest.mark.usefixtures("people", "place", "local")
