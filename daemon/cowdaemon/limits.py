@@ -113,10 +113,10 @@ READING_THREADS: Final = max(2, min(4, os.cpu_count() or 1))
 """Of a worker. The kernel's work on page tables and frames is most of what there is to do; more of
 them would be for a machine of which one user should not have all."""
 WINDOW_PAGES: Final = 1 << 20
-"""Of a stream, read at a time: 16 MB while they are worked on. With fewer, more of kpageflags is
-read for nothing; with more, the first answer comes later."""
-WINDOW_CHUNKS: Final = 256
-"""Of small ranges, read at a time."""
+"""Of scattered frames, read together: 16 MB while they are worked on. With fewer, more is read of
+kpageflags for nothing; with more, the first answer comes later."""
+CHUNKS_PER_PIECE: Final = 256
+"""Of small ranges, read at a time by one thread."""
 SCANNED_PAGES: Final = 1 << 26
 """Of a range, in one step of looking for what is populated, so that a call can end meanwhile: where
 page tables are empty but there, that takes some 0.1 s."""

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Cuts ranges of any length into chunks of bounded size, without what is empty.
 
-Worker, unprivileged. Where nothing is, a chunk covers pages without listing them. Chunks are read
-many at a time, in a window, and by pieces, which are what one thread takes.
+Worker, unprivileged. Where nothing is, a chunk covers pages without listing them. What one thread
+reads at a time is a piece: one chunk, or many of small ranges.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -11,10 +11,10 @@ from typing import Final, NamedTuple
 
 import numpy as np
 
-from cowdaemon.limits import PAGES_PER_CALL, SCANNED_PAGES, WINDOW_CHUNKS, WINDOW_PAGES
+from cowdaemon.limits import CHUNKS_PER_PIECE, PAGES_PER_CALL, SCANNED_PAGES
 from cowdaemon.worker.pagemap import NO_STRETCHES, Stretches, count_pages, join_stretches
 
-__all__ = ["Chunk", "iter_chunks", "iter_pieces", "iter_windows"]
+__all__ = ["Chunk", "iter_chunks", "iter_pieces"]
 
 _JOINED_PAGES: Final = 16
 """Stretches this close are read as one: an empty page costs 30 ns, a read by itself 500."""
@@ -84,25 +84,16 @@ def _divide(stretches: Stretches) -> Iterator[Stretches]:
         lengths = stretches[:, 1] - stretches[:, 0]
 
 
-def iter_windows(chunks: Iterable[Chunk]) -> Iterator[list[Chunk]]:
-    """Yield the chunks in lists of about WINDOW_PAGES listed pages."""
-    return _group(chunks, WINDOW_PAGES, WINDOW_CHUNKS)
-
-
-def iter_pieces(window: Iterable[Chunk]) -> Iterator[list[Chunk]]:
-    """Yield the chunks of a window in lists of PAGES_PER_CALL listed pages at most."""
-    return _group(window, PAGES_PER_CALL, WINDOW_CHUNKS)
-
-
-def _group(chunks: Iterable[Chunk], most_pages: int, most_chunks: int) -> Iterator[list[Chunk]]:
-    group: list[Chunk] = []
+def iter_pieces(chunks: Iterable[Chunk]) -> Iterator[list[Chunk]]:
+    """Yield the chunks in lists of PAGES_PER_CALL listed pages at most."""
+    piece: list[Chunk] = []
     pages = 0
     for chunk in chunks:
         count = chunk.listed_page_count
-        if group and (pages + count > most_pages or len(group) == most_chunks):
-            yield group
-            group, pages = [], 0
-        group.append(chunk)
+        if piece and (pages + count > PAGES_PER_CALL or len(piece) == CHUNKS_PER_PIECE):
+            yield piece
+            piece, pages = [], 0
+        piece.append(chunk)
         pages += count
-    if group:
-        yield group
+    if piece:
+        yield piece

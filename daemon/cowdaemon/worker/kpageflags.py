@@ -19,12 +19,12 @@ from numpy.typing import NDArray
 
 from cowdaemon.worker.page_states import Words, frames, is_present
 
-__all__ = ["WORDS_AT_ONCE", "Run", "read_flags"]
+__all__ = ["read_flags", "read_runs", "read_scattered"]
 
 _WORD_BYTES: Final = 8
 _FEW_FRAMES: Final = 64
 """Up to so many are read one by one: to find out what else they have in common takes longer."""
-_FRAMES_OF_A_RUN: Final = 12
+_FRAMES_OF_A_RUN: Final = 8
 """From so many on average, runs are read one by one: a system call costs as much as the table."""
 _BLOCK_SHIFT: Final = 5
 """Blocks of 32 frames, where they are used well."""
@@ -37,11 +37,11 @@ _BLOCKS_OF_A_READ: Final = 2_048
 _TABLE_SPAN_PER_PAGE: Final = 64
 """Blocks are numbered by a table as wide as their span, up to this many times the pages; beyond, by
 sorting. A table of bytes this wide costs less than the sort."""
-WORDS_AT_ONCE: Final = 1 << 20
-"""Words of blocks that are held at a time: 8 MB. What needs more takes several passes."""
+_WORDS_AT_ONCE: Final = 1 << 19
+"""Words of blocks that are held at a time: 4 MB. What needs more takes several passes."""
 
 
-Run: TypeAlias = Callable[..., Iterable[Any]]
+_Run: TypeAlias = Callable[..., Iterable[Any]]
 """How a function is applied to many things: `map`, or the same in several threads."""
 
 
@@ -68,32 +68,56 @@ class _Blocks(NamedTuple):
         return self.places[numbers - self.lowest].astype(np.int64)
 
 
-def read_flags(
-    kpageflags: int, entries: Sequence[Words], flags: Sequence[Words], run: Run = map
-) -> None:
-    """Read the flags of the pages of many entries.
+def read_flags(kpageflags: int, entries: Words) -> Words:
+    """Return the flags of the pages of any entries of pagemap.
 
     Args:
         kpageflags: descriptor of /proc/kpageflags.
-        entries: of pagemap, in pieces of a size that one thread works on at a time.
-        flags: arrays of the same shapes, to be filled: the word of each page's frame, 0 where no
-            page is present, and past the last frame.
-        run: what applies a function to all pieces.
+        entries: of any pages, in any order.
+
+    Returns:
+        The word of each page's frame; 0 where no page is present, and past the last frame.
     """
-    are_read = run(_read_in_order, repeat(kpageflags), entries, flags)
-    rest = [piece for piece in zip(entries, flags, are_read, strict=True) if not piece[2]]
-    if not rest:
-        return
-    entries, flags, _ = zip(*rest, strict=True)
+    flags = read_runs(kpageflags, entries)
+    if flags is None:
+        [flags] = read_scattered(kpageflags, [entries])
+    return flags
+
+
+def read_runs(kpageflags: int, entries: Words) -> Words | None:
+    """Return what `read_flags` does if frames follow each other, or are few; else None."""
+    where = _find_present(entries)
+    numbers = _number_frames(entries[where])
+    breaks = np.flatnonzero(np.diff(numbers) != 1) + 1
+    if len(breaks) > max(_FEW_FRAMES, len(numbers) // _FRAMES_OF_A_RUN):
+        return None
+    if isinstance(where, slice):
+        return _read_runs(kpageflags, numbers, breaks, 0)
+    flags = np.zeros_like(entries)
+    if len(numbers):
+        flags[where] = _read_runs(kpageflags, numbers, breaks, 0)
+    return flags
+
+
+def read_scattered(kpageflags: int, entries: Sequence[Words], run: _Run = map) -> list[Words]:
+    """Return what `read_flags` does, for frames that are anywhere.
+
+    Args:
+        kpageflags: descriptor of /proc/kpageflags.
+        entries: of pagemap, in pieces of a size that one thread works on at a time; some page of
+            each is present.
+        run: what applies a function to all pieces: `map`, or the same in several threads.
+    """
     lowest_of_pieces, highest_of_pieces, counts = zip(*run(_measure, entries), strict=True)
     lowest, highest, count = min(lowest_of_pieces), max(highest_of_pieces), sum(counts)
     blocks = _find_blocks(entries, lowest, highest, count, _BLOCK_SHIFT, run)
     if len(blocks.numbers) * _WELL_USED_PAGES > count:
         blocks = _find_blocks(entries, lowest, highest, count, _SMALL_BLOCK_SHIFT, run)
-    step = WORDS_AT_ONCE >> blocks.shift
+    step = _WORDS_AT_ONCE >> blocks.shift
+    flags = list(map(np.zeros_like, entries))
     for first in range(0, len(blocks.numbers), step):
-        words = _read_blocks(kpageflags, blocks, first, first + step, run)
-        _complete(run(_gather, entries, flags, repeat(blocks), repeat(first), repeat(words)))
+        _fill_in(kpageflags, entries, flags, blocks, range(first, first + step), run)
+    return flags
 
 
 def _complete(results: Iterable[object]) -> None:
@@ -106,44 +130,31 @@ def _number_frames(entries: Words) -> NDArray[np.int64]:
     return frames(entries).view(np.int64)  # 55 bits
 
 
-def _read_in_order(kpageflags: int, entries: Words, flags: Words) -> bool:
-    """Read the flags of pages whose frames follow each other; tell whether that was worth it."""
+def _find_present(entries: Words) -> NDArray[np.intp] | slice:
+    """Return an index of the pages that are present."""
     present = is_present(entries)
-    where: NDArray[np.intp] | slice = slice(None)
-    if not present.all():
-        where = np.flatnonzero(present)
-        flags[:] = 0
-    numbers = _number_frames(entries[where])
-    breaks = np.flatnonzero(np.diff(numbers) != 1) + 1
-    if len(breaks) > max(_FEW_FRAMES, len(numbers) // _FRAMES_OF_A_RUN):
-        return False
-    if len(numbers):
-        flags[where] = _read_runs(kpageflags, numbers, breaks, 0)
-    return True
+    return slice(None) if present.all() else np.flatnonzero(present)
 
 
 def _measure(entries: Words) -> tuple[int, int, int]:
     """Return the lowest and the highest frame of present pages, and how many there are."""
-    present = is_present(entries)
-    numbers = _number_frames(entries if present.all() else entries[present])
+    numbers = _number_frames(entries[_find_present(entries)])
     return int(numbers.min()), int(numbers.max()), len(numbers)
 
 
 def _find_blocks(
-    entries: Sequence[Words], lowest: int, highest: int, count: int, shift: int, run: Run
+    entries: Sequence[Words], lowest: int, highest: int, count: int, shift: int, run: _Run
 ) -> _Blocks:
     """Return the blocks of `count` frames, which lie between the lowest and the highest."""
     first = lowest >> shift
     span = (highest >> shift) - first + 1
     if span > _TABLE_SPAN_PER_PAGE * count:
-        numbers = [_number_frames(piece[is_present(piece)]) >> shift for piece in entries]
+        numbers = [_number_frames(piece[_find_present(piece)]) >> shift for piece in entries]
         return _Blocks(shift, np.unique(np.concatenate(numbers)), first, None)
     is_used = np.zeros(span, np.bool_)
 
     def mark(piece: Words) -> None:
-        present = is_present(piece)
-        numbers = _number_frames(piece if present.all() else piece[present]) >> shift
-        is_used[numbers - first] = True
+        is_used[(_number_frames(piece[_find_present(piece)]) >> shift) - first] = True
 
     _complete(run(mark, entries))
     used = np.flatnonzero(is_used)
@@ -152,9 +163,22 @@ def _find_blocks(
     return _Blocks(shift, used + first, first, places)
 
 
-def _read_blocks(kpageflags: int, blocks: _Blocks, first: int, end: int, run: Run) -> Words:
+def _fill_in(
+    kpageflags: int,
+    entries: Sequence[Words],
+    flags: Sequence[Words],
+    blocks: _Blocks,
+    places: range,
+    run: _Run,
+) -> None:
+    """Fill in the flags of the pages whose frames are in the blocks in these places."""
+    words = _read_blocks(kpageflags, blocks, places, run)
+    _complete(run(_gather, entries, flags, repeat(blocks), repeat(places.start), repeat(words)))
+
+
+def _read_blocks(kpageflags: int, blocks: _Blocks, places: range, run: _Run) -> Words:
     """Return the words of the blocks in these places, 0 past the last frame."""
-    numbers = blocks.numbers[first:end]
+    numbers = blocks.numbers[places.start : places.stop]
     words = np.zeros(len(numbers) << blocks.shift, np.uint64)
 
     def read(start: int) -> None:
@@ -200,12 +224,7 @@ def _read_fully(file: int, length_bytes: int, offset: int) -> bytes:
 
 def _gather(entries: Words, flags: Words, blocks: _Blocks, first: int, words: Words) -> None:
     """Fill in the flags of the pages whose blocks' words these are, from place `first` on."""
-    present = is_present(entries)
-    where: NDArray[np.intp] | slice = slice(None)
-    if not present.all():
-        where = np.flatnonzero(present)
-        if first == 0:
-            flags[:] = 0
+    where = _find_present(entries)
     numbers = _number_frames(entries[where])
     index = (blocks.place(numbers >> blocks.shift) - first) << blocks.shift
     index |= numbers & ((1 << blocks.shift) - 1)

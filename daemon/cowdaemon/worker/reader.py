@@ -7,18 +7,15 @@ in between, and both are read anew.
 """
 
 import os
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from functools import cached_property
-from typing import Final, NamedTuple, TypeVar
+from collections.abc import Callable, Sequence
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cowdaemon.limits import READING_THREADS, SETTLE_ROUNDS
+from cowdaemon.limits import SETTLE_ROUNDS
 from cowdaemon.worker.features import KernelFeatures
-from cowdaemon.worker.kpageflags import read_flags
+from cowdaemon.worker.kpageflags import read_flags, read_runs, read_scattered
 from cowdaemon.worker.page_states import (
     Attribute,
     Bytes,
@@ -31,7 +28,6 @@ from cowdaemon.worker.page_states import (
 from cowdaemon.worker.pagemap import (
     Numbers,
     Stretches,
-    count_pages,
     join_stretches,
     number_pages,
     read_entries,
@@ -39,9 +35,6 @@ from cowdaemon.worker.pagemap import (
 )
 
 __all__ = ["PageReadings", "Reader", "classify_readings"]
-
-_T = TypeVar("_T")
-_R = TypeVar("_R")
 
 _PAGE_SIZE_BYTES: Final = os.sysconf("SC_PAGE_SIZE")
 _JOINED_PAGES: Final = 16
@@ -99,67 +92,48 @@ class Reader:
             ShortReadError: pagemap ended within the range.
         """
         entries = read_entries(pagemap, address, count)
-        flags = np.empty(count, np.uint64)
-        read_flags(self._kpageflags, [entries], [flags])
+        flags = read_flags(self._kpageflags, entries)
         again = read_entries(pagemap, address, count)
         first = address // _PAGE_SIZE_BYTES
         return self._settle(pagemap, np.array([[first, first + count]]), entries, flags, again)
 
-    def read_ahead(
-        self,
-        pagemap: int,
-        pieces: Sequence[Stretches],
-        finish: Callable[[int, PageReadings], _R],
-        verify_wanted: Callable[[], None],
-    ) -> Iterator[_R]:
-        """Read the pages of many stretches at once, in several threads.
-
-        The more pages, the less each of them costs (see kpageflags.py), and the more memory they
-        take: 16 bytes a page until all have been yielded.
+    def look(self, pagemap: int, stretches: Stretches) -> tuple[Words, PageReadings | None]:
+        """Read the entries of stretches of pages; and their flags, if frames follow each other.
 
         Args:
             pagemap: descriptor of the target's /proc/PID/pagemap that shows frame numbers.
-            pieces: what one thread is to read at a time.
-            finish: called in some thread with the place of a piece, and with its readings.
-            verify_wanted: called in some thread before each part of the work; what it raises ends
-                the reading.
+            stretches: of no more pages than one thread is to read at a time.
 
-        Yields:
-            What `finish` returns, in the order of the pieces.
+        Returns:
+            The entries, and None if the frames are scattered: `read_scattered` reads the flags of
+            many such pages for less, and then `settle` makes readings of both.
 
         Raises:
             ShortReadError: pagemap ended within one of the stretches.
         """
-        ends = np.cumsum([count_pages(piece) for piece in pieces]).tolist()
-        entries = np.split(np.empty(ends[-1], np.uint64), ends[:-1])
-        flags = np.split(np.empty(ends[-1], np.uint64), ends[:-1])
+        entries = read_stretches(pagemap, stretches)
+        flags = read_runs(self._kpageflags, entries)
+        return entries, None if flags is None else self.settle(pagemap, stretches, entries, flags)
 
-        def read_piece(place: int) -> None:
-            verify_wanted()
-            entries[place][:] = read_stretches(pagemap, pieces[place])
+    def read_scattered(self, entries: Sequence[Words], run: Callable[..., Any]) -> list[Words]:
+        """Return the flags of pages whose frames are scattered, given what `look` returned.
 
-        def finish_piece(place: int) -> _R:
-            verify_wanted()
-            again = read_stretches(pagemap, pieces[place])
-            return finish(
-                place, self._settle(pagemap, pieces[place], entries[place], flags[place], again)
-            )
+        Args:
+            entries: in pieces of what one thread is to read at a time.
+            run: applies a function to all pieces: `map`, or the same in several threads.
+        """
+        return read_scattered(self._kpageflags, entries, run)
 
-        places = range(len(pieces))
-        if len(pieces) == 1:  # work for one thread
-            read_piece(0)
-            read_flags(self._kpageflags, entries, flags)
-            yield finish_piece(0)
-            return
-        for _ in self._pool.map(read_piece, places):
-            pass
-        verify_wanted()
-        read_flags(self._kpageflags, entries, flags, self._pool.map)
-        yield from _map_ahead(self._pool, finish_piece, places)
+    def settle(
+        self, pagemap: int, stretches: Stretches, entries: Words, flags: Words
+    ) -> PageReadings:
+        """Look at stretches of pages once more, and read anew what was not of one moment.
 
-    @cached_property
-    def _pool(self) -> ThreadPoolExecutor:
-        return ThreadPoolExecutor(READING_THREADS, "reading")
+        Raises:
+            ShortReadError: pagemap ended within one of the stretches.
+        """
+        again = read_stretches(pagemap, stretches)
+        return self._settle(pagemap, stretches, entries, flags, again)
 
     def _settle(
         self, pagemap: int, stretches: Stretches, entries: Words, flags: Words, again: Words
@@ -169,27 +143,22 @@ class Reader:
         if not len(suspects):
             return PageReadings(entries, flags, suspects)
         pages = number_pages(stretches)
-        entries = entries.copy()
+        entries, flags = entries.copy(), flags.copy()  # to be written to
         again = again[suspects]
         for _ in range(SETTLE_ROUNDS - 1):
             entries[suspects] = again
-            flags[suspects] = self._read_flags(again)
+            flags[suspects] = read_flags(self._kpageflags, again)
             again = _read_pages(pagemap, pages[suspects])
             changed = (again != entries[suspects]) | is_contradictory(again, flags[suspects])
             again, suspects = again[changed], suspects[changed]
             if not len(suspects):
                 return PageReadings(entries, flags, suspects)
         entries[suspects] = again
-        flags[suspects] = self._read_flags(again)
+        flags[suspects] = read_flags(self._kpageflags, again)
         again = _read_pages(pagemap, pages[suspects])
         unstable = suspects[again != entries[suspects]]
         flags[unstable] = 0
         return PageReadings(entries, flags, unstable)
-
-    def _read_flags(self, entries: Words) -> Words:
-        flags = np.empty_like(entries)
-        read_flags(self._kpageflags, [entries], [flags])
-        return flags
 
 
 def _read_pages(pagemap: int, pages: Numbers) -> Words:
@@ -197,16 +166,3 @@ def _read_pages(pagemap: int, pages: Numbers) -> Words:
     stretches = join_stretches(np.column_stack((pages, pages + 1)), _JOINED_PAGES)
     entries = read_stretches(pagemap, stretches)
     return entries[np.searchsorted(number_pages(stretches), pages)]
-
-
-def _map_ahead(
-    pool: ThreadPoolExecutor, function: Callable[[_T], _R], things: Iterable[_T]
-) -> Iterator[_R]:
-    """Yield the results of `function` in order, as `pool.map` does, but few of them ahead."""
-    under_way: deque[Future[_R]] = deque()
-    for thing in things:
-        under_way.append(pool.submit(function, thing))
-        if len(under_way) > READING_THREADS:
-            yield under_way.popleft().result()
-    while under_way:
-        yield under_way.popleft().result()

@@ -27,7 +27,7 @@ from cowdaemon.limits import (
 )
 from cowdaemon.worker.disclosure import SAFE, DisclosureMasks
 from cowdaemon.worker.handlers import Handlers, fail
-from cowdaemon.worker.page_stream import ChunkPages, iter_chunk_pages
+from cowdaemon.worker.page_stream import ChunkPages, PageStreams
 from cowdaemon.worker.pagemap import ShortReadError
 from cowdaemon.worker.privileges import Confinement
 from cowdaemon.worker.read_ahead import read_ahead
@@ -80,6 +80,7 @@ class PageFlagsService:
         self._reader = reader
         self._confinement = confinement
         self._masks = masks
+        self._streams = PageStreams(reader, masks)
         self._calls_per_worker = calls_per_worker
         self._handlers: Handlers | None = None
 
@@ -159,7 +160,7 @@ class PageFlagsService:
         verify_wanted: Callable[[], None],
     ) -> Iterator[Message]:
         try:
-            for told in iter_chunk_pages(self._reader, self._masks, target, ranges, verify_wanted):
+            for told in self._streams.iter_chunk_pages(target, ranges, verify_wanted):
                 yield self._make_chunk_response(target, told)
                 self._verify_access(target)
         except ShortReadError:

@@ -92,17 +92,17 @@ def process(make_file: MakeFile) -> Process:
 
 
 @pytest.fixture
-def serve() -> Iterator[Callable[[Service], grpc.Channel]]:
-    """Return a function that serves a service and returns a channel to it."""
+def serve() -> Iterator[Callable[..., grpc.Channel]]:
+    """Return a function that serves a service and returns a channel to it, with these options."""
     with ExitStack() as stack:
 
-        def serve(service: Service) -> grpc.Channel:
+        def serve(service: Service, *options: tuple[str, int]) -> grpc.Channel:
             threads = stack.enter_context(ThreadPoolExecutor(2))
             server = grpc.server(threads, [service.make_handler()])
             port = server.add_insecure_port("127.0.0.1:0")
             server.start()
             stack.callback(lambda: server.stop(0).wait())
-            return stack.enter_context(grpc.insecure_channel(f"127.0.0.1:{port}"))
+            return stack.enter_context(grpc.insecure_channel(f"127.0.0.1:{port}", options))
 
         yield serve
 
