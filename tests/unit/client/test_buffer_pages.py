@@ -5,6 +5,7 @@ import array
 import ctypes
 import mmap
 import os
+from dataclasses import replace
 
 import cowd
 import numpy as np
@@ -225,15 +226,12 @@ def answer_with(states, attributes):
     """Return a backend that gives made-up pages."""
 
     class Made(cowd.Local):
-        def iter_page_flags(self, pid, ranges, **options):
-            for part in super().iter_page_flags(pid, ranges, **options):
-                yield cowd.PageFlags(
-                    pid=pid,
-                    page_size_bytes=part.page_size_bytes,
-                    address=part.address,
-                    start_time_ticks=part.start_time_ticks,
-                    masks=None,
-                    kpageflags=None,
+        def stream_page_flags(self, pid, ranges, **options):
+            for chunk in super().stream_page_flags(pid, ranges, **options):
+                yield replace(
+                    chunk,
+                    stretch_addresses=array.array("Q", [chunk.address]),
+                    stretch_page_counts=array.array("I", [chunk.page_count]),
                     states=bytes(states),
                     attributes=bytes(attributes),
                 )
