@@ -84,7 +84,7 @@ check: .venv/ready ## Format, lint, types and unit tests in under a minute, with
 	tests/publicly $(VENV_PYTHON) -m pytest tests/unit
 
 bench: .venv/ready ## Measure: what the ways to ask about pages cost, and many callers
-	tests/publicly env PYTHONPATH=proto:daemon:client $(VENV_PYTHON) tests/bench/backends.py
+	tests/publicly env PYTHONPATH=proto:daemon:client:tests $(VENV_PYTHON) -m bench
 	tests/publicly env PYTHONPATH=proto:daemon:client $(VENV_PYTHON) tests/bench/crowds.py
 
 # The virtual path keeps the generated modules out of the way of the library `cowd`.
