@@ -85,7 +85,6 @@ check: .venv/ready ## Format, lint, types and unit tests in under a minute, with
 
 bench: .venv/ready ## Measure: what the ways to ask about pages cost, and many callers
 	tests/publicly env PYTHONPATH=proto:daemon:client:tests $(VENV_PYTHON) -m bench
-	tests/publicly env PYTHONPATH=proto:daemon:client $(VENV_PYTHON) tests/bench/crowds.py
 
 # The virtual path keeps the generated modules out of the way of the library `cowd`.
 proto: ## Generate proto/cowproto/v1 with Debian 12's own compilers

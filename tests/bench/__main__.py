@@ -12,14 +12,14 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from bench import ranges
+from bench import buffers, calls, crowds, memory, ranges
 from bench.cases import Case, NotMeasurableError, Outcome, Part
 from bench.report import describe_case, write_report
 from bench.rounds import show_progress
 from bench.stage import Stage
 from bench.table import format_case, format_head, format_skipped
 
-PARTS = [*ranges.PARTS]
+PARTS = [*ranges.PARTS, *calls.PARTS, *memory.PARTS, *buffers.PARTS, *crowds.PARTS]
 LEAST_ROUNDS = 7
 REPORT = Path("build/bench.json")
 DISK_DIRECTORY = "/var/tmp"

@@ -19,7 +19,7 @@ import grpc
 import numpy as np
 from cowproto.v1 import pageflags_pb2, pageflags_pb2_grpc
 
-PARALLEL_STREAM_SECONDS = 60.0
+TIMEOUT_SECONDS = 60.0
 LEAST_ROOM_PAGES = 1 << 16
 OPTIONS = [("grpc.default_authority", "localhost")]
 """What every client of a Unix socket needs: the path is no authority."""
@@ -73,7 +73,7 @@ class Asker:
     """The client, with its connections and its arrays."""
 
     def __init__(self, socket_path: str, noop_path: str) -> None:
-        self._client = cowd.Client(socket_path, timeout_seconds=PARALLEL_STREAM_SECONDS)
+        self._client = cowd.Client(socket_path, timeout_seconds=TIMEOUT_SECONDS)
         self._channel = grpc.insecure_channel(f"unix:{socket_path}", OPTIONS)
         self._stub = pageflags_pb2_grpc.PageFlagsServiceStub(self._channel)
         self._noop_channel = grpc.insecure_channel(f"unix:{noop_path}", OPTIONS)
@@ -84,13 +84,17 @@ class Asker:
         self._streamed_pages = 0
 
     def read(self, pid: int, address: int, count: int) -> dict[str, Any]:
-        """Read a range once; the time does not include counting what came."""
-        start = time.perf_counter()
+        """Read a range once; return between which seconds of CLOCK_MONOTONIC, and what was there.
+
+        What came is counted outside of that time.
+        """
+        start = time.monotonic()
         self._room, listed = read_flags(self._client, pid, address, count, self._room)
-        seconds = time.perf_counter() - start
+        end = time.monotonic()
         states = np.bincount(self._room.states[:listed], minlength=max(cowd.PageState) + 1)
         return {
-            "seconds": seconds,
+            "start": start,
+            "end": end,
             "listed": listed,
             "present": int(states[[FILE, ANON, ZERO]].sum()),
             "anonymous": int(states[ANON]),

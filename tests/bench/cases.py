@@ -18,7 +18,7 @@ class Unit(NamedTuple):
 
 SECONDS = Unit("seconds", [(1, "s"), (1e-3, "ms"), (1e-6, "us"), (1e-9, "ns")])
 BYTES = Unit("bytes", [(2**20, "MiB"), (2**10, "KiB"), (1, "B")])
-PAGES_PER_SECOND = Unit("pages_per_second", [(1e6, "Mp/s"), (1e3, "kp/s"), (1, "p/s")])
+PAGES_PER_SECOND = Unit("pages_per_second", [(1e6, "M/s"), (1e3, "k/s"), (1, "/s")])
 
 
 @dataclass(frozen=True, slots=True)

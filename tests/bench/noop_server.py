@@ -18,7 +18,7 @@ THREADS = 4
 class Noop(grpc.GenericRpcHandler):
     """Answers every call with nothing."""
 
-    def service(self, handler_call_details: object) -> "grpc.RpcMethodHandler[bytes, bytes]":
+    def service(self, _: grpc.HandlerCallDetails) -> "grpc.RpcMethodHandler[bytes, bytes]":
         return grpc.unary_unary_rpc_method_handler(lambda _request, _context: b"")
 
 

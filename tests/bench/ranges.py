@@ -35,7 +35,7 @@ class Finder:
         answer = ask(self._stage.asker(), self._pages.order("read"))
         self._verify("cowd", answer["present"], answer["anonymous"])
         self.details["cowd_listed"] = answer["listed"]
-        return answer["seconds"]
+        return answer["end"] - answer["start"]
 
     def c(self, name: str) -> Callable[[], float]:
         """Return the way of a C program."""

@@ -113,7 +113,7 @@ def make_large(path: str) -> Ranges:
         file_bytes = os.fstat(file.fileno()).st_size
         for number in range(LARGE_PIECES):
             place = address + number * stretch_bytes
-            offset = number * piece_bytes % (file_bytes - piece_bytes + 1)
+            offset = number * piece_bytes % file_bytes  # which is a multiple
             at = _libc.mmap(place, piece_bytes, mmap.PROT_READ, flags, file.fileno(), offset)
             if at != place:
                 raise OSError(ctypes.get_errno(), "mmap")
