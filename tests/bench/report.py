@@ -10,6 +10,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import cowd
+
 from bench.cases import Case, Outcome
 
 SCHEMA = "cowd.bench/1"
@@ -25,6 +27,7 @@ def describe_machine() -> dict[str, Any]:
         "page_size_bytes": os.sysconf("SC_PAGE_SIZE"),
         "kernel": platform.release(),
         "architecture": platform.machine(),
+        "cowd": cowd.__version__,
         "python": platform.python_version(),
         "packages": {name: version for name in PACKAGES if (version := _read_version(name))},
     }

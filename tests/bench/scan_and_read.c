@@ -20,8 +20,8 @@ struct scan {
 #define IS_PRESENT (UINT64_C(1) << 3)
 #define IS_SWAPPED (UINT64_C(1) << 4)
 /*
- * As many as the kernel collects at once. With more, walk_end is not moved on by the last part of a
- * scan (do_pagemap_scan), and the next one finds these pages again: so seen on 6.18.
+ * As many as the kernel collects at once. With more, the last part of a scan does not move walk_end
+ * on (do_pagemap_scan in fs/proc/task_mmu.c), and its pages are found twice: so seen on 6.18.
  */
 #define REGIONS 512
 
