@@ -11,7 +11,6 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import cowd
@@ -23,50 +22,57 @@ TIMEOUT_SECONDS = 60.0
 LEAST_ROOM_PAGES = 1 << 16
 OPTIONS = [("grpc.default_authority", "localhost")]
 """What every client of a Unix socket needs: the path is no authority."""
-FILE, ANON, ZERO = cowd.PageState.FILE, cowd.PageState.ANON, cowd.PageState.ZERO
+FILE, ANON, ZERO, UNKNOWN = (cowd.PageState[name] for name in ("FILE", "ANON", "ZERO", "UNKNOWN"))
 
 
-@dataclass
 class PageArrays:
-    """Room for the pages that an answer lists, one element a page, used again by every reading."""
+    """Room for what an answer lists, used again by every reading; it grows and never shrinks.
 
-    flags: np.ndarray
-    states: np.ndarray
-    attributes: np.ndarray
-
-    @classmethod
-    def make(cls, pages: int) -> "PageArrays":
-        """Return room for so many pages, touched."""
-        return cls(np.ones(pages, np.uint64), np.ones(pages, np.uint8), np.ones(pages, np.uint8))
-
-    def grow(self, pages: int) -> "PageArrays":
-        """Return room for twice as many, or for so many, with what is in this one."""
-        larger = self.make(max(pages, 2 * len(self.flags)))
-        for old, new in zip(self, larger, strict=True):
-            new[: len(old)] = old
-        return larger
-
-    def __iter__(self):
-        return iter((self.flags, self.states, self.attributes))
-
-
-def read_flags(
-    client: cowd.Client, pid: int, address: int, count: int, room: PageArrays
-) -> tuple[PageArrays, int]:
-    """Read a range; return the arrays, which may be larger ones than `room`, and the pages listed.
-
-    Pages that are folded as absent are not listed.
+    `flags` (uint64), `states` and `attributes` (uint8) have one element a page that is listed,
+    `addresses` (uint64) and `counts` (uint32) one a stretch of them: there are no more stretches
+    than pages.
     """
-    listed = 0
-    for part in client.iter_page_flags(pid, [(address, count)]):
-        end = listed + len(part.states)
-        if end > len(room.flags):
-            room = room.grow(end)
-        room.flags[listed:end] = part.kpageflags
-        room.states[listed:end] = np.frombuffer(part.states, np.uint8)
-        room.attributes[listed:end] = np.frombuffer(part.attributes, np.uint8)
-        listed = end
-    return room, listed
+
+    def __init__(self) -> None:
+        self._make(LEAST_ROOM_PAGES)
+        self.listed = self.stretches = 0
+
+    def _make(self, room: int) -> None:
+        """Make larger arrays and touch them: a reading after the first pays for no page faults."""
+        self.flags = np.ones(room, np.uint64)
+        self.states, self.attributes = np.ones(room, np.uint8), np.ones(room, np.uint8)
+        self.addresses, self.counts = np.ones(room, np.uint64), np.ones(room, np.uint32)
+
+    def _grow(self, room: int) -> None:
+        filled = self.flags, self.states, self.attributes, self.addresses, self.counts
+        self._make(max(room, 2 * len(self.flags)))
+        larger = self.flags, self.states, self.attributes, self.addresses, self.counts
+        for old, new in zip(filled, larger, strict=True):
+            new[: len(old)] = old
+
+    def clear(self) -> None:
+        """Forget what is listed, and keep the room."""
+        self.listed = self.stretches = 0
+
+    def append(self, chunk: cowd.PageChunk) -> None:
+        """Add the pages that a chunk lists."""
+        end, last = self.listed + len(chunk.states), self.stretches + len(chunk.stretch_addresses)
+        if end > len(self.flags):
+            self._grow(end)
+        pages, stretches = slice(self.listed, end), slice(self.stretches, last)
+        self.flags[pages] = np.frombuffer(chunk.kpageflags, np.uint64)
+        self.states[pages] = np.frombuffer(chunk.states, np.uint8)
+        self.attributes[pages] = np.frombuffer(chunk.attributes, np.uint8)
+        self.addresses[stretches] = np.frombuffer(chunk.stretch_addresses, np.uint64)
+        self.counts[stretches] = np.frombuffer(chunk.stretch_page_counts, np.uint32)
+        self.listed, self.stretches = end, last
+
+
+def read_flags(client: cowd.Client, pid: int, address: int, count: int, into: PageArrays) -> None:
+    """Read a range into arrays. What is absent and in no stretch is not listed."""
+    into.clear()
+    for chunk in client.stream_page_flags(pid, [(address, count)]):
+        into.append(chunk)
 
 
 class Asker:
@@ -78,7 +84,7 @@ class Asker:
         self._stub = pageflags_pb2_grpc.PageFlagsServiceStub(self._channel)
         self._noop_channel = grpc.insecure_channel(f"unix:{noop_path}", OPTIONS)
         self._noop = self._noop_channel.unary_unary("/noop/Noop")
-        self._room = PageArrays.make(LEAST_ROOM_PAGES)
+        self._arrays = PageArrays()
         self._ended = threading.Event()
         self._streaming = threading.Thread()
         self._streamed_pages = 0
@@ -89,13 +95,14 @@ class Asker:
         What came is counted outside of that time.
         """
         start = time.monotonic()
-        self._room, listed = read_flags(self._client, pid, address, count, self._room)
+        read_flags(self._client, pid, address, count, self._arrays)
         end = time.monotonic()
-        states = np.bincount(self._room.states[:listed], minlength=max(cowd.PageState) + 1)
+        states = np.bincount(self._arrays.states[: self._arrays.listed], minlength=UNKNOWN + 1)
         return {
             "start": start,
             "end": end,
-            "listed": listed,
+            "listed": self._arrays.listed,
+            "stretches": self._arrays.stretches,
             "present": int(states[[FILE, ANON, ZERO]].sum()),
             "anonymous": int(states[ANON]),
         }
@@ -125,8 +132,8 @@ class Asker:
 
         def stream() -> None:
             while not self._ended.is_set():
-                room, listed = read_flags(self._client, pid, address, count, self._room)
-                self._room, self._streamed_pages = room, self._streamed_pages + listed
+                read_flags(self._client, pid, address, count, self._arrays)
+                self._streamed_pages += self._arrays.listed
 
         self._streaming = threading.Thread(target=stream)
         self._streaming.start()

