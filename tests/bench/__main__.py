@@ -10,8 +10,9 @@ import os
 import signal
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from bench import buffers, calls, crowds, memory, micro, ranges
 from bench.cases import Case, NotMeasurableError, Outcome, Part
@@ -64,14 +65,40 @@ def read_available_bytes() -> int:
     raise AssertionError("no MemAvailable in /proc/meminfo")
 
 
-def measure_part(part: Part, stage: Stage, rounds: int) -> dict[str, Outcome]:
-    """Return the outcomes of a part; raise NotMeasurableError where this machine has none."""
+def measure_part(part: Part, stage: Stage, rounds: int) -> tuple[Mapping[str, Outcome], str]:
+    """Return the outcomes of a part, or none and why."""
     available = read_available_bytes()
     if part.memory_bytes > available:
-        raise NotMeasurableError(
-            f"takes {part.memory_bytes >> 20} MiB of memory, {available >> 20} are available"
-        )
-    return dict(part.measure(stage, rounds))
+        needed = f"{part.memory_bytes >> 20} MiB of memory"
+        return {}, f"it takes {needed}, and {available >> 20} are available"
+    try:
+        return part.measure(stage, rounds), ""
+    except NotMeasurableError as why:
+        return {}, str(why)
+    finally:
+        show_progress("")
+
+
+class Run:
+    """What has come of the cases so far."""
+
+    def __init__(self) -> None:
+        self.described: list[dict[str, Any]] = []
+        self.skipped: dict[str, str] = {}
+        self.all_met = True
+
+    def tell(self, cases: Sequence[Case], outcomes: Mapping[str, Outcome], why: str) -> None:
+        """Print the rows of cases; those without an outcome have none because of `why`."""
+        for case in cases:
+            outcome = outcomes.get(case.name)
+            if outcome is None:
+                print(format_skipped(case), flush=True)
+                self.skipped[case.name] = why
+                self.all_met &= case.bound is None
+            else:
+                print(format_case(case, outcome), flush=True)
+                self.described.append(describe_case(case, outcome))
+                self.all_met &= outcome.meets(case) is not False
 
 
 def main() -> int:
@@ -89,31 +116,19 @@ def main() -> int:
     if os.geteuid() != 0:
         print("bench: must be root, for the private daemon and the C programs", file=sys.stderr)
         return 1
-    described, skipped, all_met = [], {}, True
-    with tempfile.TemporaryDirectory(dir=DISK_DIRECTORY) as directory:
-        Path(directory).chmod(0o755)
-        with Stage(Path(directory)) as stage:
-            print(*format_head(), sep="\n", flush=True)
-            for part, cases in chosen:
-                try:
-                    outcomes = measure_part(part, stage, options.rounds)
-                except NotMeasurableError as why:
-                    skipped |= {case.name: str(why) for case in cases}
-                    outcomes = {}
-                show_progress("")
-                for case in cases:
-                    if case.name in outcomes:
-                        outcome = outcomes[case.name]
-                        print(format_case(case, outcome), flush=True)
-                        described.append(describe_case(case, outcome))
-                        all_met &= outcome.meets(case) is not False
-                    else:
-                        print(format_skipped(case), flush=True)
-                        all_met &= case.bound is None
-    for name, why in skipped.items():
+    run = Run()
+    try:
+        with tempfile.TemporaryDirectory(dir=DISK_DIRECTORY) as directory:
+            Path(directory).chmod(0o755)
+            with Stage(Path(directory)) as stage:
+                print(*format_head(), sep="\n", flush=True)
+                for part, cases in chosen:
+                    run.tell(cases, *measure_part(part, stage, options.rounds))
+    finally:
+        write_report(options.output, run.described, run.skipped)
+    for name, why in run.skipped.items():
         print(f"bench: {name} was not measured: {why}", file=sys.stderr)
-    write_report(options.output, described, skipped)
-    return 1 if options.require and not all_met else 0
+    return 1 if options.require and not run.all_met else 0
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ import statistics
 import struct
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -102,9 +102,11 @@ def read_pss_bytes(pids: Sequence[int]) -> int:
     """Return what these processes take of memory, shared pages divided by their users."""
     pss_bytes = 0
     for pid in pids:
-        for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
-            if line.startswith("Pss:"):
-                pss_bytes += int(line.split()[1]) * 1024
+        with suppress(FileNotFoundError, ProcessLookupError):  # it has ended meanwhile
+            lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+            pss_bytes += sum(
+                int(line.split()[1]) << 10 for line in lines if line.startswith("Pss:")
+            )
     return pss_bytes
 
 
