@@ -5,6 +5,7 @@ Runs in the process of the benchmark.
 """
 
 import os
+import statistics
 import subprocess
 import sys
 import time
@@ -12,12 +13,12 @@ from collections.abc import Mapping
 from compileall import compile_dir
 
 from harness.daemon import ROOT
-from harness.programs import GAMES, NOBODY, environment
+from harness.programs import GAMES, NOBODY, User, environment
 
 from bench.cases import PAGES_PER_SECOND, Case, Outcome, Part
 from bench.ranges import GIBIBYTE, SCENE_BYTES
 from bench.rounds import measure
-from bench.stage import Pages, Stage, ask
+from bench.stage import ANSWER_SECONDS, Pages, Stage, ask
 
 CALLS = 200
 """In a round: the figure of a round is their median."""
@@ -85,43 +86,47 @@ def measure_users(stage: Stage, rounds: int) -> Mapping[str, Outcome]:
         stage.scene("few", NOBODY) as few,
     ):
         places = {NOBODY: first["all"], GAMES: second["all"]}
-
-        def read_together(*users):
-            for user in users:
-                stage.asker(user).write(places[user].order("read"))
-            answers = [stage.asker(user).read() for user in users]
-            start, end = (
-                min(each["start"] for each in answers),
-                max(each["end"] for each in answers),
-            )
-            return sum(places[user].count for user in users), end - start
-
-        def read_alone():
-            readings = [read_together(user) for user in places]
-            return sum(pages for pages, _ in readings) / sum(seconds for _, seconds in readings)
-
-        def read_at_once():
-            pages, seconds = read_together(*places)
-            return pages / seconds
-
-        throughput = measure({"two": read_at_once, "one": read_alone}, rounds, "two users")
-
-        def call_beside():
-            ask(stage.asker(GAMES), places[GAMES].order("begin_streaming"))
-            seconds = ask_calls(stage, "library", few["all"])
-            beside["listed_meanwhile"] += ask(stage.asker(GAMES), {"do": "end_streaming"})["listed"]
-            return seconds
-
-        beside = {"listed_meanwhile": 0}
-        ways = {
-            "beside": call_beside,
-            "alone": lambda: ask_calls(stage, "library", few["all"]),
-        }
-        calls = measure(ways, rounds, "beside a stream")
+        alone = [{user: pages} for user, pages in places.items()]
+        throughput = measure(
+            {
+                "two": lambda: read_at_once(stage, places),
+                "one": lambda: statistics.harmonic_mean(
+                    [read_at_once(stage, place) for place in alone]
+                ),
+            },
+            rounds,
+            "two users at once",
+        )
+        calls = measure(
+            {
+                "beside": lambda: call_beside(stage, few["all"], GAMES, second["all"]),
+                "alone": lambda: ask_calls(stage, "library", few["all"]),
+            },
+            rounds,
+            "beside a stream",
+        )
     return {
         "two-users": Outcome(throughput["two"], throughput["one"]),
-        "beside-stream": Outcome(calls["beside"], calls["alone"], beside),
+        "beside-stream": Outcome(calls["beside"], calls["alone"]),
     }
+
+
+def read_at_once(stage: Stage, places: Mapping[User, Pages]) -> float:
+    """Have each user read a range, all at the same time; return the pages a second of all."""
+    for user, pages in places.items():
+        stage.asker(user).write(pages.order("read"))
+    answers = [stage.asker(user).read(ANSWER_SECONDS) for user in places]
+    start, end = min(each["start"] for each in answers), max(each["end"] for each in answers)
+    return sum(pages.count for pages in places.values()) / (end - start)
+
+
+def call_beside(stage: Stage, few: Pages, other: User, streamed: Pages) -> float:
+    """Return what `ask_calls` does while another user streams without a pause."""
+    ask(stage.asker(other), streamed.order("begin_streaming"))
+    seconds = ask_calls(stage, "library", few)
+    listed = ask(stage.asker(other), {"do": "end_streaming"})["listed"]
+    assert listed >= streamed.count, f"{listed} pages were streamed meanwhile"
+    return seconds
 
 
 PARTS = [

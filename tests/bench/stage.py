@@ -43,15 +43,16 @@ class Stage:
     """
 
     def __init__(self, directory: Path) -> None:
-        self._stack = ExitStack()
         self._directory = directory
         self._programs: dict[str, CProgram] = {}
         self._askers: dict[User, Program] = {}
         self._noop_path = directory / "noop" / "noop.sock"
-        (directory / "daemon").mkdir()
-        self.daemon = Daemon(directory / "daemon")
-        self._stack.callback(self.daemon.stop)
-        self._start_noop_server()
+        with ExitStack() as stack:
+            (directory / "daemon").mkdir()
+            self.daemon = Daemon(directory / "daemon")
+            stack.callback(self.daemon.stop)
+            stack.callback(self._start_noop_server().close)
+            self._stack = stack.pop_all()
 
     def __enter__(self) -> Self:
         return self
@@ -59,14 +60,14 @@ class Stage:
     def __exit__(self, *exception: object) -> None:
         self._stack.close()
 
-    def _start_noop_server(self) -> None:
+    def _start_noop_server(self) -> Program:
         self._noop_path.parent.mkdir()
         os.chown(self._noop_path.parent, NOBODY.uid, NOBODY.gid)
         self._noop_path.parent.chmod(0o755)
         server = start(NOBODY, "noop_server.py", os.fspath(self._noop_path))
-        self._stack.callback(server.close)
         server.read()
         self._noop_path.chmod(0o777)
+        return server
 
     def program(self, name: str) -> CProgram:
         """Return the C program of that name, compiled and running."""
