@@ -28,15 +28,16 @@ class Case:
     Attributes:
         name: for `--only` and for programs.
         title: for people; what is measured, and after the comma what it is held against.
-        bound: of the ratio of the medians, or of the median itself where it is held against
-            nothing; None where nothing is promised.
+        bound: of the ratio of the medians; None where nothing is promised.
         is_floor: whether the bound is the least, not the most.
+        is_absolute: whether the bound is of the median itself, which is held against nothing else.
     """
 
     name: str
     title: str
     bound: float | None = None
     is_floor: bool = False
+    is_absolute: bool = False
     unit: Unit = SECONDS
 
 
@@ -70,7 +71,8 @@ class Outcome:
         """Return whether the bound of its case is kept; None if there is none."""
         if case.bound is None:
             return None
-        value = self.median if self.ratio is None else self.ratio
+        value = self.median if case.is_absolute else self.ratio
+        assert value is not None, f"{case.name} is held against nothing"
         return value >= case.bound if case.is_floor else value <= case.bound
 
 

@@ -72,7 +72,7 @@ def read_own_bytes(pid: int) -> int:
 
 PARTS = [
     Part(
-        [Case("memory", "worker's gain while streaming", 32 << 20, unit=BYTES)],
+        [Case("memory", "worker's gain while streaming", 32 << 20, is_absolute=True, unit=BYTES)],
         measure_gain,
         SCENE_BYTES,
     )

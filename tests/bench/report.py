@@ -44,6 +44,7 @@ def describe_case(case: Case, outcome: Outcome) -> dict[str, Any]:
         "ratio": outcome.ratio,
         "bound": case.bound,
         "bound_is_floor": case.is_floor,
+        "bound_is_absolute": case.is_absolute,
         "meets_bound": outcome.meets(case),
         "round_count": len(outcome.figures),
         "rounds": list(outcome.figures),

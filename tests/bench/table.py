@@ -28,7 +28,7 @@ def format_case(case: Case, outcome: Outcome) -> str:
             format_figure(outcome.median, case.unit),
             "" if against is None else format_figure(against, case.unit),
             "" if ratio is None else format_number(ratio),
-            format_bound(case, is_ratio=ratio is not None),
+            format_bound(case),
             "" if meets is None else "ok" if meets else missed,
         ]
     )
@@ -36,15 +36,14 @@ def format_case(case: Case, outcome: Outcome) -> str:
 
 def format_skipped(case: Case) -> str:
     """Return the row of a case that could not be measured."""
-    bound = format_bound(case, is_ratio=case.unit.name == "seconds")
-    return format_row([case.title, "", "", "", bound, "none"])
+    return format_row([case.title, "", "", "", format_bound(case), "none"])
 
 
-def format_bound(case: Case, is_ratio: bool) -> str:
-    """Return what the ratio, or else the figure, may be."""
+def format_bound(case: Case) -> str:
+    """Return what the ratio, or the figure itself, may be."""
     if case.bound is None:
         return ""
-    bound = f"{case.bound:g}" if is_ratio else format_figure(case.bound, case.unit)
+    bound = format_figure(case.bound, case.unit) if case.is_absolute else f"{case.bound:g}"
     return f">= {bound}" if case.is_floor else bound
 
 
