@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A client of the daemon that times itself: what an unprivileged program waits for.
 
-Runs as an ordinary user, started by `site.py` with the daemon's socket and that of
+Runs as an ordinary user, started by `stage.py` with the daemon's socket and that of
 `noop_server.py`. Answers each line of JSON on standard input, {"do": NAME, ...}, with a line.
 """
 

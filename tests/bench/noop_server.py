@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """A gRPC server on a plain Unix socket whose one call does nothing: the least that a call costs.
 
-Runs as an ordinary user, started by `site.py`. Prints {} when it serves, and ends with its standard
-input.
+Runs as an ordinary user, started by `stage.py`. Prints {} when it serves, and ends with its
+standard input.
 """
 
 import json

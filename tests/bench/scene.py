@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A process that has pages of some kind and waits: what the benchmark asks about.
 
-Runs as an ordinary user, started by `scenes.py`. Prints {"pid": N, "ranges": {NAME: [ADDRESS,
+Runs as an ordinary user, started by `stage.py`. Prints {"pid": N, "ranges": {NAME: [ADDRESS,
 COUNT]}} when its pages are there, and ends with its standard input.
 """
 
