@@ -19,11 +19,9 @@ __all__ = ["ZygoteLink"]
 
 _MODULE: Final = "cowdaemon.worker.zygote"
 # A process with more than one thread must not fork; gRPC's own fork handlers are not needed then.
-# And it does not speak to the service manager in our name. What one thread of a worker frees shall
-# be there for the others: with a heap for each, arrays take up to twice the memory (glibc).
+# And it does not speak to the service manager in our name.
 _ENV: Final = {
     "OPENBLAS_NUM_THREADS": "1",
-    "MALLOC_ARENA_MAX": "1",
     "GRPC_ENABLE_FORK_SUPPORT": "0",
     "NOTIFY_SOCKET": "",
 }

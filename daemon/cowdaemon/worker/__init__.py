@@ -6,6 +6,7 @@ tries out the kernel's `features` as root before `privileges` gives everything u
 and forks a worker for each credential; `worker` is that process: `relay` carries bytes between a
 client and the in-process gRPC server behind `inner_listener`; `handlers` turns them into calls,
 `service` answers; `targets` asks the opener for processes; `reader` reads pagemap and kpageflags as
-arrays, `page_scan` finds where anything is, `mappings` reads /proc/PID/maps; `page_states` decides
-what a page is, `disclosure` what may be told, `summaries` adds up.
+arrays, and `few_pages` without; `page_scan` finds where anything is, `mappings` reads
+/proc/PID/maps; `page_states` decides what a page is, `disclosure` what may be told, `summaries`
+adds up.
 """

@@ -31,9 +31,11 @@ class DisclosureMasks:
     private_flags: Kpageflags
     shared_flags: Kpageflags
     _of_codes: Words = field(init=False, repr=False, compare=False)
+    _of_code: memoryview = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "_of_codes", tabulate(self._choose))
+        object.__setattr__(self, "_of_code", self._of_codes.data)
 
     def apply(self, entries: Words, flags: Words, codes: Codes | None = None) -> Words:
         """Return `flags` without the hidden bits, given the pagemap entries of the same pages.
@@ -41,6 +43,10 @@ class DisclosureMasks:
         `codes` as of `encode`, where they are known.
         """
         return flags & self._of_codes[encode(entries, flags) if codes is None else codes]
+
+    def apply_to_page(self, code: int, flags: int) -> int:
+        """Return what `apply` does, of one page, given its code."""
+        return flags & self._of_code[code]
 
     def _choose(self, entries: Words, flags: Words) -> Words:
         """Return which bits may be seen of every page."""

@@ -29,7 +29,9 @@ __all__ = [
     "PageState",
     "Words",
     "classify",
+    "classify_page",
     "encode",
+    "encode_page",
     "frames",
     "is_certainly_private",
     "is_contradictory",
@@ -221,6 +223,26 @@ def classify(
     return states, attributes
 
 
+def encode_page(entry: int, flags: int) -> int:
+    """Return what `encode` does, of one page, without the price of numpy's calls."""
+    told = flags & _TOLD_FLAGS
+    of_flags = _FLAG_CLASSES_VIEW[(told | told >> 16) & 0xFFFF]
+    return entry >> 49 & 0x1FF << 6 | of_flags | (flags != 0)
+
+
+def classify_page(code: int, layout: EntryLayout) -> tuple[int, int] | None:
+    """Return state and attributes of one page, given its code.
+
+    None where that does not tell: of a swap entry, which may be a marker, and where entry and flags
+    contradict each other.
+    """
+    finding = _FINDINGS_VIEW[code]
+    if finding >= 128 or _CONTRADICTORY_VIEW[code]:
+        return None
+    attributes = finding >> 3
+    return finding & 7, attributes if layout.has_soft_dirty else attributes & ~2
+
+
 def _judge(entries: Words, flags: Words, layout: EntryLayout) -> tuple[Bytes, Bytes]:
     """Return what `classify` does: this is the truth table."""
     present = is_present(entries)
@@ -309,3 +331,9 @@ _SWAPPED_FINDING: Final = np.uint8(128)
 _FLAG_CLASSES: Final = _classify_halves()
 _FINDINGS: Final = tabulate(_find)
 _CONTRADICTORY: Final = tabulate(_contradict)
+
+# For single pages: an element of these is an int.
+_TOLD_FLAGS: Final = int(_TOLD)
+_FLAG_CLASSES_VIEW: Final = _FLAG_CLASSES.data
+_FINDINGS_VIEW: Final = _FINDINGS.data
+_CONTRADICTORY_VIEW: Final = _CONTRADICTORY.data

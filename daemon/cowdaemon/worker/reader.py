@@ -14,7 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cowdaemon.limits import SETTLE_ROUNDS
+from cowdaemon.worker.disclosure import DisclosureMasks
 from cowdaemon.worker.features import KernelFeatures
+from cowdaemon.worker.few_pages import FEW_PAGES, DisclosedPages, read_few
 from cowdaemon.worker.kpageflags import read_flags, read_runs, read_scattered
 from cowdaemon.worker.page_states import (
     Attribute,
@@ -100,6 +102,17 @@ class Reader:
         again = read_entries(pagemap, address, count)
         first = address // _PAGE_SIZE_BYTES
         return self._settle(pagemap, np.array([[first, first + count]]), entries, flags, again)
+
+    def read_few(
+        self, pagemap: int, address: int, count: int, masks: DisclosureMasks
+    ) -> DisclosedPages | None:
+        """Return the pages of a range as they may be told; None if that is work for `read`.
+
+        Args are those of `read`, and which flags may be told.
+        """
+        if count > FEW_PAGES:
+            return None
+        return read_few(self._kpageflags, pagemap, address, count, self.features.layout, masks)
 
     def look(self, pagemap: int, stretches: Stretches) -> tuple[Words, PageReadings | None]:
         """Read the entries of stretches of pages; and their flags, if frames follow each other.

@@ -26,12 +26,13 @@ from cowdaemon.limits import (
     RANGES_PER_CALL,
 )
 from cowdaemon.worker.disclosure import SAFE, DisclosureMasks
+from cowdaemon.worker.few_pages import DisclosedPages
 from cowdaemon.worker.handlers import Handlers, fail
 from cowdaemon.worker.page_stream import ChunkPages, PageStreams
 from cowdaemon.worker.pagemap import ShortReadError
 from cowdaemon.worker.privileges import Confinement
 from cowdaemon.worker.read_ahead import read_ahead
-from cowdaemon.worker.reader import PageReadings, Reader, classify_readings
+from cowdaemon.worker.reader import Reader, classify_readings
 from cowdaemon.worker.summaries import summarize
 from cowdaemon.worker.targets import Target, Targets
 
@@ -80,6 +81,10 @@ class PageFlagsService:
         self._reader = reader
         self._confinement = confinement
         self._masks = masks
+        self._mask_fields = {
+            "private_flags_mask": int(masks.private_flags),
+            "shared_flags_mask": int(masks.shared_flags),
+        }
         self._streams: PageStreams[bytes] = PageStreams(reader, masks)
         self._calls_per_worker = calls_per_worker
         self._handlers: Handlers | None = None
@@ -127,17 +132,15 @@ class PageFlagsService:
         _verify_range(request.address, request.count, most=PAGES_PER_CALL)
         target = self._open(request.pid)
         _verify_start_time(target, request.expected_start_time_ticks)
-        readings = self._read(target, request.address, request.count)
-        states, attributes = classify_readings(readings, self._reader.features.layout)
-        disclosed = self._masks.apply(readings.entries, readings.flags, readings.codes)
+        pages = self._read(target, request.address, request.count)
         return twins.GetPageFlagsResponse(
             page_size_bytes=_PAGE_SIZE_BYTES,
             address=request.address,
             start_time_ticks=target.start_time_ticks,
-            masks=twins.DisclosureMasks(**_mask_fields(self._masks)),
-            kpageflags=disclosed.astype("<u8", copy=False).tobytes(),
-            state=states.tobytes(),
-            attributes=attributes.tobytes(),
+            masks=self._mask_fields,
+            kpageflags=pages.flags,
+            state=pages.states,
+            attributes=pages.attributes,
         )
 
     def _stream_page_flags(
@@ -166,7 +169,7 @@ class PageFlagsService:
                 address=first * _PAGE_SIZE_BYTES,
                 count=end - first,
                 start_time_ticks=target.start_time_ticks,
-                masks=twins.DisclosureMasks(**_mask_fields(self._masks)),
+                masks=self._mask_fields,
                 stretch_address=(stretches[:, 0] * _PAGE_SIZE_BYTES).astype("<u8").tobytes(),
                 stretch_page_count=(stretches[:, 1] - stretches[:, 0]).astype("<u4").tobytes(),
                 kpageflags=pages.kpageflags.astype("<u8", copy=False).tobytes(),
@@ -258,7 +261,7 @@ class PageFlagsService:
             caller=messages.CallerCredential(uid=caller.uid, gid=caller.gid, groups=caller.groups),
             maximum_page_count=PAGES_PER_CALL,
             maximum_mapping_count=MAPPINGS_PER_CALL,
-            masks=messages.DisclosureMasks(**_mask_fields(self._masks)),
+            masks=messages.DisclosureMasks(**self._mask_fields),
             kernel_features=messages.KernelFeatures(
                 soft_dirty=features.layout.has_soft_dirty,
                 guard_regions=features.has_guard_regions,
@@ -285,15 +288,23 @@ class PageFlagsService:
             raise CowdError(Reason.INVALID_PID, pid=pid)
         return self._targets.open(pid, purpose)
 
-    def _read(self, target: Target, address: int, count: int) -> PageReadings:
+    def _read(self, target: Target, address: int, count: int) -> DisclosedPages:
+        reader, pagemap = self._reader, target.pagemap
         try:
-            return self._reader.read(target.pagemap, address, count)
+            few = reader.read_few(pagemap, address, count, self._masks)
+            if few is not None:
+                return few
+            readings = reader.read(pagemap, address, count)
         except ShortReadError:
             if target.is_alive():
                 raise CowdError(
                     Reason.OUT_OF_ADDRESS_SPACE, pid=target.pid, address=address
                 ) from None
             raise CowdError(Reason.PROCESS_GONE, pid=target.pid) from None
+        states, attributes = classify_readings(readings, reader.features.layout)
+        flags = self._masks.apply(readings.entries, readings.flags, readings.codes)
+        words = flags.astype("<u8", copy=False).tobytes()
+        return DisclosedPages(words, states.tobytes(), attributes.tobytes())
 
 
 class RefusingService:
@@ -360,10 +371,3 @@ def _verify_start_time(target: Target, expected_ticks: int) -> None:
             actual=actual_ticks,
             expected=expected_ticks,
         )
-
-
-def _mask_fields(masks: DisclosureMasks) -> dict[str, int]:
-    return {
-        "private_flags_mask": int(masks.private_flags),
-        "shared_flags_mask": int(masks.shared_flags),
-    }

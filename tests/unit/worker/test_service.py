@@ -95,6 +95,9 @@ def test_page_that_does_not_settle_is_unknown_and_has_no_flags(
     class Restless:
         features = FEATURES
 
+        def read_few(self, *_: object) -> None:
+            return None
+
         def read(self, pagemap: int, address: int, count: int) -> PageReadings:  # noqa: ARG002
             entries = np.array([PRESENT | EXCLUSIVE | 1, SWAPPED | SOFT_DIRTY | 1], np.uint64)
             flags = np.array([ANON_WORD, 0], np.uint64)
