@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Reads and judges a few pages one by one, without numpy.
 
-Worker, unprivileged. In a worker, between two waits, each of numpy's calls takes several times what
-it takes in a loop, and the way for many pages makes dozens of them. Here is nothing but the kernel's
-calls and look-ups in the tables of page_states. What takes more than that is left to the other way;
-both say the same.
+Worker, unprivileged. In a worker, between two waits, each of numpy's calls takes several times
+what it takes in a loop, and the way for many pages makes dozens of them. Here is nothing but the
+kernel's calls and look-ups in the tables of page_states. What takes more than that is left to the
+other way; both say the same.
 """
 
 import os
