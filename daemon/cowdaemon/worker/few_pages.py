@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Reads and judges a few pages one by one, without numpy.
 
-Worker, unprivileged. A call about four pages finds the caches cold: each of numpy's calls takes
-several times what it takes in a loop, and the way for many pages makes dozens of them. Here is
-nothing but the kernel's calls and look-ups in the tables of page_states. What takes more than that
-is left to the other way; both say the same.
+Worker, unprivileged. In a worker, between two waits, each of numpy's calls takes several times
+what it takes in a loop, and the way for many pages makes dozens of them. Here is nothing but the
+kernel's calls and look-ups in the tables of page_states. What takes more than that is left to the
+other way; both say the same.
 """
 
 import os
@@ -18,7 +18,7 @@ from cowdaemon.worker.page_states import EntryLayout, classify_page, encode_page
 __all__ = ["FEW_PAGES", "DisclosedPages", "read_few"]
 
 FEW_PAGES: Final = 128
-"""Up to so many are read one by one. At 256 that is still the quicker way, but not for long."""
+"""Up to so many are read one by one. As measured, that is the quicker way at 256 as well."""
 _PAGE_SIZE_BYTES: Final = os.sysconf("SC_PAGE_SIZE")
 _WORD_BYTES: Final = 8
 _PRESENT: Final = 1 << 63

@@ -82,7 +82,7 @@ def pass_seconds(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
 def test_call_stands_still_until_any_thread_notes_progress(
     pass_seconds: Callable[[float], None], served: Handlers, stream: Any, work: Work
 ) -> None:
-    """Seen to fail with progress noted by thread."""
+    """Seen to fail with nothing noted by verify_wanted()."""
     pass_seconds(PASSING_SECONDS)
     assert served.longest_work_seconds() == PASSING_SECONDS
     work.verify_wanted()
