@@ -83,6 +83,14 @@ def test_a_stream_tells_what_is_there_and_folds_what_is_not(monkeypatch):
     assert sum(len(chunk.states) for chunk in chunks) < 1500
 
 
+@pytest.mark.usefixtures("kernel")
+def test_no_chunk_is_of_no_page(monkeypatch):
+    monkeypatch.setattr(_local, "PAGES_PER_PART", 4)
+    with map_anonymously(8) as memory:
+        memory[:] = b"x" * 8 * PAGE
+        assert [chunk.page_count for chunk in stream(memory)] == [4, 4]
+
+
 @pytest.mark.parametrize("step", [1, 2, 200])
 def test_populated_stretches_have_every_region(monkeypatch, step):
     """However near they are, in however many looks."""
