@@ -206,17 +206,14 @@ def test_a_client_closed_by_another_thread_ends_the_wait(fake, client):
 
 
 FORK = """
-import os, signal, sys
+import os, signal, sys, time
 import cowd
 client = cowd.Client(sys.argv[1], timeout_seconds=10)
 stream = client.stream_page_flags(7, [(0x7F0000000000, 100 << 12)])
 next(stream)
-told, tell = os.pipe()
-over, end = os.pipe()
 child = os.fork()
 if child == 0:
     signal.alarm(30)  # whatever becomes of it
-    os.close(end)
     if sys.argv[2] == "ask":
         try:
             next(stream)
@@ -225,18 +222,16 @@ if child == 0:
     elif sys.argv[2] == "close":
         stream.close()
     stream = None
-    os.write(tell, b"x")
-    os.read(over, 1)  # grpc may do only now what it was told
+    time.sleep(1)  # grpc may do only now what it was told, and nothing shows it
     os._exit(0)
-os.read(told, 1)
-assert len(list(stream)) == 99
-os.close(end)
 os.waitpid(child, 0)
+assert len(list(stream)) == 99
 """
 
 
 @pytest.mark.parametrize("what", ["ask", "close", "forget"])
 def test_a_child_of_a_fork_leaves_its_parents_stream_alone(fake, what):
+    """Seen to fail where the child ends the call, or forgets it."""
     fake.maximum_page_count = 1 << 12
     fake.page_elsewhere = "f"
     said = run_code(FORK, fake.path, what)
