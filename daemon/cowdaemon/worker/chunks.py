@@ -85,15 +85,15 @@ def _divide(stretches: Stretches) -> Iterator[Stretches]:
 
 
 def iter_pieces(chunks: Iterable[Chunk]) -> Iterator[list[Chunk]]:
-    """Yield the chunks in lists of PAGES_PER_CALL listed pages at most."""
+    """Yield the chunks in lists of the work that PAGES_PER_CALL pages are, or less."""
     piece: list[Chunk] = []
-    pages = 0
+    done = 0
     for chunk in chunks:
-        count = chunk.listed_page_count
-        if piece and (pages + count > PAGES_PER_CALL or len(piece) == CHUNKS_PER_PIECE):
+        work = chunk.listed_page_count + len(chunk.stretches) * _JOINED_PAGES
+        if piece and (done + work > PAGES_PER_CALL or len(piece) == CHUNKS_PER_PIECE):
             yield piece
-            piece, pages = [], 0
+            piece, done = [], 0
         piece.append(chunk)
-        pages += count
+        done += work
     if piece:
         yield piece

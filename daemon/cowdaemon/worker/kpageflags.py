@@ -84,18 +84,26 @@ def read_flags(kpageflags: int, entries: Words) -> Words:
     return flags
 
 
-def read_runs(kpageflags: int, entries: Words) -> Words | None:
-    """Return what `read_flags` does if frames follow each other, or are few; else None."""
+def read_runs(kpageflags: int, entries: Words, most_runs: int = 0) -> Words | None:
+    """Return what `read_flags` does if frames follow each other, or are few; else None.
+
+    Args:
+        kpageflags: descriptor of /proc/kpageflags.
+        entries: of any pages.
+        most_runs: how many runs of such frames are to be read even if it is not worth it.
+    """
     where = _find_present(entries)
     numbers = _number_frames(entries[where])
     breaks = np.flatnonzero(np.diff(numbers) != 1) + 1
-    if len(breaks) > max(_FEW_FRAMES, len(numbers) // _FRAMES_OF_A_RUN):
+    if len(breaks) > max(_FEW_FRAMES, len(numbers) // _FRAMES_OF_A_RUN, most_runs):
         return None
+    if not len(numbers):
+        return np.zeros_like(entries)
+    words = _read_runs(kpageflags, numbers, breaks, 0)
     if isinstance(where, slice):
-        return _read_runs(kpageflags, numbers, breaks, 0)
+        return words
     flags = np.zeros_like(entries)
-    if len(numbers):
-        flags[where] = _read_runs(kpageflags, numbers, breaks, 0)
+    flags[where] = words
     return flags
 
 
@@ -150,7 +158,8 @@ def _find_blocks(
     span = (highest >> shift) - first + 1
     if span > _TABLE_SPAN_PER_PAGE * count:
         numbers = [_number_frames(piece[_find_present(piece)]) >> shift for piece in entries]
-        return _Blocks(shift, np.unique(np.concatenate(numbers)), first, None)
+        together = np.sort(np.concatenate(numbers))  # np.unique imports a module: no worker can
+        return _Blocks(shift, together[np.diff(together, prepend=-1) != 0], first, None)
     is_used = np.zeros(span, np.bool_)
 
     def mark(piece: Words) -> None:
