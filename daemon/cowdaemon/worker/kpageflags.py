@@ -17,7 +17,9 @@ from typing import Any, Final, NamedTuple, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from cowdaemon.limits import READING_THREADS
 from cowdaemon.worker.page_states import Words, frames, is_present
+from cowdaemon.worker.pagemap import read_parts
 
 __all__ = ["read_flags", "read_runs", "read_scattered"]
 
@@ -28,10 +30,10 @@ _FRAMES_OF_A_RUN: Final = 8
 """From so many on average, runs are read one by one: a system call costs as much as the table."""
 _BLOCK_SHIFT: Final = 5
 """Blocks of 32 frames, where they are used well."""
-_SMALL_BLOCK_SHIFT: Final = 2
-"""Blocks of 4, where single frames are wanted here and there."""
-_WELL_USED_PAGES: Final = 3
-"""Pages a block for which reading 32 words costs less than reading small blocks does."""
+_SMALL_BLOCK_SHIFT: Final = 1
+"""Blocks of 2, where single frames are wanted here and there."""
+_WELL_USED_PAGES: Final = 5
+"""Pages a block for which one thread reads 32 words in less time than small blocks."""
 _BLOCKS_OF_A_READ: Final = 2_048
 """What one thread reads at a time: half a megabyte of the larger blocks."""
 _TABLE_SPAN_PER_PAGE: Final = 64
@@ -119,7 +121,8 @@ def read_scattered(kpageflags: int, entries: Sequence[Words], run: _Run = map) -
     lowest_of_pieces, highest_of_pieces, counts = zip(*run(_measure, entries), strict=True)
     lowest, highest, count = min(lowest_of_pieces), max(highest_of_pieces), sum(counts)
     blocks = _find_blocks(entries, lowest, highest, count, _BLOCK_SHIFT, run)
-    if len(blocks.numbers) * _WELL_USED_PAGES > count:
+    threads = 1 if run is map else READING_THREADS
+    if len(blocks.numbers) * _WELL_USED_PAGES > count * threads:
         blocks = _find_blocks(entries, lowest, highest, count, _SMALL_BLOCK_SHIFT, run)
     step = _WORDS_AT_ONCE >> blocks.shift
     flags = list(map(np.zeros_like, entries))
@@ -207,11 +210,10 @@ def _read_runs(
     kpageflags: int, numbers: NDArray[np.int64], breaks: NDArray[np.intp], shift: int
 ) -> Words:
     """Return the words of blocks, which follow each other but where there are breaks."""
-    starts, ends = numbers[[0, *breaks]], numbers[[*(breaks - 1), -1]] + 1
+    starts, ends = numbers[np.concatenate(([0], breaks))], numbers[np.append(breaks - 1, -1)] + 1
     offsets = ((starts << shift) * _WORD_BYTES).tolist()
     lengths = (((ends - starts) << shift) * _WORD_BYTES).tolist()
-    # No loop in Python: between a run and the next there is little more than the kernel.
-    words = b"".join(map(os.pread, repeat(kpageflags), lengths, offsets))
+    words = read_parts(kpageflags, lengths, offsets)
     if len(words) != sum(lengths):  # the last frame lies in one of these, or before
         parts = map(_read_fully, repeat(kpageflags), lengths, offsets)
         words = b"".join(

@@ -6,6 +6,9 @@ space ends there, or it is gone.
 """
 
 import os
+import threading
+from collections.abc import Sequence
+from contextlib import nullcontext
 from itertools import repeat
 from typing import Final
 
@@ -35,6 +38,8 @@ NO_STRETCHES: Final[Stretches] = np.empty((0, 2), np.int64)
 
 _PAGE_SIZE_BYTES: Final = os.sysconf("SC_PAGE_SIZE")
 _ENTRY_BYTES: Final = 8
+_FEW_READS: Final = 64
+_short_reads: Final = threading.Lock()
 
 
 class ShortReadError(Exception):
@@ -62,11 +67,22 @@ def read_stretches(pagemap: int, stretches: Stretches) -> Words:
     """
     offsets = (stretches[:, 0] * _ENTRY_BYTES).tolist()
     lengths = ((stretches[:, 1] - stretches[:, 0]) * _ENTRY_BYTES).tolist()
-    # No loop in Python: between a stretch and the next there is little more than the kernel.
-    entries = b"".join(map(os.pread, repeat(pagemap), lengths, offsets))
+    entries = read_parts(pagemap, lengths, offsets)
     if len(entries) != sum(lengths):
         entries = b"".join(map(_read_in_parts, repeat(pagemap), lengths, offsets))
     return np.frombuffer(entries, np.uint64)
+
+
+def read_parts(file: int, lengths_bytes: Sequence[int], offsets: Sequence[int]) -> bytes:
+    """Return what one read each gives of these parts of a file, put together.
+
+    There is no loop in Python: between two reads is little more than the kernel. Where parts are
+    short, that is most of the time all the same, and it takes the interpreter's lock: several
+    threads would spend it with waking each other.
+    """
+    is_short = len(offsets) > _FEW_READS
+    with _short_reads if is_short else nullcontext():
+        return b"".join(map(os.pread, repeat(file), lengths_bytes, offsets))
 
 
 def _read_in_parts(pagemap: int, length_bytes: int, offset: int) -> bytes:
@@ -97,4 +113,5 @@ def join_stretches(stretches: Stretches, gap_pages: int = 0) -> Stretches:
     if len(stretches) < 2:
         return stretches
     breaks = np.flatnonzero(stretches[1:, 0] - stretches[:-1, 1] > gap_pages)
-    return np.column_stack((stretches[[0, *(breaks + 1)], 0], stretches[[*breaks, -1], 1]))
+    firsts, lasts = np.concatenate(([0], breaks + 1)), np.append(breaks, -1)
+    return np.column_stack((stretches[firsts, 0], stretches[lasts, 1]))
