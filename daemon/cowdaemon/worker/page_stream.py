@@ -5,9 +5,11 @@ Worker, unprivileged. What is populated is found first; a few threads read it, m
 the kernel. Fails if the address space goes meanwhile.
 """
 
+import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import nullcontext
 from functools import partial
 from typing import Any, Final, Generic, NamedTuple, TypeVar
 
@@ -25,6 +27,11 @@ from cowdaemon.worker.targets import Target
 __all__ = ["ChunkPages", "PageStreams"]
 
 _NO_ENTRIES: Final[Words] = np.empty(0, np.uint64)
+
+_FEW_STRETCHES: Final = 512
+_short_reads: Final = threading.Lock()
+"""Between short reads a thread keeps taking the interpreter's lock: two of them that do so at once
+spend their time with waking each other."""
 
 _T = TypeVar("_T")
 _R = TypeVar("_R")
@@ -114,10 +121,11 @@ class _Stream(NamedTuple, Generic[_R]):
     def look(self, piece: list[Chunk]) -> _Look[_R]:
         self.verify_wanted()
         stretches = np.concatenate([chunk.stretches for chunk in piece])
-        entries, readings = self.reader.look(self.target.pagemap, stretches)
-        if readings is None:
-            return _Look(piece, stretches, entries, None)
-        return _Look(piece, stretches, _NO_ENTRIES, self._tell(piece, readings))
+        with _short_reads if len(stretches) > _FEW_STRETCHES else nullcontext():
+            entries, readings = self.reader.look(self.target.pagemap, stretches)
+            if readings is None:
+                return _Look(piece, stretches, entries, None)
+            return _Look(piece, stretches, _NO_ENTRIES, self._tell(piece, readings))
 
     def finish(self, window: list[_Look[_R]]) -> Iterator[_R]:
         """Yield what is told of all pieces of a window; nothing is held for longer than needed."""

@@ -6,9 +6,7 @@ space ends there, or it is gone.
 """
 
 import os
-import threading
 from collections.abc import Sequence
-from contextlib import nullcontext
 from itertools import repeat
 from typing import Final
 
@@ -38,8 +36,6 @@ NO_STRETCHES: Final[Stretches] = np.empty((0, 2), np.int64)
 
 _PAGE_SIZE_BYTES: Final = os.sysconf("SC_PAGE_SIZE")
 _ENTRY_BYTES: Final = 8
-_FEW_READS: Final = 64
-_short_reads: Final = threading.Lock()
 
 
 class ShortReadError(Exception):
@@ -76,13 +72,9 @@ def read_stretches(pagemap: int, stretches: Stretches) -> Words:
 def read_parts(file: int, lengths_bytes: Sequence[int], offsets: Sequence[int]) -> bytes:
     """Return what one read each gives of these parts of a file, put together.
 
-    There is no loop in Python: between two reads is little more than the kernel. Where parts are
-    short, that is most of the time all the same, and it takes the interpreter's lock: several
-    threads would spend it with waking each other.
+    There is no loop in Python: between two reads is little more than the kernel.
     """
-    is_short = len(offsets) > _FEW_READS
-    with _short_reads if is_short else nullcontext():
-        return b"".join(map(os.pread, repeat(file), lengths_bytes, offsets))
+    return b"".join(map(os.pread, repeat(file), lengths_bytes, offsets))
 
 
 def _read_in_parts(pagemap: int, length_bytes: int, offset: int) -> bytes:

@@ -130,7 +130,7 @@ class Reader:
         """
         entries = read_stretches(pagemap, stretches)
         # Where pages are read one by one, frames may be as well, and wait for no others.
-        flags = read_runs(self._kpageflags, entries, most_runs=len(stretches))
+        flags = read_runs(self._kpageflags, entries, most_runs=2 * len(stretches))
         return entries, None if flags is None else self.settle(pagemap, stretches, entries, flags)
 
     def read_scattered(self, entries: Sequence[Words], run: Callable[..., Any]) -> list[Words]:
