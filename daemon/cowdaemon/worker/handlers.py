@@ -25,8 +25,8 @@ _log: Final = logging.getLogger(__name__)
 
 _STATUS_CODES: Final = {code.value[0]: code for code in grpc.StatusCode}
 
-Answer = Callable[[Any], Message]
-"""Returns the response to a request."""
+Answer = Callable[[Any], bytes]
+"""Returns the response to a request, encoded."""
 StreamedAnswer = Callable[[Any, Callable[[], None]], Iterator[bytes]]
 """Yields the responses to a request, encoded. Its second argument is to be called before each part
 of the work, by any thread: that raises once nobody waits for more."""
@@ -137,7 +137,7 @@ class Handlers(grpc.GenericRpcHandler):
             self._start_work(call)
             try:
                 self._verify_read()
-                return answer(_decode(request_type, request)).SerializeToString()
+                return answer(_decode(request_type, request))
             except Exception as error:  # noqa: BLE001 - see _fail_as_status
                 _fail_as_status(method, context, error)
             finally:

@@ -12,7 +12,6 @@ from typing import Final, NamedTuple
 import grpc
 from cowproto.v1 import pageflags_pb2 as messages
 from cowproto.v1 import twins_pb2 as twins
-from google.protobuf.message import Message
 
 from cowdaemon import __version__, wire
 from cowdaemon.errors import Code, CowdError, Reason
@@ -26,8 +25,10 @@ from cowdaemon.limits import (
     RANGES_PER_CALL,
 )
 from cowdaemon.worker.disclosure import SAFE, DisclosureMasks
+from cowdaemon.worker.encoding import encode_pages
 from cowdaemon.worker.few_pages import DisclosedPages
 from cowdaemon.worker.handlers import Handlers, fail
+from cowdaemon.worker.page_states import Bytes, Words
 from cowdaemon.worker.page_stream import ChunkPages, PageStreams
 from cowdaemon.worker.pagemap import ShortReadError
 from cowdaemon.worker.privileges import Confinement
@@ -128,20 +129,17 @@ class PageFlagsService:
         """Close targets that were kept long enough."""
         self._targets.drop_expired()
 
-    def _get_page_flags(self, request: messages.GetPageFlagsRequest) -> Message:
+    def _get_page_flags(self, request: messages.GetPageFlagsRequest) -> bytes:
         _verify_range(request.address, request.count, most=PAGES_PER_CALL)
         target = self._open(request.pid)
         _verify_start_time(target, request.expected_start_time_ticks)
-        pages = self._read(target, request.address, request.count)
-        return twins.GetPageFlagsResponse(
+        response = twins.GetPageFlagsResponse(
             page_size_bytes=_PAGE_SIZE_BYTES,
             address=request.address,
             start_time_ticks=target.start_time_ticks,
             masks=self._mask_fields,
-            kpageflags=pages.flags,
-            state=pages.states,
-            attributes=pages.attributes,
         )
+        return encode_pages(response, *self._read(target, request.address, request.count))
 
     def _stream_page_flags(
         self, request: messages.StreamPageFlagsRequest, verify_wanted: Callable[[], None]
@@ -164,7 +162,7 @@ class PageFlagsService:
     ) -> Iterator[bytes]:
         def tell(pages: ChunkPages) -> bytes:
             first, end, stretches = pages.chunk
-            return twins.StreamPageFlagsResponse(
+            response = twins.StreamPageFlagsResponse(
                 page_size_bytes=_PAGE_SIZE_BYTES,
                 address=first * _PAGE_SIZE_BYTES,
                 count=end - first,
@@ -172,10 +170,8 @@ class PageFlagsService:
                 masks=self._mask_fields,
                 stretch_address=(stretches[:, 0] * _PAGE_SIZE_BYTES).astype("<u8").tobytes(),
                 stretch_page_count=(stretches[:, 1] - stretches[:, 0]).astype("<u4").tobytes(),
-                kpageflags=pages.kpageflags.astype("<u8", copy=False).tobytes(),
-                state=pages.states.tobytes(),
-                attributes=pages.attributes.tobytes(),
-            ).SerializeToString()
+            )
+            return encode_pages(response, pages.kpageflags, pages.states, pages.attributes)
 
         try:
             for response in self._streams.iter_chunks(target, ranges, tell, verify_wanted):
@@ -193,7 +189,7 @@ class PageFlagsService:
                 raise ShortReadError from None
             raise
 
-    def _list_mappings(self, request: messages.ListMappingsRequest) -> Message:
+    def _list_mappings(self, request: messages.ListMappingsRequest) -> bytes:
         target = self._open(request.pid)
         _verify_start_time(target, request.expected_start_time_ticks)
         response = messages.ListMappingsResponse(start_time_ticks=target.start_time_ticks)
@@ -208,7 +204,7 @@ class PageFlagsService:
             response.mappings.add(**mapping._asdict())
         if not target.is_alive():
             raise CowdError(Reason.PROCESS_GONE, pid=request.pid)
-        return response
+        return response.SerializeToString()
 
     def _summarize_processes(
         self, request: messages.SummarizeProcessesRequest, verify_wanted: Callable[[], None]
@@ -253,7 +249,7 @@ class PageFlagsService:
             }
             response.totals.add(kind=totals.kind, mapping_count=totals.mapping_count, **counts)
 
-    def _get_info(self, _: messages.GetServerInfoRequest) -> Message:
+    def _get_info(self, _: messages.GetServerInfoRequest) -> bytes:
         caller, features = self._caller, self._reader.features
         return messages.GetServerInfoResponse(
             version=__version__,
@@ -276,19 +272,21 @@ class PageFlagsService:
             granted=f"GRANT_DETAIL_{caller.granted.name}",
             maximum_pid_count=PIDS_PER_CALL,
             maximum_range_count=RANGES_PER_CALL,
-        )
+        ).SerializeToString()
 
-    def _check_health(self, request: twins.HealthCheckRequest) -> Message:
+    def _check_health(self, request: twins.HealthCheckRequest) -> bytes:
         if request.service not in ("", _SERVICE):
             raise CowdError(Reason.UNKNOWN_SERVICE, service=request.service)
-        return twins.HealthCheckResponse(status="SERVING_STATUS_SERVING")
+        return twins.HealthCheckResponse(status="SERVING_STATUS_SERVING").SerializeToString()
 
     def _open(self, pid: int, purpose: wire.Purpose = wire.Purpose.PAGES) -> Target:
         if pid < 1:
             raise CowdError(Reason.INVALID_PID, pid=pid)
         return self._targets.open(pid, purpose)
 
-    def _read(self, target: Target, address: int, count: int) -> DisclosedPages:
+    def _read(
+        self, target: Target, address: int, count: int
+    ) -> DisclosedPages | tuple[Words, Bytes, Bytes]:
         reader, pagemap = self._reader, target.pagemap
         try:
             few = reader.read_few(pagemap, address, count, self._masks)
@@ -303,8 +301,7 @@ class PageFlagsService:
             raise CowdError(Reason.PROCESS_GONE, pid=target.pid) from None
         states, attributes = classify_readings(readings, reader.features.layout)
         flags = self._masks.apply(readings.entries, readings.flags, readings.codes)
-        words = flags.astype("<u8", copy=False).tobytes()
-        return DisclosedPages(words, states.tobytes(), attributes.tobytes())
+        return flags, states, attributes
 
 
 class RefusingService:
