@@ -43,6 +43,8 @@ __all__ = ["PageReadings", "Reader", "classify_readings"]
 _PAGE_SIZE_BYTES: Final = os.sysconf("SC_PAGE_SIZE")
 _JOINED_PAGES: Final = 16
 """Between pages that are read again: reading so many costs as much as a system call."""
+_STRETCHES_AT_ONCE: Final = 512
+"""So few that what leads to their pages is still in the processor's caches at the second look."""
 
 
 class PageReadings(NamedTuple):
@@ -128,6 +130,15 @@ class Reader:
         Raises:
             ShortReadError: pagemap ended within one of the stretches.
         """
+        if len(stretches) <= _STRETCHES_AT_ONCE:
+            return self._look(pagemap, stretches)
+        parts = np.split(stretches, range(_STRETCHES_AT_ONCE, len(stretches), _STRETCHES_AT_ONCE))
+        looks = [self._look(pagemap, part) for part in parts]
+        entries = np.concatenate([part for part, _ in looks])
+        found = [readings for _, readings in looks if readings is not None]
+        return entries, _join_readings(found) if len(found) == len(looks) else None
+
+    def _look(self, pagemap: int, stretches: Stretches) -> tuple[Words, PageReadings | None]:
         entries = read_stretches(pagemap, stretches)
         # Where pages are read one by one, frames may be as well, and wait for no others.
         flags = read_runs(self._kpageflags, entries, most_runs=2 * len(stretches))
@@ -178,6 +189,16 @@ class Reader:
         unstable = suspects[again != entries[suspects]]
         flags[unstable] = 0
         return PageReadings(entries, flags, encode(entries, flags), unstable)
+
+
+def _join_readings(parts: Sequence[PageReadings]) -> PageReadings:
+    starts = np.cumsum([0, *(len(part.entries) for part in parts[:-1])])
+    return PageReadings(
+        np.concatenate([part.entries for part in parts]),
+        np.concatenate([part.flags for part in parts]),
+        np.concatenate([part.codes for part in parts]),
+        np.concatenate([part.unstable + start for part, start in zip(parts, starts, strict=True)]),
+    )
 
 
 def _read_pages(pagemap: int, pages: Numbers) -> Words:

@@ -17,7 +17,7 @@ HEAD: dict[str, Any] = {"page_size_bytes": 4096, "address": 1 << 47, "start_time
 )
 @pytest.mark.parametrize("count", [1, 15, 16, 127, 128, 16_383, 16_384, 65_536])
 @pytest.mark.parametrize("is_array", [True, False], ids=["arrays", "bytes"])
-def test_the_same_bytes_as_by_protobuf(response_type: Any, count: int, is_array: bool) -> None:  # noqa: ANN401, FBT001
+def test_the_same_bytes_as_by_protobuf(response_type: Any, count: int, is_array: bool) -> None:
     words = RANDOM.integers(1 << 63, size=count, dtype=np.uint64)
     states = RANDOM.integers(1, 8, size=count, dtype=np.uint8)
     attributes = RANDOM.integers(32, size=count, dtype=np.uint8)
