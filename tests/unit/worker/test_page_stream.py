@@ -86,7 +86,7 @@ class NotingReader(Reader):
         return super().settle(pagemap, stretches, entries, flags)
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def words() -> Words:
     """The flags of each frame: anonymous, and a word of its own."""
     return np.array([flags_of(frame) for frame in range(FRAMES)], np.uint64)
