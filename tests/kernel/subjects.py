@@ -31,7 +31,7 @@ import sys
 import threading
 from collections.abc import Callable, Sequence
 
-from kinds import anonymous, files, forked, huge, hugetlb, special, swapped, userfault
+from kinds import anonymous, files, forked, huge, hugetlb, reserved, special, swapped, userfault
 from kinds.anonymous import make_anonymous
 from kinds.memory import (
     ABSENT,
@@ -193,7 +193,7 @@ def make_hanging_exec(path: str) -> Described:
     os.execv("/bin/cat", ["cat"])
 
 
-_PLACES = (anonymous, files, forked, huge, hugetlb, special, swapped, userfault)
+_PLACES = (anonymous, files, forked, huge, hugetlb, reserved, special, swapped, userfault)
 KINDS: dict[str, Callable[..., Described]] = {
     name.removeprefix("make_").replace("_", "-"): make
     for names in (*map(vars, _PLACES), globals())
