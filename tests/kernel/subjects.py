@@ -10,6 +10,7 @@ itself (`create`). As a program, prints one line of JSON and lives until its sta
 and answers lines of JSON:
 
     {"execute": true}           with nothing: it executes cat, which repeats what follows
+    {"undumpable": true}        with {}: others may not inspect it any more
     {"scan": [ADDRESS, COUNT]}  with {"scan": [CATEGORIES, ...]}, one a page; see page_scan.py
 
 A PAGE is {"address", "state", "copied", "mapping"} and, where known, "flags_set", "flags_clear"
@@ -218,6 +219,9 @@ def main() -> None:
         match json.loads(line):
             case {"execute": True}:
                 os.execv("/bin/cat", ["cat"])
+            case {"undumpable": True}:
+                make_undumpable()
+                print(json.dumps({}), flush=True)
             case {"scan": [int(address), int(count)]}:
                 print(json.dumps(scan_pages(address, count)), flush=True)
 
