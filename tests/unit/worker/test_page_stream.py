@@ -70,13 +70,21 @@ class NotingReader(Reader):
         self.looks: list[Stretches] = []
         self.windows: list[int] = []
         self.settled: list[Stretches] = []
+        self.last_look = 0
+        self.last_window = 0
+        self.is_over = threading.Event()
+        """Set at the look, or the window, so numbered from 1."""
 
     def look(self, pagemap: int, stretches: Stretches) -> tuple[Words, PageReadings | None]:
         self.looks.append(stretches)
+        if len(self.looks) == self.last_look:
+            self.is_over.set()
         return super().look(pagemap, stretches)
 
     def read_scattered(self, entries: Sequence[Words], run: Callable[..., Any]) -> list[Words]:
         self.windows.append(len(entries))
+        if len(self.windows) == self.last_window:
+            self.is_over.set()
         return super().read_scattered(entries, run)
 
     def settle(
@@ -234,7 +242,7 @@ def test_no_more_is_looked_at_than_is_wanted_soon(
 def test_nothing_is_read_once_nobody_waits(
     streams: PageStreams[Told], reader: NotingReader, process: Process, kind: str, wanted: int
 ) -> None:
-    """Each part of the work asks first. Seen to fail without the question in either of them."""
+    """Each part of the work asks first. Seen to fail without the question before a look."""
     make_process(process, [kind] * 50)
     asked = 0
     asking = threading.Lock()
@@ -252,6 +260,33 @@ def test_nothing_is_read_once_nobody_waits(
     streams._threads.shutdown()
     assert len(reader.looks) + len(reader.windows) <= wanted
     assert len(reader.settled) <= wanted
+
+
+@pytest.mark.parametrize(("last_look", "last_window"), [(WINDOW_PIECES, 0), (0, 1)])
+def test_window_is_read_no_further_once_nobody_waits(
+    streams: PageStreams[Told],
+    reader: NotingReader,
+    process: Process,
+    last_look: int,
+    last_window: int,
+) -> None:
+    """Neither its flags after the last look, nor its pages once more after its flags.
+
+    Seen to fail without the question there.
+    """
+    entries = make_process(process, ["scattered"] * WINDOW_PIECES)
+    reader.last_look, reader.last_window = last_look, last_window
+
+    def verify_wanted() -> None:
+        if reader.is_over.is_set():
+            raise CallEndedError
+
+    target = process.open(PID, Purpose.PAGES)
+    with pytest.raises(CallEndedError):
+        list(streams.iter_chunks(target, [(0, len(entries))], tell, verify_wanted))
+    streams._threads.shutdown()
+    assert len(reader.windows) == last_window
+    assert reader.settled == []
 
 
 def test_looking_for_what_is_there_asks_too(
