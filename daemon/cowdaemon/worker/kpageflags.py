@@ -9,7 +9,6 @@ frames of a million pages that were touched in no order fill the blocks that the
 65,536 pages a fifteenth of them.
 """
 
-import os
 from collections.abc import Callable, Iterable, Sequence
 from itertools import repeat
 from typing import Any, Final, NamedTuple, TypeAlias
@@ -19,7 +18,7 @@ from numpy.typing import NDArray
 
 from cowdaemon.limits import READING_THREADS
 from cowdaemon.worker.page_states import Words, frames, is_present
-from cowdaemon.worker.pagemap import read_parts
+from cowdaemon.worker.pagemap import read_fully, read_parts
 
 __all__ = ["read_flags", "read_runs", "read_scattered"]
 
@@ -215,22 +214,11 @@ def _read_runs(
     lengths = (((ends - starts) << shift) * _WORD_BYTES).tolist()
     words = read_parts(kpageflags, lengths, offsets)
     if len(words) != sum(lengths):  # the last frame lies in one of these, or before
-        parts = map(_read_fully, repeat(kpageflags), lengths, offsets)
+        parts = map(read_fully, repeat(kpageflags), lengths, offsets)
         words = b"".join(
             part.ljust(length, b"\0") for part, length in zip(parts, lengths, strict=True)
         )
     return np.frombuffer(words, np.uint64)
-
-
-def _read_fully(file: int, length_bytes: int, offset: int) -> bytes:
-    """Return what there is of so many bytes: the kernel may give less at a time."""
-    parts = b""
-    while len(parts) < length_bytes:
-        part = os.pread(file, length_bytes - len(parts), offset + len(parts))
-        if not part:
-            break
-        parts += part
-    return parts
 
 
 def _gather(entries: Words, flags: Words, blocks: _Blocks, first: int, words: Words) -> None:

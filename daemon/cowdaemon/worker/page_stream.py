@@ -88,10 +88,13 @@ class PageStreams(Generic[_R]):
         run = map if is_small else partial(_map_ahead, self._threads)
         stream = _Stream(reader, self._masks, target, tell, verify_wanted, run)
         window: list[_Look[_R]] = []
+        page_count = 0
         for look in run(stream.look, pieces):
             window.append(look)
-            if window[0].told or sum(each.page_count for each in window) >= WINDOW_PAGES:
+            page_count += count_pages(look.stretches)
+            if window[0].told or page_count >= WINDOW_PAGES:
                 yield from stream.finish(window)
+                page_count = 0
         yield from stream.finish(window)
 
 
@@ -102,10 +105,6 @@ class _Look(NamedTuple, Generic[_R]):
     stretches: Stretches
     entries: Words
     told: list[_R] | None
-
-    @property
-    def page_count(self) -> int:
-        return count_pages(self.stretches)
 
 
 class _Stream(NamedTuple, Generic[_R]):

@@ -24,6 +24,8 @@ __all__ = [
     "join_stretches",
     "number_pages",
     "read_entries",
+    "read_fully",
+    "read_parts",
     "read_stretches",
 ]
 
@@ -49,9 +51,9 @@ def read_entries(pagemap: int, address: int, count: int) -> Words:
         ShortReadError: there are fewer.
     """
     length_bytes, offset = count * _ENTRY_BYTES, address // _PAGE_SIZE_BYTES * _ENTRY_BYTES
-    entries = os.pread(pagemap, length_bytes, offset)
+    entries = read_fully(pagemap, length_bytes, offset)
     if len(entries) != length_bytes:
-        entries = _read_in_parts(pagemap, length_bytes, offset)
+        raise ShortReadError
     return np.frombuffer(entries, np.uint64)
 
 
@@ -65,7 +67,9 @@ def read_stretches(pagemap: int, stretches: Stretches) -> Words:
     lengths = ((stretches[:, 1] - stretches[:, 0]) * _ENTRY_BYTES).tolist()
     entries = read_parts(pagemap, lengths, offsets)
     if len(entries) != sum(lengths):
-        entries = b"".join(map(_read_in_parts, repeat(pagemap), lengths, offsets))
+        entries = b"".join(map(read_fully, repeat(pagemap), lengths, offsets))
+        if len(entries) != sum(lengths):
+            raise ShortReadError
     return np.frombuffer(entries, np.uint64)
 
 
@@ -77,15 +81,15 @@ def read_parts(file: int, lengths_bytes: Sequence[int], offsets: Sequence[int]) 
     return b"".join(map(os.pread, repeat(file), lengths_bytes, offsets))
 
 
-def _read_in_parts(pagemap: int, length_bytes: int, offset: int) -> bytes:
-    """Read on until all is there: the kernel may give less at a time than there is."""
-    parts = b""
-    while len(parts) < length_bytes:
-        part = os.pread(pagemap, length_bytes - len(parts), offset + len(parts))
+def read_fully(file: int, length_bytes: int, offset: int) -> bytes:
+    """Return what there is of so many bytes: the kernel may give less at a time."""
+    content = os.pread(file, length_bytes, offset)
+    while 0 < len(content) < length_bytes:
+        part = os.pread(file, length_bytes - len(content), offset + len(content))
         if not part:
-            raise ShortReadError
-        parts += part
-    return parts
+            break
+        content += part
+    return content
 
 
 def count_pages(stretches: Stretches) -> int:
