@@ -83,7 +83,12 @@ class PageStreams(Generic[_R]):
         """
         reader = self._reader
         scan = iter_populated if reader.features.has_pagemap_scan else iter_populated_by_reading
-        pieces = iter_pieces(iter_chunks(ranges, partial(scan, target.pagemap)))
+
+        def find(first_page: int, end_page: int) -> Iterator[Stretches]:
+            verify_wanted()
+            return scan(target.pagemap, first_page, end_page)
+
+        pieces = iter_pieces(iter_chunks(ranges, find))
         is_small = sum(end - first for first, end in ranges) <= PAGES_PER_CALL
         run = map if is_small else partial(_map_ahead, self._threads)
         stream = _Stream(reader, self._masks, target, tell, verify_wanted, run)

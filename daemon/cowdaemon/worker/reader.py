@@ -202,7 +202,8 @@ def _join_readings(parts: Sequence[PageReadings]) -> PageReadings:
 
 
 def _read_pages(pagemap: int, pages: Numbers) -> Words:
-    """Return the entries of single pages, in ascending order."""
-    stretches = join_stretches(np.column_stack((pages, pages + 1)), _JOINED_PAGES)
+    """Return the entries of single pages, which may come in any order, and twice."""
+    ascending = np.sort(pages)
+    stretches = join_stretches(np.column_stack((ascending, ascending + 1)), _JOINED_PAGES)
     entries = read_stretches(pagemap, stretches)
     return entries[np.searchsorted(number_pages(stretches), pages)]

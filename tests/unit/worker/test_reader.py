@@ -233,6 +233,30 @@ def test_changed_entry_gets_the_flags_of_its_new_frame(memory: Memory, play: Pla
     assert script.reads == [(0, 5), (0, 5), (1, 3)]  # from the first to the last that changed
 
 
+@pytest.mark.parametrize(
+    "stretches",
+    [
+        [[40, 41], [10, 12]],
+        [[10, 12], [10, 12]],
+        [[10, 13], [11, 12]],
+        [[30, 32], [29, 33], [0, 1], [32, 33], [31, 32]],
+    ],
+)
+def test_changed_pages_of_stretches_in_any_order(
+    memory: Memory, make_file: MakeFile, stretches: list[list[int]]
+) -> None:
+    """As ranges of one request may be. Seen to fail with pages that are taken to ascend."""
+    before, after = ([memory.entry(3 * page + by) for page in range(50)] for by in (0, 1))
+    pagemap = make_file(np.array(after, np.uint64).tobytes())
+    pages = [page for first, end in stretches for page in range(first, end)]
+    entries = np.array([before[page] for page in pages], np.uint64)
+    reader = Reader(memory.file, FEATURES)
+    readings = reader.settle(pagemap, np.array(stretches), entries, np.zeros_like(entries))
+    assert readings.entries.tolist() == [after[page] for page in pages]
+    assert readings.flags.tolist() == [memory.flags(3 * page + 1) for page in pages]
+    assert not len(readings.unstable)
+
+
 @pytest.mark.parametrize("last", [0, SWAPPED | 77])
 def test_page_that_goes_away_has_no_flags(memory: Memory, play: Play, last: int) -> None:
     script = Script([memory.entry(1), memory.entry(2)], [memory.entry(1), last])
