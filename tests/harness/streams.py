@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from cowproto.v1 import pageflags_pb2
 
-from harness.programs import EVERY, PAGE_BYTES, Caller
+from harness.programs import EVERY, PAGE_BYTES, Caller, CallError
 from harness.states import PAGES_PER_CALL, Answer, name_answers
 
 NOTHING = Answer("ABSENT", frozenset(), 0)
@@ -49,6 +49,18 @@ def finish_stream(caller: Caller) -> list[pageflags_pb2.StreamPageFlagsResponse]
     """Return the responses of the call begun longest ago, or raise CallError."""
     parse = pageflags_pb2.StreamPageFlagsResponse.FromString
     return [parse(response) for response in caller.finish_stream()]
+
+
+def try_stream(
+    caller: Caller, pid: int, ranges: Sequence[Range], expected_start_time_ticks: int = 0
+) -> tuple[str, str] | None:
+    """Return the code and reason with which a call fails; None if it does not."""
+    begin_stream(caller, pid, ranges, expected_start_time_ticks)
+    try:
+        finish_stream(caller)
+    except CallError as failure:
+        return failure.outcome
+    return None
 
 
 def stream_parts(caller: Caller, pid: int, ranges: Sequence[Range]) -> list[Part]:
