@@ -32,7 +32,18 @@ import sys
 import threading
 from collections.abc import Callable, Sequence
 
-from kinds import anonymous, files, forked, huge, hugetlb, reserved, special, swapped, userfault
+from kinds import (
+    anonymous,
+    files,
+    forked,
+    huge,
+    hugetlb,
+    reserved,
+    restless,
+    special,
+    swapped,
+    userfault,
+)
 from kinds.anonymous import make_anonymous
 from kinds.memory import (
     ABSENT,
@@ -194,7 +205,10 @@ def make_hanging_exec(path: str) -> Described:
     os.execv("/bin/cat", ["cat"])
 
 
-_PLACES = (anonymous, files, forked, huge, hugetlb, reserved, special, swapped, userfault)
+_PLACES = (
+    *(anonymous, files, forked, huge, hugetlb),
+    *(reserved, restless, special, swapped, userfault),
+)
 KINDS: dict[str, Callable[..., Described]] = {
     name.removeprefix("make_").replace("_", "-"): make
     for names in (*map(vars, _PLACES), globals())

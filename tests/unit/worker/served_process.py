@@ -26,7 +26,13 @@ SERVICE = "/cowd.v1.PageFlagsService/"
 HEALTH = "/grpc.health.v1.Health/Check"
 METHODS = [
     f"{SERVICE}{name}"
-    for name in ("GetPageFlags", "ListMappings", "SummarizeProcesses", "GetServerInfo")
+    for name in (
+        "GetPageFlags",
+        "StreamPageFlags",
+        "ListMappings",
+        "SummarizeProcesses",
+        "GetServerInfo",
+    )
 ]
 DETAILS_KEY = "grpc-status-details-bin"
 SECONDS = 20.0
