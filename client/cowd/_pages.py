@@ -5,7 +5,7 @@ from array import array
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import KEEP, IntEnum, IntFlag
-from typing import Final
+from typing import Final, Self
 
 __all__ = [
     "PAGES_PER_PART",
@@ -174,6 +174,23 @@ class PageChunk:
     def end_address(self) -> int:
         """First address after the pages, in bytes."""
         return self.address + self.page_count * self.page_size_bytes
+
+    @classmethod
+    def from_pages(cls, pages: PageFlags) -> Self:
+        """Return a chunk that lists all of these pages, which are not copied."""
+        return cls(
+            pid=pages.pid,
+            page_size_bytes=pages.page_size_bytes,
+            address=pages.address,
+            page_count=len(pages.states),
+            start_time_ticks=pages.start_time_ticks,
+            masks=pages.masks,
+            stretch_addresses=array("Q", [pages.address]),
+            stretch_page_counts=array("I", [len(pages.states)]),
+            kpageflags=pages.kpageflags,
+            states=pages.states,
+            attributes=pages.attributes,
+        )
 
     def iter_stretches(self) -> Iterator[PageFlags]:
         """Yield the pages of each stretch. If there is just one, nothing is copied."""

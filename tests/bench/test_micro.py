@@ -12,8 +12,9 @@ from collections.abc import Callable, Iterator
 import numpy as np
 import pytest
 from cowdaemon.worker.disclosure import SAFE
+from cowdaemon.worker.encoding import encode_pages
 from cowdaemon.worker.kpageflags import read_flags
-from cowdaemon.worker.page_states import EntryLayout, Kpageflags, Words, classify
+from cowdaemon.worker.page_states import EntryLayout, Kpageflags, Words, classify, encode
 from cowproto.v1 import twins_pb2 as twins
 
 MANY, FEW = 65_536, 4
@@ -74,32 +75,30 @@ def test_gather(measure: Measure, kpageflags: int, entries: Words) -> None:
 
 
 def test_classify(measure: Measure, entries: Words, flags: Words) -> None:
+    """With the codes of the pages, which disclosure then has as well."""
     measure("classify", len(entries), lambda: classify(entries, flags, LAYOUT))
 
 
 def test_disclose(measure: Measure, entries: Words, flags: Words) -> None:
-    measure("disclose", len(entries), lambda: SAFE.apply(entries, flags))
+    codes = encode(entries, flags)
+    measure("disclose", len(entries), lambda: SAFE.apply(entries, flags, codes))
 
 
 def test_encode(measure: Measure, flags: Words) -> None:
     states = np.ones(len(flags), np.uint8)
-    measure("encode", len(flags), lambda: encode(flags, states))
+    measure("encode", len(flags), lambda: make_response(flags, states))
 
 
 def test_decode(measure: Measure, flags: Words) -> None:
     """Into a message of which numpy takes the arrays as they are."""
-    answer = encode(flags, np.ones(len(flags), np.uint8))
+    answer = make_response(flags, np.ones(len(flags), np.uint8))
     decode = twins.StreamPageFlagsResponse.FromString
     measure("decode", len(flags), lambda: np.frombuffer(decode(answer).kpageflags, np.uint64))
 
 
-def encode(flags: Words, states: np.ndarray) -> bytes:
+def make_response(flags: Words, states: np.ndarray) -> bytes:
     """Return a response of one stretch."""
-    message = twins.StreamPageFlagsResponse(
-        count=len(flags),
-        stretch_page_count=np.array([len(flags)], "<u4").tobytes(),
-        kpageflags=flags.astype("<u8", copy=False).tobytes(),
-        state=states.tobytes(),
-        attributes=states.tobytes(),
+    response = twins.StreamPageFlagsResponse(
+        count=len(flags), stretch_page_count=np.array([len(flags)], "<u4").tobytes()
     )
-    return message.SerializeToString()
+    return encode_pages(response, flags, states, states)

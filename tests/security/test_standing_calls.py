@@ -18,12 +18,12 @@ import threading
 from cowdaemon import limits
 limits.WORK_SECONDS = {WORK_SECONDS}
 from cowdaemon.worker.reader import Reader
-read = Reader.read
-def stand_still(self, pagemap, address, count):
+read_few = Reader.read_few
+def stand_still(self, pagemap, address, count, masks):
     if count == {STANDING_COUNT}:
         threading.Event().wait()
-    return read(self, pagemap, address, count)
-Reader.read = stand_still
+    return read_few(self, pagemap, address, count, masks)
+Reader.read_few = stand_still
 """
 
 

@@ -38,12 +38,18 @@ _R = TypeVar("_R")
 
 
 class ChunkPages(NamedTuple):
-    """A chunk, and what may be told of the pages listed in it: arrays of one element a page."""
+    """A chunk, and what may be told of the pages listed in it: one element a page.
+
+    Attributes:
+        chunk: the pages.
+        kpageflags: words; as bytes, little-endian.
+        states, attributes: a byte a page.
+    """
 
     chunk: Chunk
-    kpageflags: Words
-    states: Bytes
-    attributes: Bytes
+    kpageflags: Words | bytes
+    states: Bytes | bytes
+    attributes: Bytes | bytes
 
 
 class PageStreams(Generic[_R]):

@@ -7,9 +7,11 @@ Worker, unprivileged. What a call cannot answer it raises as CowdError.
 import os
 import socket
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Final, NamedTuple
 
 import grpc
+import numpy as np
 from cowproto.v1 import pageflags_pb2 as messages
 from cowproto.v1 import twins_pb2 as twins
 
@@ -24,9 +26,10 @@ from cowdaemon.limits import (
     PIDS_PER_CALL,
     RANGES_PER_CALL,
 )
+from cowdaemon.worker.chunks import Chunk
 from cowdaemon.worker.disclosure import SAFE, DisclosureMasks
 from cowdaemon.worker.encoding import encode_pages
-from cowdaemon.worker.few_pages import DisclosedPages
+from cowdaemon.worker.few_pages import FEW_PAGES, DisclosedPages
 from cowdaemon.worker.handlers import Handlers, fail
 from cowdaemon.worker.page_states import Bytes, Words
 from cowdaemon.worker.page_stream import ChunkPages, PageStreams
@@ -149,10 +152,11 @@ class PageFlagsService:
         _verify_start_time(target, request.expected_start_time_ticks)
         for _, end in ranges:
             self._read(target, (end - 1) * _PAGE_SIZE_BYTES, 1)  # raises if it is too far
+        page_count = sum(end - first for first, end in ranges)
+        if page_count <= FEW_PAGES:
+            return (self._tell_range(target, first, end) for first, end in ranges)
         responses = self._iter_responses(target, ranges, verify_wanted)
-        if sum(end - first for first, end in ranges) <= PAGES_PER_CALL:
-            return responses
-        return read_ahead(responses, CHUNKS_AHEAD)
+        return responses if page_count <= PAGES_PER_CALL else read_ahead(responses, CHUNKS_AHEAD)
 
     def _iter_responses(
         self,
@@ -160,25 +164,33 @@ class PageFlagsService:
         ranges: Sequence[tuple[int, int]],
         verify_wanted: Callable[[], None],
     ) -> Iterator[bytes]:
-        def tell(pages: ChunkPages) -> bytes:
-            first, end, stretches = pages.chunk
-            response = twins.StreamPageFlagsResponse(
-                page_size_bytes=_PAGE_SIZE_BYTES,
-                address=first * _PAGE_SIZE_BYTES,
-                count=end - first,
-                start_time_ticks=target.start_time_ticks,
-                masks=self._mask_fields,
-                stretch_address=(stretches[:, 0] * _PAGE_SIZE_BYTES).astype("<u8").tobytes(),
-                stretch_page_count=(stretches[:, 1] - stretches[:, 0]).astype("<u4").tobytes(),
-            )
-            return encode_pages(response, pages.kpageflags, pages.states, pages.attributes)
-
+        tell = partial(self._tell_chunk, target)
         try:
             for response in self._streams.iter_chunks(target, ranges, tell, verify_wanted):
                 yield response
                 self._verify_access(target)
         except ShortReadError:
             raise CowdError(Reason.PROCESS_GONE, pid=target.pid) from None
+
+    def _tell_range(self, target: Target, first: int, end: int) -> bytes:
+        """Return the response about a few pages, all of them listed."""
+        pages = self._read(target, first * _PAGE_SIZE_BYTES, end - first)
+        return self._tell_chunk(
+            target, ChunkPages(Chunk(first, end, np.array([[first, end]])), *pages)
+        )
+
+    def _tell_chunk(self, target: Target, pages: ChunkPages) -> bytes:
+        first, end, stretches = pages.chunk
+        response = twins.StreamPageFlagsResponse(
+            page_size_bytes=_PAGE_SIZE_BYTES,
+            address=first * _PAGE_SIZE_BYTES,
+            count=end - first,
+            start_time_ticks=target.start_time_ticks,
+            masks=self._mask_fields,
+            stretch_address=(stretches[:, 0] * _PAGE_SIZE_BYTES).astype("<u8").tobytes(),
+            stretch_page_count=(stretches[:, 1] - stretches[:, 0]).astype("<u4").tobytes(),
+        )
+        return encode_pages(response, pages.kpageflags, pages.states, pages.attributes)
 
     def _verify_access(self, target: Target) -> None:
         """Ask again, now and then, whether the caller may still inspect a target."""

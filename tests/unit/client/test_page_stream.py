@@ -9,7 +9,7 @@ from types import SimpleNamespace
 
 import cowd
 import pytest
-from cowd import _page_stream
+from cowd import _client, _page_stream
 
 ROOT = Path(__file__).resolve().parents[3]
 PAGE = 4096
@@ -18,7 +18,8 @@ SECONDS = 20.0
 
 
 @pytest.fixture
-def client(fake):
+def client(fake, monkeypatch):
+    monkeypatch.setattr(_client, "_FEW_PAGES", 0)
     with cowd.Client(fake.path) as connected:
         yield connected
 
@@ -46,6 +47,16 @@ def test_one_range_needs_one_call_and_no_other(fake, client):
     ]
     assert list(client.iter_page_flags(7, [(START, 9)]))
     assert (fake.info_count, fake.asked) == (0, [(START, 9)] * 2)
+
+
+def test_few_pages_are_one_answer_and_no_stream(fake):
+    fake.pages = "a..f"
+    with cowd.Client(fake.path) as client:
+        [chunk] = client.stream_page_flags(7, [(START, 4)])
+        [parts] = chunk.iter_parts()
+        assert parts == client.get_page_flags(7, START, 4)
+    assert chunk.stretch_page_counts.tolist() == [4]
+    assert not fake.answer_count  # of a stream
 
 
 def test_nothing_is_asked_for_no_range(fake, client):

@@ -13,13 +13,18 @@ from pathlib import Path
 import cowd
 import grpc
 import pytest
-from cowd import _transport
+from cowd import _client, _transport
 from cowproto.v1 import pageflags_pb2
 
 ROOT = Path(__file__).resolve().parents[3]
 PAGE = 4096
 START = 0x7F0000000000
 SECONDS = 20.0
+
+
+@pytest.fixture(autouse=True)
+def no_range_is_too_short_for_a_stream(monkeypatch):
+    monkeypatch.setattr(_client, "_FEW_PAGES", 0)
 
 
 @pytest.fixture
