@@ -10,6 +10,8 @@ limits.PAGES_PER_CALL = 8
 limits.WINDOW_PAGES = 20
 limits.CHUNKS_PER_PIECE = 3
 limits.SCANNED_PAGES = 12
+from cowdaemon.worker import few_pages
+few_pages.FEW_PAGES = 0
 from cowdaemon.worker import chunks, kpageflags, page_scan, page_stream
 chunks._JOINED_PAGES = 1
 page_scan._REGIONS, page_scan._STEP_PAGES = 3, 4
