@@ -17,6 +17,8 @@ from harness.streams import stream_pages
 
 PAGES = 8
 CALLS = 600
+MOST_UNSTABLE = 0.1
+"""Of pages that are as they were but for that a fork had them too."""
 STREAMS = 6
 STEP_PAGES, RESTLESS_PAGES = 8_000, 16
 """As in kinds/restless.py."""
@@ -89,7 +91,7 @@ def test_pages_that_do_not_change_are_right_beside_those_that_do(
 ) -> None:
     """While their process writes, drops, unmaps, maps and forks: which makes no page another's.
 
-    A fork makes pages shared for a moment, and that is a change: hardly ever it comes at each look.
+    A fork makes pages shared for a moment, and that is a change: it may come at each look, seldom.
     Seen to fail with what has changed put a page further.
     """
     subject = start_subject("restless-neighbours", steps)
@@ -109,6 +111,6 @@ def test_pages_that_do_not_change_are_right_beside_those_that_do(
             else:
                 assert is_restless or judge(page) == "UNKNOWN", (number, page)
                 seen[is_restless][judge(page)] += 1
-    assert seen[False]["UNKNOWN"] < MOST_WRONG * seen[False].total(), seen
+    assert seen[False]["UNKNOWN"] < MOST_UNSTABLE * seen[False].total(), seen
     assert seen[True]["ANON"]
     assert seen[True]["wrong"] <= MOST_WRONG * seen[True].total(), seen

@@ -12,11 +12,9 @@ from pathlib import Path
 from cowdaemon.limits import (
     ANSWERS_UNREAD,
     CALLS_PER_WORKER,
-    CHUNKS_AHEAD,
     CONNECTIONS_PER_UID,
     DRAIN_SECONDS,
     PAGES_PER_CALL,
-    READING_THREADS,
 )
 from harness.daemon import ROOT, StartDaemon
 from harness.programs import GAMES, NOBODY, Program, StartCaller
@@ -31,12 +29,15 @@ CONNECTION_BYTES = 1 << 20
 BOUND_BYTES = (
     ANSWERS_UNREAD * LARGEST_ANSWER_BYTES * COPIES + CONNECTIONS_PER_UID * CONNECTION_BYTES
 )
+FEW_CONNECTIONS, FEW_CALLS = 8, 4
+"""More than are served at once, and so few that they themselves take next to nothing."""
+STREAM_BYTES = 32 << 20
+"""What a stream may take, whatever it is of. As measured with grpcio 1.51.1 and 1.85: 21 MB."""
+FEW_CONNECTIONS, FEW_CALLS = 8, 4
+"""More than are served at once, and so few that they themselves take next to nothing."""
 STREAM_ANSWERS = CHUNKS_AHEAD + READING_THREADS + 4
 """That a stream has: ready, being read, in hands."""
-STREAMS_BOUND_BYTES = (
-    CALLS_PER_WORKER * STREAM_ANSWERS * LARGEST_ANSWER_BYTES * COPIES
-    + CONNECTIONS_PER_UID * CONNECTION_BYTES
-)
+STREAMS_BOUND_BYTES = CALLS_PER_WORKER * STREAM_BYTES + FEW_CONNECTIONS * CONNECTION_BYTES
 """Streams are worked on in as many threads as there are; further ones wait unread."""
 MANY_CALLS = 40
 """On each connection: twenty times as many as are served at once."""
@@ -104,7 +105,7 @@ def test_unread_streams_are_bounded(start_daemon: StartDaemon, start_caller: Sta
         program.read()
         [worker] = {*daemon.settled_tree(openers=2, workers=2).workers} - {of_other}
         idle = wait_until_settled(worker)
-        streams = {"connections": CONNECTIONS_PER_UID - 1, "calls": MANY_CALLS, "streams": True}
+        streams = {"connections": FEW_CONNECTIONS, "calls": FEW_CALLS, "streams": True}
         program.write(streams)
         assert program.read()["open"]
         taken = wait_until_settled(worker) - idle
