@@ -33,10 +33,6 @@ FEW_CONNECTIONS, FEW_CALLS = 8, 4
 """More than are served at once, and so few that they themselves take next to nothing."""
 STREAM_BYTES = 32 << 20
 """What a stream may take, whatever it is of. As measured with grpcio 1.51.1 and 1.85: 21 MB."""
-FEW_CONNECTIONS, FEW_CALLS = 8, 4
-"""More than are served at once, and so few that they themselves take next to nothing."""
-STREAM_ANSWERS = CHUNKS_AHEAD + READING_THREADS + 4
-"""That a stream has: ready, being read, in hands."""
 STREAMS_BOUND_BYTES = CALLS_PER_WORKER * STREAM_BYTES + FEW_CONNECTIONS * CONNECTION_BYTES
 """Streams are worked on in as many threads as there are; further ones wait unread."""
 MANY_CALLS = 40
