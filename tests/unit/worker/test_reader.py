@@ -235,17 +235,12 @@ def test_changed_entry_gets_the_flags_of_its_new_frame(memory: Memory, play: Pla
 
 @pytest.mark.parametrize(
     "stretches",
-    [
-        [[40, 41], [10, 12]],
-        [[10, 12], [10, 12]],
-        [[10, 13], [11, 12]],
-        [[30, 32], [29, 33], [0, 1], [32, 33], [31, 32]],
-    ],
+    [[[40, 41], [10, 12]], [[10, 13], [11, 12]], [[30, 32], [29, 33], [0, 1], [31, 32]]],
 )
 def test_changed_pages_of_stretches_in_any_order(
     memory: Memory, make_file: MakeFile, stretches: list[list[int]]
 ) -> None:
-    """As ranges of one request may be. Seen to fail with pages that are taken to ascend."""
+    """As ranges may be. Seen to fail with pages that are taken to ascend."""
     before, after = ([memory.entry(3 * page + by) for page in range(50)] for by in (0, 1))
     pagemap = make_file(np.array(after, np.uint64).tobytes())
     pages = [page for first, end in stretches for page in range(first, end)]
