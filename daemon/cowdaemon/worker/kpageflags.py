@@ -38,6 +38,8 @@ _BLOCKS_OF_A_READ: Final = 2_048
 _TABLE_SPAN_PER_PAGE: Final = 64
 """Blocks are numbered by a table as wide as their span, up to this many times the pages; beyond, by
 sorting. A table of bytes this wide costs less than the sort."""
+_LARGEST_TABLE_SPAN: Final = 1 << 22
+"""And no wider than this: 20 MB of the memory that a worker may have. 512 GiB in blocks of 32."""
 _WORDS_AT_ONCE: Final = 1 << 19
 """Words of blocks that are held at a time: 4 MB. What needs more takes several passes."""
 
@@ -108,7 +110,12 @@ def read_runs(kpageflags: int, entries: Words, most_runs: int = 0) -> Words | No
     return flags
 
 
-def read_scattered(kpageflags: int, entries: Sequence[Words], run: _Run = map) -> list[Words]:
+def read_scattered(
+    kpageflags: int,
+    entries: Sequence[Words],
+    run: _Run = map,
+    verify_wanted: Callable[[], None] = lambda: None,
+) -> list[Words]:
     """Return what `read_flags` does, for frames that are anywhere.
 
     Args:
@@ -116,7 +123,14 @@ def read_scattered(kpageflags: int, entries: Sequence[Words], run: _Run = map) -
         entries: of pagemap, in pieces of a size that one thread works on at a time; some page of
             each is present.
         run: what applies a function to all pieces: `map`, or the same in several threads.
+        verify_wanted: called before each part of the reading; what it raises ends it.
     """
+
+    def read(numbers: NDArray[np.int64]) -> Words:
+        verify_wanted()
+        breaks = np.flatnonzero(np.diff(numbers) != 1) + 1
+        return _read_runs(kpageflags, numbers, breaks, blocks.shift)
+
     lowest_of_pieces, highest_of_pieces, counts = zip(*run(_measure, entries), strict=True)
     lowest, highest, count = min(lowest_of_pieces), max(highest_of_pieces), sum(counts)
     blocks = _find_blocks(entries, lowest, highest, count, _BLOCK_SHIFT, run)
@@ -126,7 +140,7 @@ def read_scattered(kpageflags: int, entries: Sequence[Words], run: _Run = map) -
     step = _WORDS_AT_ONCE >> blocks.shift
     flags = list(map(np.zeros_like, entries))
     for first in range(0, len(blocks.numbers), step):
-        _fill_in(kpageflags, entries, flags, blocks, range(first, first + step), run)
+        _fill_in(read, entries, flags, blocks, range(first, first + step), run)
     return flags
 
 
@@ -158,7 +172,7 @@ def _find_blocks(
     """Return the blocks of `count` frames, which lie between the lowest and the highest."""
     first = lowest >> shift
     span = (highest >> shift) - first + 1
-    if span > _TABLE_SPAN_PER_PAGE * count:
+    if span > min(_TABLE_SPAN_PER_PAGE * count, _LARGEST_TABLE_SPAN):
         numbers = [_number_frames(piece[_find_present(piece)]) >> shift for piece in entries]
         together = np.sort(np.concatenate(numbers))  # np.unique imports a module: no worker can
         return _Blocks(shift, together[np.diff(together, prepend=-1) != 0], first, None)
@@ -175,7 +189,7 @@ def _find_blocks(
 
 
 def _fill_in(
-    kpageflags: int,
+    read: Callable[[NDArray[np.int64]], Words],
     entries: Sequence[Words],
     flags: Sequence[Words],
     blocks: _Blocks,
@@ -183,25 +197,25 @@ def _fill_in(
     run: _Run,
 ) -> None:
     """Fill in the flags of the pages whose frames are in the blocks in these places."""
-    words = _read_blocks(kpageflags, blocks, places, run)
+    words = _read_blocks(read, blocks, places, run)
     _complete(run(_gather, entries, flags, repeat(blocks), repeat(places.start), repeat(words)))
 
 
-def _read_blocks(kpageflags: int, blocks: _Blocks, places: range, run: _Run) -> Words:
+def _read_blocks(
+    read: Callable[[NDArray[np.int64]], Words], blocks: _Blocks, places: range, run: _Run
+) -> Words:
     """Return the words of the blocks in these places, 0 past the last frame."""
     numbers = blocks.numbers[places.start : places.stop]
     words = np.zeros(len(numbers) << blocks.shift, np.uint64)
 
-    def read(start: int) -> None:
+    def read_part(start: int) -> None:
         part = numbers[start : start + _BLOCKS_OF_A_READ]
-        at = start << blocks.shift
-        breaks = np.flatnonzero(np.diff(part) != 1) + 1
-        end = at + (len(part) << blocks.shift)
-        words[at:end] = _read_runs(kpageflags, part, breaks, blocks.shift)
+        at, end = start << blocks.shift, (start + len(part)) << blocks.shift
+        words[at:end] = read(part)
 
     starts = range(0, len(numbers), _BLOCKS_OF_A_READ)
     # Threads would only wait for each other between reads as short as those of small blocks.
-    _complete(run(read, starts) if blocks.shift == _BLOCK_SHIFT else map(read, starts))
+    _complete(run(read_part, starts) if blocks.shift == _BLOCK_SHIFT else map(read_part, starts))
     return words
 
 

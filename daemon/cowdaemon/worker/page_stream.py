@@ -146,7 +146,7 @@ class _Stream(NamedTuple, Generic[_R]):
         if scattered:
             self.verify_wanted()
             entries = [look.entries for look in scattered]
-            flags = deque(self.reader.read_scattered(entries, self.run))
+            flags = deque(self.reader.read_scattered(entries, self.run, self.verify_wanted))
             del entries
             settled = iter(self.run(self._settle, _take(scattered), _take(flags)))
         for told in _take(tolds):

@@ -144,14 +144,17 @@ class Reader:
         flags = read_runs(self._kpageflags, entries, most_runs=2 * len(stretches))
         return entries, None if flags is None else self.settle(pagemap, stretches, entries, flags)
 
-    def read_scattered(self, entries: Sequence[Words], run: Callable[..., Any]) -> list[Words]:
+    def read_scattered(
+        self, entries: Sequence[Words], run: Callable[..., Any], verify_wanted: Callable[[], None]
+    ) -> list[Words]:
         """Return the flags of pages whose frames are scattered, given what `look` returned.
 
         Args:
             entries: in pieces of what one thread is to read at a time.
             run: applies a function to all pieces: `map`, or the same in several threads.
+            verify_wanted: called before each part of the reading; what it raises ends it.
         """
-        return read_scattered(self._kpageflags, entries, run)
+        return read_scattered(self._kpageflags, entries, run, verify_wanted)
 
     def settle(
         self, pagemap: int, stretches: Stretches, entries: Words, flags: Words

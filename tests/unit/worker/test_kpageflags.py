@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from cowdaemon.limits import READING_THREADS
 from cowdaemon.worker import kpageflags as module
 from cowdaemon.worker.kpageflags import read_flags, read_runs, read_scattered
 from cowdaemon.worker.page_states import Words
@@ -138,6 +139,39 @@ def test_any_entries(file: int, words: Words, pieces: list[list[tuple[int, int]]
     due = [read_naively(words, each) for each in entries]
     assert [flags.tolist() for flags in read_scattered(file, entries)] == due
     assert [read_flags(file, each).tolist() for each in entries] == due
+
+
+class CallEndedError(Exception):
+    pass
+
+
+@pytest.mark.usefixtures("blocks")
+def test_reading_ends_once_nobody_waits(
+    file: int, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Seen to fail without the question before each read."""
+    monkeypatch.setattr(module, "_BLOCKS_OF_A_READ", 3)
+    asked = []
+
+    def verify_wanted() -> None:
+        asked.append(None)
+        if len(asked) > 2:
+            raise CallEndedError
+
+    with pytest.raises(CallEndedError):
+        read_scattered(file, [make_entries(range(0, FRAMES, 2))], run, verify_wanted)
+    assert len(asked) < 2 + 2 * READING_THREADS
+
+
+def test_table_takes_no_more_memory_than_it_may(
+    file: int, words: Words, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Seen to fail with a table of any width."""
+    monkeypatch.setattr(module, "_LARGEST_TABLE_SPAN", 100)
+    entries = make_entries(np.random.default_rng(4).permutation(FRAMES)[:5_000].tolist())
+    monkeypatch.setattr(module.np, "empty", None)  # what makes the table
+    [flags] = read_scattered(file, [entries])
+    assert flags.tolist() == read_naively(words, entries)
 
 
 def test_frames_that_are_far_apart_need_no_table(file: int, words: Words) -> None:

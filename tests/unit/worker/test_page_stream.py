@@ -81,11 +81,13 @@ class NotingReader(Reader):
             self.is_over.set()
         return super().look(pagemap, stretches)
 
-    def read_scattered(self, entries: Sequence[Words], run: Callable[..., Any]) -> list[Words]:
+    def read_scattered(
+        self, entries: Sequence[Words], run: Callable[..., Any], verify_wanted: Callable[[], None]
+    ) -> list[Words]:
         self.windows.append(len(entries))
         if len(self.windows) == self.last_window:
             self.is_over.set()
-        return super().read_scattered(entries, run)
+        return super().read_scattered(entries, run, verify_wanted)
 
     def settle(
         self, pagemap: int, stretches: Stretches, entries: Words, flags: Words
