@@ -79,7 +79,7 @@ AUDIT_RECORDS: Final = 100
 PAGES_PER_CALL: Final = 65_536
 """256 MiB of 4 KiB pages; listed in one response of a stream, too. Ten bytes a page: 655 kB."""
 RANGES_PER_CALL: Final = 256
-"""Of a stream: 6 kB at 23 bytes a range, the longest, under REQUEST_BYTES."""
+"""Of a stream: 5.6 kB at 22 bytes a range, the longest, under REQUEST_BYTES."""
 MAPPINGS_PER_CALL: Final = 4_096
 """A reply stays under 1 MB with paths of ordinary length."""
 MAPPINGS_PATH_BYTES: Final = 1 << 20
@@ -97,7 +97,8 @@ ANSWERS_UNREAD: Final = 64
 an answer from its thread at once, so the threads bound nothing; and older releases do not hold a
 client that ignores their settings to STREAMS_PER_CONNECTION."""
 REQUEST_BYTES: Final = 8_192
-"""The largest has PIDS_PER_CALL pids of ten bytes each (negative ones); others are under 40."""
+"""The largest have RANGES_PER_CALL ranges, or PIDS_PER_CALL pids of ten bytes each (negative ones);
+others are under 40."""
 METADATA_BYTES: Final = 8_192
 """gRPC's own recommendation for headers."""
 CONNECTION_IDLE_SECONDS: Final = 600
@@ -115,6 +116,8 @@ them would be for a machine of which one user should not have all."""
 WINDOW_PAGES: Final = 1 << 20
 """Of scattered frames, read together: 16 MB while they are worked on. With fewer, more is read of
 kpageflags for nothing; with more, the first answer comes later."""
+WINDOW_PIECES: Final = 32
+"""And no more than these, of which many may be empty: a client waits for the first answer."""
 CHUNKS_PER_PIECE: Final = 256
 """Of small ranges, read at a time by one thread."""
 SCANNED_PAGES: Final = 1 << 26

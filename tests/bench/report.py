@@ -64,7 +64,7 @@ def write_report(
         "cases": list(cases),
         "skipped": dict(skipped),
     }
-    path.parent.mkdir(exist_ok=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(report, indent=1) + "\n")
 
 

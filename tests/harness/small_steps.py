@@ -12,8 +12,9 @@ limits.CHUNKS_PER_PIECE = 3
 limits.SCANNED_PAGES = 12
 from cowdaemon.worker import few_pages
 few_pages.FEW_PAGES = 0
-from cowdaemon.worker import chunks, kpageflags, page_scan, page_stream
-chunks._JOINED_PAGES = 1
+from cowdaemon.worker import pagemap
+pagemap.JOINED_PAGES = 1
+from cowdaemon.worker import kpageflags, page_scan, page_stream
 page_scan._REGIONS, page_scan._STEP_PAGES = 3, 4
 page_stream._FEW_STRETCHES = 2
 """

@@ -7,17 +7,20 @@ reads at a time is a piece: one chunk, or many of small ranges.
 
 from collections.abc import Callable, Iterable, Iterator
 from itertools import chain
-from typing import Final, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from cowdaemon.limits import CHUNKS_PER_PIECE, PAGES_PER_CALL, SCANNED_PAGES
-from cowdaemon.worker.pagemap import NO_STRETCHES, Stretches, count_pages, join_stretches
+from cowdaemon.worker.pagemap import (
+    JOINED_PAGES,
+    NO_STRETCHES,
+    Stretches,
+    count_pages,
+    join_stretches,
+)
 
 __all__ = ["Chunk", "iter_chunks", "iter_pieces"]
-
-_JOINED_PAGES: Final = 16
-"""Stretches this close are read as one: an empty page costs 30 ns, a read by itself 500."""
 
 
 class Chunk(NamedTuple):
@@ -56,7 +59,7 @@ def iter_chunks(
 def _cut(
     first: int, end: int, iter_populated: Callable[[int, int], Iterator[Stretches]]
 ) -> Iterator[Chunk]:
-    found = (join_stretches(part, _JOINED_PAGES) for part in iter_populated(first, end))
+    found = (join_stretches(part, JOINED_PAGES) for part in iter_populated(first, end))
     listed = NO_STRETCHES
     for stretches in chain.from_iterable(map(_divide, found)):
         if len(listed):
@@ -89,7 +92,9 @@ def iter_pieces(chunks: Iterable[Chunk]) -> Iterator[list[Chunk]]:
     piece: list[Chunk] = []
     done = 0
     for chunk in chunks:
-        work = chunk.listed_page_count + len(chunk.stretches) * _JOINED_PAGES
+        work = chunk.listed_page_count + len(chunk.stretches) * JOINED_PAGES
+        # Before Linux 6.7, what is empty is looked at, too.
+        work += (chunk.end_page - chunk.first_page) * PAGES_PER_CALL // SCANNED_PAGES
         if piece and (done + work > PAGES_PER_CALL or len(piece) == CHUNKS_PER_PIECE):
             yield piece
             piece, done = [], 0

@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
-from typing import Any, Final, NoReturn
+from typing import Any, Final, NoReturn, TypeVar
 
 import grpc
 from cowproto.v1 import twins_pb2 as twins
@@ -20,6 +20,8 @@ from cowdaemon.errors import DOMAIN, Code, CowdError, Reason
 from cowdaemon.limits import ANSWERS_UNREAD, RETRY_SECONDS
 
 __all__ = ["Answer", "Handlers", "StreamedAnswer", "fail"]
+
+_T = TypeVar("_T")
 
 _log: Final = logging.getLogger(__name__)
 
@@ -152,8 +154,9 @@ class Handlers(grpc.GenericRpcHandler):
             call = self._begin(context)
             try:
                 self._verify_read()
-                responses = answer(_decode(request_type, request), call.verify_wanted)
-                while (response := self._work_on(call, responses)) is not None:
+                wanted = _decode(request_type, request)
+                responses = self._work_on(call, answer, wanted, call.verify_wanted)
+                while (response := self._work_on(call, next, responses, None)) is not None:
                     yield response
             except _CallEndedError:
                 pass  # nobody reads a status
@@ -162,10 +165,10 @@ class Handlers(grpc.GenericRpcHandler):
 
         return grpc.unary_stream_rpc_method_handler(handle)
 
-    def _work_on(self, call: _Call, responses: Iterator[bytes]) -> bytes | None:
+    def _work_on(self, call: _Call, work: Callable[..., _T], *arguments: Any) -> _T:  # noqa: ANN401
         self._start_work(call)
         try:
-            return next(responses, None)
+            return work(*arguments)
         finally:
             self._stop_work(call)
 

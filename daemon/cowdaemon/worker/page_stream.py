@@ -15,7 +15,7 @@ from typing import Any, Final, Generic, NamedTuple, TypeVar
 
 import numpy as np
 
-from cowdaemon.limits import PAGES_PER_CALL, READING_THREADS, WINDOW_PAGES
+from cowdaemon.limits import PAGES_PER_CALL, READING_THREADS, WINDOW_PAGES, WINDOW_PIECES
 from cowdaemon.worker.chunks import Chunk, iter_chunks, iter_pieces
 from cowdaemon.worker.disclosure import DisclosureMasks
 from cowdaemon.worker.page_scan import iter_populated, iter_populated_by_reading
@@ -29,6 +29,7 @@ __all__ = ["ChunkPages", "PageStreams"]
 _NO_ENTRIES: Final[Words] = np.empty(0, np.uint64)
 
 _FEW_STRETCHES: Final = 512
+"""Up to so many, a piece is not only short reads."""
 _short_reads: Final = threading.Lock()
 """Between short reads a thread keeps taking the interpreter's lock: two of them that do so at once
 spend their time with waking each other."""
@@ -103,7 +104,7 @@ class PageStreams(Generic[_R]):
         for look in run(stream.look, pieces):
             window.append(look)
             page_count += count_pages(look.stretches)
-            if window[0].told or page_count >= WINDOW_PAGES:
+            if window[0].told or page_count >= WINDOW_PAGES or len(window) == WINDOW_PIECES:
                 yield from stream.finish(window)
                 page_count = 0
         yield from stream.finish(window)

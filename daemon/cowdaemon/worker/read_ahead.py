@@ -68,8 +68,12 @@ class _Buffer(Generic[_T]):
                 item = self._items.popleft()
                 self._changed.notify_all()
             yield item
-        if self._error is not None:
-            raise self._error
+        error, self._error = self._error, None
+        if error is not None:
+            try:
+                raise error
+            finally:
+                del error  # its traceback has all that was worked on, and this frame
 
     def abandon(self) -> None:
         """Want no more of them."""

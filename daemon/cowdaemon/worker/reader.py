@@ -30,6 +30,7 @@ from cowdaemon.worker.page_states import (
     is_contradictory,
 )
 from cowdaemon.worker.pagemap import (
+    JOINED_PAGES,
     Numbers,
     Stretches,
     join_stretches,
@@ -41,8 +42,6 @@ from cowdaemon.worker.pagemap import (
 __all__ = ["PageReadings", "Reader", "classify_readings"]
 
 _PAGE_SIZE_BYTES: Final = os.sysconf("SC_PAGE_SIZE")
-_JOINED_PAGES: Final = 16
-"""Between pages that are read again: reading so many costs as much as a system call."""
 _STRETCHES_AT_ONCE: Final = 512
 """So few that what leads to their pages is still in the processor's caches at the second look."""
 
@@ -207,6 +206,6 @@ def _join_readings(parts: Sequence[PageReadings]) -> PageReadings:
 def _read_pages(pagemap: int, pages: Numbers) -> Words:
     """Return the entries of single pages, which may come in any order, and twice."""
     ascending = np.sort(pages)
-    stretches = join_stretches(np.column_stack((ascending, ascending + 1)), _JOINED_PAGES)
+    stretches = join_stretches(np.column_stack((ascending, ascending + 1)), JOINED_PAGES)
     entries = read_stretches(pagemap, stretches)
     return entries[np.searchsorted(number_pages(stretches), pages)]

@@ -8,6 +8,7 @@ import os
 import socket
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
+from itertools import islice
 from typing import Final, NamedTuple
 
 import grpc
@@ -154,21 +155,20 @@ class PageFlagsService:
             self._read(target, (end - 1) * _PAGE_SIZE_BYTES, 1)  # raises if it is too far
         page_count = sum(end - first for first, end in ranges)
         if page_count <= FEW_PAGES:
-            return (self._tell_range(target, first, end) for first, end in ranges)
-        responses = self._iter_responses(target, ranges, verify_wanted)
+            few = (self._tell_range(target, first, end) for first, end in ranges)
+            return self._iter_allowed(target, few)
+        tell = partial(self._tell_chunk, target)
+        chunks = self._streams.iter_chunks(target, ranges, tell, verify_wanted)
+        responses = self._iter_allowed(target, chunks)
         return responses if page_count <= PAGES_PER_CALL else read_ahead(responses, CHUNKS_AHEAD)
 
-    def _iter_responses(
-        self,
-        target: Target,
-        ranges: Sequence[tuple[int, int]],
-        verify_wanted: Callable[[], None],
-    ) -> Iterator[bytes]:
-        tell = partial(self._tell_chunk, target)
+    def _iter_allowed(self, target: Target, responses: Iterator[bytes]) -> Iterator[bytes]:
+        """Yield the responses as long as the caller may inspect the target."""
         try:
-            for response in self._streams.iter_chunks(target, ranges, tell, verify_wanted):
-                yield response
+            yield from islice(responses, 1)
+            for response in responses:
                 self._verify_access(target)
+                yield response
         except ShortReadError:
             raise CowdError(Reason.PROCESS_GONE, pid=target.pid) from None
 

@@ -24,7 +24,7 @@ RANGES = st.lists(
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "PAGES_PER_CALL", MOST_LISTED)
     monkeypatch.setattr(module, "SCANNED_PAGES", SCANNED)
-    monkeypatch.setattr(module, "_JOINED_PAGES", JOINED)
+    monkeypatch.setattr(module, "JOINED_PAGES", JOINED)
     monkeypatch.setattr(module, "CHUNKS_PER_PIECE", CHUNKS)
 
 
