@@ -128,7 +128,8 @@ class Client:
     ) -> Iterator[PageChunk]:
         """Yield what the kernel knows about several ranges, without a list of what is absent.
 
-        As `iter_page_flags`, but reserved memory costs next to nothing: see `PageChunk`.
+        As `iter_page_flags`, but reserved memory costs next to nothing: see `PageChunk`. Each range
+        is told in chunks of its own, so one long range costs less than thousands of short ones.
         """
         wanted = as_ranges(ranges)
         if len(wanted) == 1 and 0 < wanted[0][1] <= _FEW_PAGES:

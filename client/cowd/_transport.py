@@ -357,7 +357,9 @@ class Transport:
             return explain_lost(self._path, message, pid)
         if reason is None and code is grpc.StatusCode.DEADLINE_EXCEEDED:
             return TimedOut(
-                f"cowd at {self._path} did not answer within {self._timeout_seconds:g} s", pid=pid
+                f"cowd at {self._path} did not answer within {self._timeout_seconds:g} s: it does "
+                "not while other programs of yours leave too many streams unread",
+                pid=pid,
             )
         return error_from_status(
             code.value[0],

@@ -56,7 +56,7 @@ class Reason(Enum):
     OUT_OF_ADDRESS_SPACE = (
         5,
         Code.OUT_OF_RANGE,
-        "the kernel maps nothing for process {pid} from {address:#x} on: "
+        "the range leaves the address space of process {pid}: "
         "keep to the mappings of /proc/{pid}/maps",
     )
     MALFORMED_REQUEST = (

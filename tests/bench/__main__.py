@@ -41,7 +41,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--list", action="store_true", help="list the cases and leave")
     parser.add_argument("--rounds", type=int, default=LEAST_ROUNDS, help="of each measurement")
     parser.add_argument("--require", action="store_true", help="fail if a bound is not kept")
-    parser.add_argument("--output", type=Path, default=REPORT, help="the report in JSON")
+    parser.add_argument("--output", type=Path, help=f"the report in JSON ({REPORT}, if all is run)")
     options = parser.parse_args()
     if options.rounds < 1:
         parser.error("there has to be a round")
@@ -101,6 +101,12 @@ class Run:
                 self.all_met &= outcome.meets(case) is not False
 
 
+def describe_bounds(run: Run) -> str:
+    """Say how many bounds were missed."""
+    missed = sum(each["meets_bound"] is False for each in run.described)
+    return f"{missed or 'no'} bound{'' if missed == 1 else 's'} missed"
+
+
 def main() -> int:
     """Print the table and write the report; return the exit status."""
     options = parse_arguments()
@@ -116,6 +122,7 @@ def main() -> int:
     if os.geteuid() != 0:
         print("bench: must be root, for the private daemon and the C programs", file=sys.stderr)
         return 1
+    output = options.output or (REPORT.with_stem("bench-part") if options.only else REPORT)
     run = Run()
     try:
         with tempfile.TemporaryDirectory(dir=DISK_DIRECTORY) as directory:
@@ -124,10 +131,14 @@ def main() -> int:
                 print(*format_head(), sep="\n", flush=True)
                 for part, cases in chosen:
                     run.tell(cases, *measure_part(part, stage, options.rounds))
+    except KeyboardInterrupt:
+        return 128 + signal.SIGINT
     finally:
-        write_report(options.output, run.described, run.skipped)
+        if run.described:
+            write_report(output, run.described, run.skipped)
     for name, why in run.skipped.items():
         print(f"bench: {name} was not measured: {why}", file=sys.stderr)
+    print(f"\n{describe_bounds(run)}; every round is in {output}")
     return 1 if options.require and not run.all_met else 0
 
 

@@ -307,9 +307,7 @@ class PageFlagsService:
             readings = reader.read(pagemap, address, count)
         except ShortReadError:
             if target.is_alive():
-                raise CowdError(
-                    Reason.OUT_OF_ADDRESS_SPACE, pid=target.pid, address=address
-                ) from None
+                raise CowdError(Reason.OUT_OF_ADDRESS_SPACE, pid=target.pid) from None
             raise CowdError(Reason.PROCESS_GONE, pid=target.pid) from None
         states, attributes = classify_readings(readings, reader.features.layout)
         flags = self._masks.apply(readings.entries, readings.flags, readings.codes)
