@@ -11,6 +11,7 @@ import mmap
 import os
 import random
 import sys
+from contextlib import suppress
 
 import numpy as np
 
@@ -145,4 +146,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with suppress(KeyboardInterrupt):  # of who runs the benchmark
+        main()

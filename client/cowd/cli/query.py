@@ -224,7 +224,6 @@ def _read(
     )
     runs = list(islice(iter_runs(tracked, segments, each=each), _MOST_RUNS + 1))
     if len(runs) > _MOST_RUNS:
-        tracked.close()  # and with it the bar
         raise click.ClickException(
             f"process {pid} has more than {_MOST_RUNS} rows to show: ask for less, with a RANGE or "
             "--mapping"
