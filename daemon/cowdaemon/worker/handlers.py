@@ -41,15 +41,13 @@ class _CallEndedError(Exception):
 class _Call:
     """One call, until gRPC is rid of it.
 
-    No lock: `is_worked_on` is set by the thread that handles the call alone, and when it made
-    progress last by whoever works for it, in any thread.
+    When it made progress last is set by whoever works for it, in any thread.
     """
 
-    __slots__ = ("_context", "is_worked_on", "progress_seconds")
+    __slots__ = ("_context", "progress_seconds")
 
     def __init__(self, context: grpc.ServicerContext) -> None:
         self._context = context
-        self.is_worked_on = False
         self.progress_seconds = 0.0
 
     def verify_wanted(self) -> None:
@@ -75,6 +73,8 @@ class Handlers(grpc.GenericRpcHandler):
             },
         }
         self._under_way: set[_Call] = set()
+        # Apart, because a call that is over for gRPC may still hold its thread.
+        self._worked_on: set[_Call] = set()
         self._changed = threading.Condition()
 
     def service(
@@ -86,7 +86,7 @@ class Handlers(grpc.GenericRpcHandler):
     def longest_work_seconds(self) -> float:
         """Return how long the call that stands still has done so, of all that are worked on."""
         now = time.monotonic()
-        return max((now - call.progress_seconds for call in self._list_worked_on()), default=0.0)
+        return max((now - call.progress_seconds for call in list(self._worked_on)), default=0.0)
 
     def await_idle(self, work_seconds: float, reading_seconds: float) -> None:
         """Return when all calls have been answered and their answers read, or after so long.
@@ -96,11 +96,8 @@ class Handlers(grpc.GenericRpcHandler):
             reading_seconds: after that, for clients to read; they might never do so.
         """
         with self._changed:
-            if self._changed.wait_for(lambda: not self._list_worked_on(), work_seconds):
+            if self._changed.wait_for(lambda: not self._worked_on, work_seconds):
                 self._changed.wait_for(lambda: not self._under_way, reading_seconds)
-
-    def _list_worked_on(self) -> list[_Call]:
-        return [call for call in list(self._under_way) if call.is_worked_on]
 
     def _begin(self, context: grpc.ServicerContext) -> _Call:
         """Count a call until gRPC is rid of it: its status is sent, or its client has gone."""
@@ -116,10 +113,10 @@ class Handlers(grpc.GenericRpcHandler):
 
     def _start_work(self, call: _Call) -> None:
         call.progress_seconds = time.monotonic()
-        call.is_worked_on = True
+        self._worked_on.add(call)
 
     def _stop_work(self, call: _Call) -> None:
-        call.is_worked_on = False
+        self._worked_on.discard(call)
         self._notify_change()
 
     def _notify_change(self) -> None:

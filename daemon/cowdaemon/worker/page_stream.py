@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import nullcontext
 from functools import partial
-from typing import Any, Final, Generic, NamedTuple, TypeVar
+from typing import Any, Final, Generic, NamedTuple, TypeAlias, TypeVar
 
 import numpy as np
 
@@ -36,6 +36,8 @@ spend their time with waking each other."""
 
 _T = TypeVar("_T")
 _R = TypeVar("_R")
+
+_Run: TypeAlias = Callable[..., Iterable[Any]]
 
 
 class ChunkPages(NamedTuple):
@@ -97,8 +99,9 @@ class PageStreams(Generic[_R]):
 
         pieces = iter_pieces(iter_chunks(ranges, find))
         is_small = sum(end - first for first, end in ranges) <= PAGES_PER_CALL
-        run = map if is_small else partial(_map_ahead, self._threads)
-        stream = _Stream(reader, self._masks, target, tell, verify_wanted, run)
+        run: _Run = map if is_small else partial(_map_ahead, self._threads)
+        run_at_once: _Run = _map_at_once if is_small else self._threads.map
+        stream = _Stream(reader, self._masks, target, tell, verify_wanted, run, run_at_once)
         window: list[_Look[_R]] = []
         page_count = 0
         for look in run(stream.look, pieces):
@@ -127,7 +130,8 @@ class _Stream(NamedTuple, Generic[_R]):
     target: Target
     tell: Callable[[ChunkPages], _R]
     verify_wanted: Callable[[], None]
-    run: Callable[..., Iterable[Any]]
+    run: _Run
+    run_at_once: _Run
 
     def look(self, piece: list[Chunk]) -> _Look[_R]:
         self.verify_wanted()
@@ -149,7 +153,8 @@ class _Stream(NamedTuple, Generic[_R]):
             entries = [look.entries for look in scattered]
             flags = deque(self.reader.read_scattered(entries, self.run, self.verify_wanted))
             del entries
-            settled = iter(self.run(self._settle, _take(scattered), _take(flags)))
+            # At once: whoever takes no answers does not put the second look off.
+            settled = iter(self.run_at_once(self._settle, _take(scattered), _take(flags)))
         for told in _take(tolds):
             if not self.target.is_alive():  # what was skipped may have been empty for that
                 raise ShortReadError
@@ -176,6 +181,10 @@ class _Stream(NamedTuple, Generic[_R]):
 def _take(items: deque[_T]) -> Iterator[_T]:
     while items:
         yield items.popleft()
+
+
+def _map_at_once(function: Callable[..., _R], *iterables: Iterable[Any]) -> Iterator[_R]:
+    return iter(list(map(function, *iterables)))
 
 
 def _map_ahead(
