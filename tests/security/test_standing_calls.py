@@ -36,7 +36,7 @@ def stand_still_first(ranges):
     return number_ranges(ranges)
 service._number_ranges = stand_still_first
 """
-PATIENCE_SECONDS = 0.3
+PATIENCE_SECONDS = 0.1
 """Of callers who are gone before anybody notices that their calls stand still."""
 
 
@@ -83,7 +83,7 @@ def test_calls_that_stand_still_are_noticed_though_nobody_waits(
     for _ in range(CALLS_PER_WORKER):
         with pytest.raises(CallError) as failure:
             caller.finish_stream() if is_streamed else caller.finish()
-        assert failure.value.outcome[0] == "DEADLINE_EXCEEDED"
+        assert failure.value.outcome[0] in {"DEADLINE_EXCEEDED", "UNAVAILABLE"}
     with suppress(CallError):  # waits behind them, and ends with their worker
         caller.get_page_flags(subject.pid, subject.address)
     assert caller.get_page_flags(subject.pid, subject.address).state[0]
