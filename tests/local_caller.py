@@ -30,8 +30,11 @@ def answer(order: dict[str, Any]) -> dict[str, Any]:
 
         return subjects.create(order["create"], order["arguments"])
     _local.has_pagemap_scan = has_pagemap_scan if order["scan"] else lambda: False
-    flags = Local().get_page_flags(order["pid"], order["address"], order["count"])
+    wanted = order["address"], order["count"]
+    flags = Local().get_page_flags(order["pid"], *wanted)
     assert flags.kpageflags is None
+    [streamed] = Local().iter_page_flags(order["pid"], [wanted])
+    assert streamed == flags
     return {
         "states": [PageState(state).name for state in flags.states],
         "attributes": [

@@ -8,7 +8,8 @@
 `copied`, `pages` and `Tracker` answer about buffers of this process; `Client`, which asks the
 daemon, and `Local`, which asks the kernel alone, about any process that the caller may inspect.
 
-Importing this is cheap: grpc is imported with the first `Client`, numpy with the first buffer.
+Importing this is cheap: grpc is imported with the first `Client`, numpy with the first buffer, and
+`Local` when it is used.
 """
 
 from importlib import import_module
@@ -30,7 +31,6 @@ from cowd._errors import (
     Unavailable,
 )
 from cowd._kpageflags import KernelPageFlags
-from cowd._local import Local
 from cowd._pages import (
     CallerCredential,
     Confinement,
@@ -40,6 +40,7 @@ from cowd._pages import (
     MappingKind,
     MappingList,
     PageAttributes,
+    PageChunk,
     PageFlags,
     PageState,
     ServerInfo,
@@ -50,6 +51,7 @@ from cowd._runs import Run
 if TYPE_CHECKING:
     from cowd._buffer_pages import Pages, Summary, copied, pages
     from cowd._buffers import Span
+    from cowd._local import Local
     from cowd._tracker import Change, Tracker
 
 __all__ = [
@@ -77,6 +79,7 @@ __all__ = [
     "MappingList",
     "NoSuchProcess",
     "PageAttributes",
+    "PageChunk",
     "PageFlags",
     "PageState",
     "Pages",
@@ -95,9 +98,10 @@ __all__ = [
 
 __version__ = "0.1.0"
 
-# What needs numpy, by the module that has it.
+# What is slow to import, by the module that has it.
 _LATE = {
     "Change": "cowd._tracker",
+    "Local": "cowd._local",
     "Pages": "cowd._buffer_pages",
     "Span": "cowd._buffers",
     "Summary": "cowd._buffer_pages",

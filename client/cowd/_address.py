@@ -3,15 +3,17 @@
 
 import errno
 import os
+import re
 import socket
 from typing import Final
-from urllib.parse import unquote
 
 from cowd._errors import InvalidRequest
 
-__all__ = ["DEFAULT_ADDRESS", "resolve_address", "try_to_connect"]
+__all__ = ["DEFAULT_ADDRESS", "make_target", "resolve_address", "try_to_connect"]
 
 DEFAULT_ADDRESS: Final = "unix:/run/cowd/cowd.sock"
+_PLAIN: Final = re.compile(r"[\w/.-]+", re.ASCII)
+"""What stands for itself in a URI. Few paths are anything else, and urllib is slow to import."""
 
 
 def resolve_address(address: str | None) -> str:
@@ -34,12 +36,25 @@ def resolve_address(address: str | None) -> str:
     scheme, colon, rest = address.partition(":")
     if not colon or "/" in scheme:
         return address
-    path = unquote(rest.removeprefix("//"))
+    path = rest.removeprefix("//")
+    if "%" in path:
+        from urllib.parse import unquote
+
+        path = unquote(path)
     if scheme != "unix" or not path or (rest.startswith("//") and not path.startswith("/")):
         raise InvalidRequest(
             f"{address!r} is no address of cowd: give the path of a Unix socket, or unix:PATH"
         )
     return path
+
+
+def make_target(path: str) -> str:
+    """Return what grpc calls the socket at `path`."""
+    if _PLAIN.fullmatch(path):
+        return f"unix:{path}"
+    from urllib.parse import quote
+
+    return f"unix:{quote(os.fsencode(path))}"
 
 
 def try_to_connect(path: str, timeout_seconds: float = 1.0) -> int:

@@ -6,8 +6,7 @@ from typing import Final, Literal, Protocol, TypeAlias, TypeVar
 
 from cowd._client import Client
 from cowd._errors import AccessDenied, Error, InvalidRequest, Unavailable
-from cowd._local import Local
-from cowd._pages import MappingList, PageFlags
+from cowd._pages import MappingList, PageChunk, PageFlags
 
 __all__ = ["BACKENDS", "Backend", "BackendName", "ask"]
 
@@ -36,7 +35,16 @@ class Backend(Protocol):
         *,
         expected_start_time_ticks: int = 0,
     ) -> Iterator[PageFlags]:
-        """Yield what is known about ranges of pages."""
+        """Yield what is known about every page of several ranges."""
+
+    def stream_page_flags(
+        self,
+        pid: int,
+        ranges: Iterable[tuple[int, int]],
+        *,
+        expected_start_time_ticks: int = 0,
+    ) -> Iterator[PageChunk]:
+        """Yield the same without a list of what is absent."""
 
     def list_mappings(self, pid: int, *, expected_start_time_ticks: int = 0) -> MappingList:
         """Return all mappings of a process."""
@@ -60,13 +68,13 @@ def ask(
         Error: from `question`, the daemon's being the cause of the other's; InvalidRequest if
             there is no such backend.
     """
-    if not isinstance(backend, str) and hasattr(backend, "iter_page_flags"):
+    if not isinstance(backend, str) and hasattr(backend, "stream_page_flags"):
         return question(backend), None
     if backend not in BACKENDS:
         names = ", ".join(BACKENDS)
         raise InvalidRequest(f"there is no backend {backend!r}: there are {names}")
     if backend == "local":
-        return question(Local()), None
+        return question(_make_local()), None
     try:
         with Client(address) as client:
             return question(client), None
@@ -75,6 +83,12 @@ def ask(
             raise
         refusal = error
     try:
-        return question(Local()), refusal
+        return question(_make_local()), refusal
     except Error as error:
         raise error from refusal
+
+
+def _make_local() -> Backend:
+    from cowd._local import Local  # With all that reads /proc, when it is needed.
+
+    return Local()

@@ -20,13 +20,13 @@ from cowd._backend import Backend, BackendName, ask
 from cowd._buffers import Memory, Span, as_array
 from cowd._errors import Aborted, Error, FailedPrecondition, InvalidRequest
 from cowd._kpageflags import format_letters
-from cowd._local import has_pagemap_scan
+from cowd._page_scan import has_pagemap_scan
 from cowd._pages import (
     DisclosureMasks,
     Mapping,
     MappingKind,
     PageAttributes,
-    PageFlags,
+    PageChunk,
     PageState,
 )
 from cowd._process import open_process
@@ -108,18 +108,23 @@ class Pages:
 
     def runs(self) -> list[Run]:
         """Return the pages as runs of neighbours that are alike."""
+        if not len(self):
+            return []
         words = self.kpageflags
-        flags = PageFlags(
+        chunk = PageChunk(
             pid=os.getpid(),
             page_size_bytes=self.span.page_size_bytes,
             address=self.span.address,
+            page_count=len(self),
             start_time_ticks=0,
             masks=self.masks,
+            stretch_addresses=array("Q", [self.span.address]),
+            stretch_page_counts=array("I", [len(self)]),
             kpageflags=None if words is None else array("Q", words.tobytes()),
             states=self.states.tobytes(),
             attributes=self.attributes.tobytes(),
         )
-        return list(iter_runs([flags], self._segments, each=False))
+        return list(iter_runs([chunk], self._segments, each=False))
 
     def summary(self) -> Summary:
         """Return how many pages are what."""
@@ -209,22 +214,57 @@ def pages(buffer: Memory, *, backend: Backend | BackendName = "auto") -> Pages:
     span = Span(memory.ctypes.data, memory.nbytes)
     ranges = [(span.address, span.page_count)] if span.page_count else []
 
-    def question(source: Backend) -> tuple[str, list[PageFlags]]:
-        return source.name, list(source.iter_page_flags(os.getpid(), ranges))
+    def question(source: Backend) -> tuple[str, _Collected]:
+        collected = _Collected(span)
+        for chunk in source.stream_page_flags(os.getpid(), ranges):
+            collected.add(chunk)
+        return source.name, collected
 
-    (name, parts), refusal = ask(backend, question)
-    words = [part.kpageflags for part in parts if part.kpageflags is not None]
-    has_flags = 0 < len(words) == len(parts)
+    (name, found), refusal = ask(backend, question)
     return Pages(
         span=span,
         backend=name,
         fallback_error=refusal,
         mappings=_list_mappings(span),
-        masks=parts[0].masks if parts else None,
-        states=np.frombuffer(b"".join(part.states for part in parts), np.uint8),
-        attributes=np.frombuffer(b"".join(part.attributes for part in parts), np.uint8),
-        kpageflags=np.concatenate([np.empty(0, np.uint64), *words]) if has_flags else None,
+        masks=found.masks,
+        states=found.states,
+        attributes=found.attributes,
+        kpageflags=found.kpageflags,
     )
+
+
+class _Collected:
+    """The pages of a span, of which every chunk fills its part."""
+
+    def __init__(self, span: Span) -> None:
+        self._span = span
+        self.masks: DisclosureMasks | None = None
+        self.states = np.full(span.page_count, PageState.ABSENT, np.uint8)
+        self.attributes = np.zeros(span.page_count, np.uint8)
+        self.kpageflags: NDArray[np.uint64] | None = None
+
+    def add(self, chunk: PageChunk) -> None:
+        """Put the pages that are listed in their places."""
+        places = self._find_places(chunk)
+        self.states[places] = np.frombuffer(chunk.states, np.uint8)
+        self.attributes[places] = np.frombuffer(chunk.attributes, np.uint8)
+        if chunk.kpageflags is not None:
+            if self.kpageflags is None:
+                self.masks = chunk.masks
+                self.kpageflags = np.zeros(len(self.states), np.uint64)
+            self.kpageflags[places] = np.asarray(chunk.kpageflags)
+
+    def _find_places(self, chunk: PageChunk) -> slice | NDArray[np.intp]:
+        addresses = np.asarray(chunk.stretch_addresses)
+        counts = np.asarray(chunk.stretch_page_counts, np.intp)
+        page_size_bytes = np.uint64(self._span.page_size_bytes)
+        firsts = ((addresses - np.uint64(self._span.address)) // page_size_bytes).astype(np.intp)
+        if len(firsts) == 1:
+            return slice(firsts[0], firsts[0] + counts[0])
+        # Each page's place among those listed, and how far its stretch is shifted.
+        shifts = firsts - (np.cumsum(counts) - counts)
+        places: NDArray[np.intp] = np.arange(len(chunk.states)) + np.repeat(shifts, counts)
+        return places
 
 
 def copied(buffer: Memory, *, backend: Backend | BackendName = "auto") -> NDArray[np.bool_]:

@@ -12,7 +12,7 @@ from typing import Final, Self
 from cowd._address import resolve_address
 from cowd._arguments import as_ranges
 from cowd._errors import FailedPrecondition, InternalError, InvalidRequest
-from cowd._pages import Mapping, MappingList, PageFlags, ServerInfo
+from cowd._pages import Mapping, MappingList, PageChunk, PageFlags, ServerInfo
 
 __all__ = ["Client"]
 
@@ -20,6 +20,8 @@ _DEFAULT_TIMEOUT_SECONDS: Final = 30.0
 _LONGEST_TIMEOUT_SECONDS: Final = 1e9
 """Far below what overflows in grpc."""
 _LISTING_ATTEMPTS: Final = 3
+_FEW_PAGES: Final = 1_024
+"""For which one answer comes sooner than a stream of one, whatever is there."""
 
 
 class Client:
@@ -34,7 +36,7 @@ class Client:
 
     Args:
         address: of the daemon's socket, as in `resolve_address`.
-        timeout_seconds: for each call.
+        timeout_seconds: for each call, and for each response of a stream.
 
     Raises:
         InvalidRequest: the address or the timeout is not one.
@@ -56,7 +58,7 @@ class Client:
             raise InvalidRequest(f"{timeout_seconds!r} is no number of seconds to wait for")
         self.path = resolve_address(address)
         self._transport = Transport(self.path, timeout_seconds)
-        self._limits: ServerInfo | None = None
+        self._most_ranges: int | None = None  # of one call; not known before it is needed
 
     def __enter__(self) -> Self:
         return self
@@ -96,7 +98,7 @@ class Client:
         *,
         expected_start_time_ticks: int = 0,
     ) -> Iterator[PageFlags]:
-        """Yield what the kernel knows about ranges of pages, each in as many calls as it takes.
+        """Yield what the kernel knows about every page of several ranges.
 
         Args:
             pid: of the process, not of a thread.
@@ -105,24 +107,43 @@ class Client:
                 that of the first answer.
 
         Yields:
-            The answers in the order of `ranges`: one or several for each range, none for two.
+            At most 65,536 pages at a time, in the order of `ranges`: all of one range, or a part of
+            it that starts where the one before ended. What is read meanwhile waits until it is
+            wanted; who wants no more closes the iterator, or drops it.
 
         Raises:
             Error: a subclass of it, see `cowd.Error`; FailedPrecondition if the pid was reused.
         """
+        for chunk in self.stream_page_flags(
+            pid, ranges, expected_start_time_ticks=expected_start_time_ticks
+        ):
+            yield from chunk.iter_parts()
+
+    def stream_page_flags(
+        self,
+        pid: int,
+        ranges: Iterable[tuple[int, int]],
+        *,
+        expected_start_time_ticks: int = 0,
+    ) -> Iterator[PageChunk]:
+        """Yield what the kernel knows about several ranges, without a list of what is absent.
+
+        As `iter_page_flags`, but reserved memory costs next to nothing: see `PageChunk`. Each range
+        is told in chunks of its own, so one long range costs less than thousands of short ones.
+        """
         wanted = as_ranges(ranges)
-        self._limits = info = self._limits or self.get_server_info()
-        step = max(1, info.maximum_page_count)
-        for address, count in wanted:
-            for done in range(0, max(1, count), step):  # A count below 1 is refused as elsewhere.
-                pages = self.get_page_flags(
-                    pid,
-                    address + done * info.page_size_bytes,
-                    min(step, count - done),
-                    expected_start_time_ticks=expected_start_time_ticks,
-                )
-                expected_start_time_ticks = pages.start_time_ticks
-                yield pages
+        if len(wanted) == 1 and 0 < wanted[0][1] <= _FEW_PAGES:
+            pages = self.get_page_flags(
+                pid, *wanted[0], expected_start_time_ticks=expected_start_time_ticks
+            )
+            yield PageChunk.from_pages(pages)
+            return
+        step = self._read_most_ranges() if len(wanted) > 1 else 1
+        for first in range(0, len(wanted), step):
+            part = wanted[first : first + step]
+            for chunk in self._transport.stream_page_flags(pid, part, expected_start_time_ticks):
+                expected_start_time_ticks = chunk.start_time_ticks
+                yield chunk
 
     def list_mappings(self, pid: int, *, expected_start_time_ticks: int = 0) -> MappingList:
         """Return all mappings of a process, in address order.
@@ -158,6 +179,11 @@ class Client:
             Error: a subclass of it, see `cowd.Error`.
         """
         return self._transport.is_serving()
+
+    def _read_most_ranges(self) -> int:
+        if self._most_ranges is None:
+            self._most_ranges = max(1, self.get_server_info().maximum_range_count)
+        return self._most_ranges
 
     def _collect_mappings(self, pid: int, expected_start_time_ticks: int) -> MappingList:
         mappings: list[Mapping] = []

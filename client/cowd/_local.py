@@ -6,11 +6,7 @@ ioctl PAGEMAP_SCAN tells apart (Linux 6.7); before, pages that may be it are UNK
 kernel (`kpageflags`) are for root: they are None here.
 """
 
-import errno
-import fcntl
-import functools
 import os
-import struct
 from array import array
 from collections.abc import Iterable, Iterator
 from typing import Final
@@ -18,15 +14,22 @@ from typing import Final
 from cowd import _pagemap
 from cowd._arguments import as_integer, as_ranges
 from cowd._errors import InvalidRequest
-from cowd._pages import MappingKind, MappingList, PageAttributes, PageFlags, PageState
+from cowd._page_scan import has_pagemap_scan, iter_populated, iter_zero_pages
+from cowd._pages import (
+    PAGES_PER_PART,
+    MappingKind,
+    MappingList,
+    PageAttributes,
+    PageChunk,
+    PageFlags,
+    PageState,
+)
 from cowd._process import Process, open_process
 
-__all__ = ["Local", "has_pagemap_scan"]
+__all__ = ["Local"]
 
 _PAGE_SIZE_BYTES: Final = os.sysconf("SC_PAGE_SIZE")
 _ADDRESS_SPACE_BYTES: Final = 1 << 64
-_PAGES_PER_PART: Final = 65_536
-"""Of one answer of `iter_page_flags`, as the daemon has it: 512 KiB of entries."""
 _SETTLE_ROUNDS: Final = 4
 """How often pages are looked at that change between two looks."""
 
@@ -53,7 +56,7 @@ class Local:
         Raises:
             Error: a subclass of it, see `cowd.Error`.
         """
-        _verify_range(address, count, most=_PAGES_PER_PART)
+        _verify_range(address, count, most=PAGES_PER_PART)
         with open_process(pid, expected_start_time_ticks) as process:
             return _read_page_flags(process, address, count)
 
@@ -68,14 +71,29 @@ class Local:
 
         Args and errors are those of `Client.iter_page_flags`.
         """
+        for chunk in self.stream_page_flags(
+            pid, ranges, expected_start_time_ticks=expected_start_time_ticks
+        ):
+            yield from chunk.iter_parts()
+
+    def stream_page_flags(
+        self,
+        pid: int,
+        ranges: Iterable[tuple[int, int]],
+        *,
+        expected_start_time_ticks: int = 0,
+    ) -> Iterator[PageChunk]:
+        """Yield what the kernel tells you about ranges of pages, without a list of what is absent.
+
+        With PAGEMAP_SCAN (Linux 6.7), reserved memory is not even looked at. Args and errors are
+        those of `Client.stream_page_flags`.
+        """
         wanted = as_ranges(ranges)
         for address, count in wanted:
             _verify_range(address, count)
         with open_process(pid, expected_start_time_ticks) as process:
             for address, count in wanted:
-                for done in range(0, count, _PAGES_PER_PART):
-                    start = address + done * _PAGE_SIZE_BYTES
-                    yield _read_page_flags(process, start, min(_PAGES_PER_PART, count - done))
+                yield from _iter_chunks(process, address, address + count * _PAGE_SIZE_BYTES)
 
     def list_mappings(self, pid: int, *, expected_start_time_ticks: int = 0) -> MappingList:
         """Return all mappings of a process, in address order.
@@ -102,6 +120,71 @@ def _verify_range(address: int, count: int, most: int | None = None) -> None:
             f"{count} pages from {address:#x} end past 2^64: shorten the range",
             reason="RANGE_OVERFLOW",
         )
+
+
+def _iter_chunks(process: Process, start: int, end: int) -> Iterator[PageChunk]:
+    last_page = end - _PAGE_SIZE_BYTES
+    process.read_entries(last_page, 1)  # The ioctl would say EFAULT past the address space.
+    populated: Iterable[tuple[int, int]] = [(start, end)]
+    if has_pagemap_scan():
+        populated = iter_populated(process.pagemap, start, end)
+    for chunk_end, stretches in _iter_portions(populated, end):
+        chunk = _read_chunk(process, start, chunk_end, stretches)
+        process.read_entries(last_page, 1)  # To the ioctl, a process that has gone is empty.
+        yield chunk
+        start = chunk_end
+
+
+def _iter_portions(
+    stretches: Iterable[tuple[int, int]], end: int
+) -> Iterator[tuple[int, list[tuple[int, int]]]]:
+    """Yield where each chunk ends, and addresses and page counts of what is to be listed in it."""
+    listed: list[tuple[int, int]] = []
+    room = PAGES_PER_PART
+    told_until = None
+    for start, stretch_end in stretches:
+        address = start
+        while address < stretch_end:
+            count = min(room, (stretch_end - address) // _PAGE_SIZE_BYTES)
+            listed.append((address, count))
+            address += count * _PAGE_SIZE_BYTES
+            room -= count
+            if not room:
+                yield address, listed
+                listed, room, told_until = [], PAGES_PER_PART, address
+    if told_until != end:
+        yield end, listed
+
+
+def _read_chunk(
+    process: Process, start: int, end: int, stretches: Iterable[tuple[int, int]]
+) -> PageChunk:
+    addresses, counts = array("Q"), array("I")
+    states, attributes = bytearray(), bytearray()
+    for address, count in stretches:
+        found = _read_settled(process, address, count, _SETTLE_ROUNDS)
+        if any(map(_has_something, found, (PageState.ABSENT, 0))):
+            addresses.append(address)
+            counts.append(count)
+            states += found[0]
+            attributes += found[1]
+    return PageChunk(
+        pid=process.pid,
+        page_size_bytes=_PAGE_SIZE_BYTES,
+        address=start,
+        page_count=(end - start) // _PAGE_SIZE_BYTES,
+        start_time_ticks=process.start_time_ticks,
+        masks=None,
+        stretch_addresses=addresses,
+        stretch_page_counts=counts,
+        kpageflags=None,
+        states=bytes(states),
+        attributes=bytes(attributes),
+    )
+
+
+def _has_something(values: bytearray, nothing: int) -> bool:
+    return values.count(nothing) != len(values)
 
 
 def _read_page_flags(process: Process, address: int, count: int) -> PageFlags:
@@ -137,7 +220,8 @@ def _read_settled(
         for first, last in _iter_anonymous_memory(process, address, end):
             states[first:last] = high[first:last].translate(_pagemap.STATES_OF_ANONYMOUS_MEMORY)
         return states, attributes
-    for first, last in _iter_zero_pages(process.pagemap, address, end):
+    for zero_start, zero_end in iter_zero_pages(process.pagemap, address, end):
+        first, last = ((border - address) // _PAGE_SIZE_BYTES for border in (zero_start, zero_end))
         states[first:last] = bytes([PageState.ZERO]) * (last - first)
     high_now = _pagemap.high_bytes(process.read_entries(address, count))
     for first, last in _iter_differences(high, high_now):
@@ -174,73 +258,3 @@ def _iter_anonymous_memory(process: Process, start: int, end: int) -> Iterator[t
             first = max(mapping.start_address, start)
             last = min(mapping.end_address, end)
             yield (first - start) // _PAGE_SIZE_BYTES, (last - start) // _PAGE_SIZE_BYTES
-
-
-# ioctl(PAGEMAP_SCAN), include/uapi/linux/fs.h: Linux commit 52526ca7fdb9 ("fs/proc/task_mmu:
-# implement IOCTL to get and optionally clear info about PTEs") (in v6.7).
-_PAGEMAP_SCAN: Final = 0xC0606610
-_PAGE_IS_PFNZERO: Final = 1 << 5
-_SCAN_ARGUMENT: Final = struct.Struct("=12Q")
-_SCAN_END_INDEX: Final = 4  # walk_end
-_REGION_WORDS: Final = 3  # struct page_region: start, end, categories
-_REGIONS: Final = 512
-
-
-def has_pagemap_scan() -> bool:
-    """Return whether the kernel tells the page of zeros without a privilege."""
-    try:
-        return _try_pagemap_scan()
-    except OSError:  # not remembered: another time there may be descriptors left
-        return False
-
-
-@functools.cache
-def _try_pagemap_scan() -> bool:
-    try:
-        with open("/proc/self/pagemap", "rb", buffering=0) as pagemap:
-            _scan(pagemap.fileno(), 0, 0, array("Q"), _PAGE_IS_PFNZERO)
-    except OSError as error:
-        if error.errno in (errno.ENOTTY, errno.EINVAL):
-            return False
-        raise
-    return True
-
-
-def _iter_zero_pages(pagemap: int, start: int, end: int) -> Iterator[tuple[int, int]]:
-    """Yield the stretches, counted in pages from `start`, that are the kernel's page of zeros."""
-    regions = array("Q", bytes(_REGIONS * _REGION_WORDS * 8))
-    position = start
-    while position < end:
-        count, position = _scan(pagemap, position, end, regions, _PAGE_IS_PFNZERO)
-        for index in range(0, count * _REGION_WORDS, _REGION_WORDS):
-            first, last = regions[index : index + 2]
-            yield (first - start) // _PAGE_SIZE_BYTES, (last - start) // _PAGE_SIZE_BYTES
-
-
-def _scan(
-    pagemap: int, start: int, end: int, regions: "array[int]", category: int
-) -> tuple[int, int]:
-    """Fill `regions` with the pages of `category`; return how many, and where the kernel stopped.
-
-    Raises:
-        OSError: ENOTTY if there is no such ioctl.
-    """
-    room, words = regions.buffer_info()
-    argument = bytearray(
-        _SCAN_ARGUMENT.pack(
-            _SCAN_ARGUMENT.size,
-            0,  # flags
-            start,
-            end,
-            0,  # walk_end: out
-            room,
-            words // _REGION_WORDS,
-            0,  # max_pages: any number
-            0,  # category_inverted
-            category,  # category_mask
-            0,  # category_anyof_mask
-            category,  # return_mask
-        )
-    )
-    count = fcntl.ioctl(pagemap, _PAGEMAP_SCAN, argument)
-    return count, _SCAN_ARGUMENT.unpack(argument)[_SCAN_END_INDEX]

@@ -83,6 +83,10 @@ _ATTRIBUTES: Final = bytes(map(_choose_attributes, range(256)))
 _SOFT_DIRTY_OF_NEXT_BYTE: Final = bytes(
     PageAttributes.SOFT_DIRTY if bits & 0x80 else 0 for bits in range(256)
 )
+# In new memory the kernel calls every page soft-dirty, also where none is.
+_SOFT_DIRTY_OF_STATE: Final = bytes(
+    0 if state == PageState.ABSENT else PageAttributes.SOFT_DIRTY for state in STATES
+)
 
 
 def high_bytes(entries: bytes) -> bytes:
@@ -92,12 +96,16 @@ def high_bytes(entries: bytes) -> bytes:
 
 def attributes_of(entries: bytes) -> bytes:
     """Return the bits of PageAttributes, a byte for each entry."""
-    attributes = high_bytes(entries).translate(_ATTRIBUTES)
+    high = high_bytes(entries)
+    attributes = high.translate(_ATTRIBUTES)
     soft_dirty = entries[_NEXT_BYTE::ENTRY_BYTES].translate(_SOFT_DIRTY_OF_NEXT_BYTE)
     if soft_dirty.count(0) == len(soft_dirty):  # as everywhere without CONFIG_MEM_SOFT_DIRTY
         return attributes
-    both = int.from_bytes(attributes, "little") | int.from_bytes(soft_dirty, "little")
-    return both.to_bytes(len(attributes), "little")
+    written, there, others = (
+        int.from_bytes(each, "little")
+        for each in (soft_dirty, high.translate(_SOFT_DIRTY_OF_STATE), attributes)
+    )
+    return (written & there | others).to_bytes(len(attributes), "little")
 
 
 def has_any(high: bytes, wanted: bytes) -> bool:

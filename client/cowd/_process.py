@@ -72,7 +72,7 @@ class Process:
             return entries
         self.verify_alive()
         raise InvalidRequest(
-            f"the kernel maps nothing for process {self.pid} from {address:#x} on: "
+            f"the range leaves the address space of process {self.pid}: "
             f"keep to the mappings of /proc/{self.pid}/maps",
             reason="OUT_OF_ADDRESS_SPACE",
             pid=self.pid,

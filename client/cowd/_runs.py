@@ -4,15 +4,17 @@
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from itertools import groupby, repeat
+from itertools import chain, groupby
+from mmap import PAGESIZE
+from operator import itemgetter
 from typing import NamedTuple, TypeAlias
 
-from cowd._pages import Mapping, PageAttributes, PageFlags, PageState, is_copied
+from cowd._pages import Mapping, PageAttributes, PageChunk, PageFlags, PageState, is_copied
 
-__all__ = ["Run", "Segment", "fold_pages", "iter_runs", "iter_segments", "join_segments"]
+__all__ = ["Run", "Segment", "iter_runs", "iter_segments", "join_segments"]
 
-_Entry: TypeAlias = tuple[int, int, int]
-"""State, attributes and flags of one page."""
+_Entry: TypeAlias = tuple[int, int, int | None]
+"""State, attributes and flags of one page; None for the flags where there was no daemon."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,73 +54,75 @@ class Run(NamedTuple):
         """Whether the pages are private copies; None where that has no meaning or is not known."""
         return is_copied(self.mapping.kind if self.mapping else None, self.state)
 
-    def is_continued_by(self, other: "Run") -> bool:
-        """Whether `other` starts where this ends and is alike."""
-        end = self.address + self.size_bytes
-        return other == self._replace(address=end, page_count=other.page_count)
+
+def iter_runs(
+    chunks: Iterable[PageChunk], segments: Iterable[Segment], *, each: bool
+) -> Iterator[Run]:
+    """Yield the runs of `segments`, across the chunks that they came in.
+
+    Args:
+        chunks: answers to the ranges of `join_segments(segments)`, in pieces of any size.
+        segments: what was asked about, in the same order.
+        each: yield one run a page.
+    """
+    alike = _Alike(chunks)
+    for segment in segments:
+        address = segment.start
+        taken = alike.take((segment.end - segment.start) // PAGESIZE)
+        for entry, group in groupby(taken, itemgetter(0)):
+            count = sum(number for _, number in group)
+            state, attributes, kpageflags = _decode_entry(entry)
+            step = 1 if each else count
+            for _ in range(0, count, step):
+                yield Run(address, step, PAGESIZE, state, attributes, kpageflags, segment.mapping)
+                address += step * PAGESIZE
 
 
-def fold_pages(pages: PageFlags, mapping: Mapping | None, *, each: bool) -> Iterator[Run]:
-    """Yield the runs of `pages`, all inside `mapping`; with `each`, one run a page."""
-    address = pages.address
-    page_size_bytes = pages.page_size_bytes
-    for entry, count in _count_alike(pages, each=each):
-        state, attributes = _decode_entry(entry[:2])
-        is_known = pages.kpageflags is not None and state.is_present
-        kpageflags = entry[2] if is_known else None
-        yield Run(address, count, page_size_bytes, state, attributes, kpageflags, mapping)
-        address += count * page_size_bytes
+class _Alike:
+    """The pages of chunks as entries, with how many neighbours have them."""
+
+    def __init__(self, chunks: Iterable[PageChunk]) -> None:
+        self._rest = chain.from_iterable(map(_iter_alike, chunks))
+        self._entry: _Entry = 0, 0, None
+        self._count = 0
+
+    def take(self, page_count: int) -> Iterator[tuple[_Entry, int]]:
+        """Yield the next so many pages; neighbours may have the same entry still."""
+        while page_count:
+            if not self._count:
+                self._entry, self._count = next(self._rest)
+            count = min(self._count, page_count)
+            self._count -= count
+            page_count -= count
+            yield self._entry, count
 
 
-@lru_cache(maxsize=4096)  # A process has few sorts of pages.
-def _decode_entry(entry: tuple[int, int]) -> tuple[PageState, PageAttributes]:
-    return PageState(entry[0]), PageAttributes(entry[1])
+def _iter_alike(chunk: PageChunk) -> Iterator[tuple[_Entry, int]]:
+    absent = PageState.ABSENT, 0, None if chunk.kpageflags is None else 0
+    address = chunk.address
+    for pages in chunk.iter_stretches():
+        if pages.address > address:
+            yield absent, (pages.address - address) // PAGESIZE
+        yield from _count_alike(pages)
+        address = pages.end_address
+    if chunk.end_address > address:
+        yield absent, (chunk.end_address - address) // PAGESIZE
 
 
-def _count_alike(pages: PageFlags, *, each: bool) -> Iterable[tuple[_Entry, int]]:
-    """Return entries and how many neighbouring pages have them."""
+def _count_alike(pages: PageFlags) -> Iterable[tuple[_Entry, int]]:
     states, attributes = pages.states, pages.attributes
-    words: Sequence[int] = bytes(len(states)) if pages.kpageflags is None else pages.kpageflags
+    words: Sequence[int | None] = pages.kpageflags or (None,) * len(states)
     entries = zip(states, attributes, words, strict=True)
-    if each:
-        return zip(entries, repeat(1))
     # Long stretches of untouched memory are common, and comparing whole arrays is 30 times faster.
     if all(array[1:] == array[:-1] for array in (states, attributes, words)):
         return [(next(entries), len(states))]
     return ((entry, len(list(group))) for entry, group in groupby(entries))
 
 
-def iter_runs(
-    parts: Iterable[PageFlags], segments: Iterable[Segment], *, each: bool
-) -> Iterator[Run]:
-    """Yield the runs of `segments`, across the answers that they came in.
-
-    Args:
-        parts: answers to the ranges of `join_segments(segments)`, in pieces of any size.
-        segments: what was asked about, in the same order.
-        each: yield one run a page.
-    """
-    rest = iter(parts)
-    part: PageFlags | None = None
-    for segment in segments:
-        address = segment.start
-        last: Run | None = None
-        while address < segment.end:
-            if part is None or part.end_address <= address or part.address > address:
-                part = next(rest)
-            piece = part.cut(address, min(part.end_address, segment.end))
-            for run in fold_pages(piece, segment.mapping, each=each):
-                # Inside one answer, neighbours differ already.
-                starts_piece = run.address == address
-                if last and starts_piece and not each and last.is_continued_by(run):
-                    last = last._replace(page_count=last.page_count + run.page_count)
-                    continue
-                if last:
-                    yield last
-                last = run
-            address = piece.end_address
-        if last:
-            yield last
+@lru_cache(maxsize=4096)  # A process has few sorts of pages.
+def _decode_entry(entry: _Entry) -> tuple[PageState, PageAttributes, int | None]:
+    state = PageState(entry[0])
+    return state, PageAttributes(entry[1]), entry[2] if state.is_present else None
 
 
 def join_segments(segments: Iterable[Segment]) -> Iterator[tuple[int, int]]:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The conversation with the daemon. Nothing else in the client sees grpc or protobuf.
+"""The conversation with the daemon. Nothing else in the client sees grpc.
 
 Failures: every gRPC error leaves here as a `cowd.Error`, with the daemon's reason where it gave
 one in `grpc-status-details-bin`. A call that did not get through to a daemon that is there is made
@@ -8,45 +8,31 @@ again: the daemon may have restarted, or had a full queue. All calls only read, 
 
 import errno
 import os
-import sys
 import time
-from array import array
-from collections.abc import Callable, Iterable
-from mmap import PAGESIZE
-from typing import Any, Final, TypeVar, cast
-from urllib.parse import quote
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any, ClassVar, Final, TypeAlias, TypeVar, cast
 
 import grpc
 from cowproto.v1 import pageflags_pb2, twins_pb2
-from google.protobuf.message import DecodeError, Message
+from google.protobuf.message import Message
 
-from cowd._address import try_to_connect
+from cowd._address import make_target, try_to_connect
+from cowd._answers import convert_mappings, convert_page_flags, convert_server_info
 from cowd._errors import (
-    AccessDenied,
     Error,
-    InternalError,
     InvalidRequest,
     TimedOut,
     Unavailable,
     error_from_status,
 )
-from cowd._pages import (
-    CallerCredential,
-    Confinement,
-    DisclosureMasks,
-    KernelFeatures,
-    Mapping,
-    MappingKind,
-    MappingList,
-    PageFlags,
-    ServerInfo,
-)
+from cowd._page_stream import PageStream
+from cowd._pages import MappingList, PageChunk, PageFlags, ServerInfo
+from cowd._statuses import decode_details, explain_lost
 
 __all__ = ["Transport"]
 
 _SERVICE: Final = "cowd.v1.PageFlagsService"
-_ERROR_DOMAIN: Final = "cowd"
-_TYPE_PREFIX: Final = "type.googleapis.com/google.rpc."
 _LARGEST_ANSWER_BYTES: Final = 32 << 20
 """Mappings with paths of the longest length; 65,536 pages are 655 kB."""
 _CONNECT_SECONDS: Final = 8.0
@@ -66,6 +52,8 @@ _LOST: Final = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED)
 
 _Answer = TypeVar("_Answer", bound=Message)
 
+_StreamCall: TypeAlias = "grpc._CallIterator[twins_pb2.StreamPageFlagsResponse]"
+
 _SURVIVES_FORK: Final = os.environ.get("GRPC_ENABLE_FORK_SUPPORT", "").lower() in {
     "1",
     "true",
@@ -78,10 +66,12 @@ class _Forks:
     """How often this process and its parents were forked, since a pid may be its parent's again.
 
     `first_use` is the count when grpc was first used, by this process or one of these parents.
+    `calls_of_parent` are kept: to forget one would end it, on the parent's connection.
     """
 
     count = 0
     first_use: int | None = None
+    calls_of_parent: ClassVar[list[grpc.Call]] = []
 
     @classmethod
     def add_one(cls) -> None:
@@ -92,6 +82,24 @@ class _Forks:
 os.register_at_fork(after_in_child=_Forks.add_one)
 
 
+@dataclass(slots=True)
+class _Wait:
+    """The wait for one answer of a stream, in as many attempts as it takes.
+
+    Attributes:
+        deadline, attempt: when it ends, and when the last attempt began, by the monotonic clock.
+        pauses: that are left between attempts.
+        first: how the first attempt failed.
+        is_crowded: the daemon took no connection then.
+    """
+
+    deadline: float
+    attempt: float
+    pauses: Iterator[float]
+    first: grpc.Call | None = None
+    is_crowded: bool = False
+
+
 class Transport:
     """One gRPC channel to a daemon, and its calls as functions of plain values.
 
@@ -100,7 +108,7 @@ class Transport:
 
     Args:
         path: of the daemon's socket.
-        timeout_seconds: for each call.
+        timeout_seconds: for each call, and for each answer of a stream.
 
     Raises:
         Unavailable: this process is the child of a fork, and grpc was in use in its parent.
@@ -121,7 +129,7 @@ class Transport:
             _Forks.first_use = _Forks.count
         self._connect_seconds = min(_CONNECT_SECONDS, 0.8 * timeout_seconds)
         self._channel = grpc.insecure_channel(
-            f"unix:{quote(os.fsencode(path))}",
+            make_target(path),
             options=[
                 ("grpc.default_authority", "localhost"),  # Otherwise the path, a bad Host header.
                 ("grpc.enable_http_proxy", 0),
@@ -129,6 +137,9 @@ class Transport:
                 # The time to make a connection in, despite the name. Less than a call has, so that
                 # a daemon that takes no connections is not confused with one slow to answer.
                 ("grpc.min_reconnect_backoff_ms", max(1, int(1000 * self._connect_seconds))),
+                # A stream that no thread of grpc's reads for us: nothing waits in Python, and an
+                # answer is here sooner. By its name, as grpc.experimental is slow to import.
+                ("SingleThreadedUnaryStream", 1),
                 # The pauses between attempts: short, as there is no network to spare.
                 ("grpc.initial_reconnect_backoff_ms", 100),
                 ("grpc.max_reconnect_backoff_ms", 250),
@@ -148,6 +159,11 @@ class Transport:
             f"/{_SERVICE}/GetServerInfo",
             pageflags_pb2.GetServerInfoRequest,
             pageflags_pb2.GetServerInfoResponse,
+        )
+        self._stream_page_flags = self._channel.unary_stream(
+            f"/{_SERVICE}/StreamPageFlags",
+            request_serializer=pageflags_pb2.StreamPageFlagsRequest.SerializeToString,
+            response_deserializer=twins_pb2.StreamPageFlagsResponse.FromString,
         )
         self._check_health = self._method(
             "/grpc.health.v1.Health/Check",
@@ -171,23 +187,34 @@ class Transport:
             count=count,
             expected_start_time_ticks=expected_start_time_ticks,
         )
-        lengths = len(answer.kpageflags), 8 * len(answer.state), 8 * len(answer.attributes)
-        place = answer.address, answer.page_size_bytes
-        if lengths != (8 * count,) * 3 or place != (address, PAGESIZE):
-            raise InternalError("cowd's answer is not about the pages asked for", pid=pid)
-        kpageflags = array("Q", answer.kpageflags)
-        if sys.byteorder == "big":
-            kpageflags.byteswap()
-        return PageFlags(
-            pid=pid,
-            page_size_bytes=answer.page_size_bytes,
-            address=answer.address,
-            start_time_ticks=answer.start_time_ticks,
-            masks=_convert_masks(answer.masks),
-            kpageflags=kpageflags,
-            states=answer.state,
-            attributes=answer.attributes,
-        )
+        return convert_page_flags(answer, pid, address, count)
+
+    def stream_page_flags(
+        self, pid: int, ranges: Iterable[tuple[int, int]], expected_start_time_ticks: int
+    ) -> Iterator[PageChunk]:
+        """Call StreamPageFlags; again, for what is missing, if the call gets lost or takes long.
+
+        No more than one answer is held, and the call ends with the iterator. `ranges`, addresses in
+        bytes and numbers of pages, are no more than one call may have.
+        """
+        stream = PageStream(pid, ranges, expected_start_time_ticks)
+        wait = self._begin_wait()
+        while not stream.is_complete:
+            has_answered = False
+            call = self._start_stream(stream, wait)
+            try:
+                while (answer := self._receive(call)) is not None:
+                    chunk = stream.take(answer)
+                    has_answered = True
+                    yield chunk
+                    wait = self._begin_wait()
+                stream.verify_complete()
+            except grpc.RpcError as error:
+                failed = cast(grpc.Call, error)  # A failed call raises an RpcError that is a Call.
+                if not (has_answered and self._is_late(failed)):
+                    self._pause_or_raise(wait, failed, pid)
+            finally:
+                self._abandon(call)
 
     def list_mappings(
         self, pid: int, start_address: int, expected_start_time_ticks: int
@@ -198,42 +225,11 @@ class Transport:
             start_address=start_address,
             expected_start_time_ticks=expected_start_time_ticks,
         )
-        mappings = [
-            Mapping(
-                start_address=mapping.start_address,
-                end_address=mapping.end_address,
-                permissions=mapping.permissions,
-                file_offset_bytes=mapping.file_offset_bytes,
-                path=mapping.path,
-                kind=MappingKind(mapping.kind),
-            )
-            for mapping in answer.mappings
-        ]
-        return MappingList(pid, answer.start_time_ticks, mappings), answer.next_start_address
+        return convert_mappings(answer, pid), answer.next_start_address
 
     def get_server_info(self) -> ServerInfo:
         """Call GetServerInfo."""
-        answer = self._get_server_info()
-        caller, features = answer.caller, answer.kernel_features
-        return ServerInfo(
-            version=answer.version,
-            page_size_bytes=answer.page_size_bytes,
-            caller=CallerCredential(caller.uid, caller.gid, tuple(caller.groups)),
-            maximum_page_count=answer.maximum_page_count,
-            maximum_mapping_count=answer.maximum_mapping_count,
-            maximum_concurrent_call_count=answer.maximum_concurrent_call_count,
-            masks=_convert_masks(answer.masks),
-            kernel_features=KernelFeatures(
-                soft_dirty=features.soft_dirty,
-                guard_regions=features.guard_regions,
-                markers=features.markers,
-                pagemap_scan=features.pagemap_scan,
-            ),
-            confinement=Confinement(
-                seccomp=answer.confinement.seccomp,
-                landlock_abi=answer.confinement.landlock_abi,
-            ),
-        )
+        return convert_server_info(self._get_server_info())
 
     def is_serving(self) -> bool:
         """Ask the standard health service whether the daemon answers page questions."""
@@ -294,9 +290,61 @@ class Transport:
                 is_crowded = number != 0
             time.sleep(pause)
 
+    def _start_stream(self, stream: PageStream, wait: _Wait) -> _StreamCall:
+        request = stream.make_request()
+        self._verify_ours()
+        wait.attempt = time.monotonic()
+        try:
+            call: _StreamCall = self._stream_page_flags(
+                request,
+                timeout=max(0, wait.deadline - wait.attempt),
+                wait_for_ready=wait.is_crowded,
+            )
+        except ValueError as error:  # So says grpc.
+            raise Unavailable("this client is closed: make another one") from error
+        return call
+
+    def _receive(self, call: _StreamCall) -> twins_pb2.StreamPageFlagsResponse | None:
+        self._verify_ours()
+        return next(call, None)
+
+    def _abandon(self, call: grpc.Call) -> None:
+        if _Forks.count == self._fork_count:
+            call.cancel()
+        else:
+            _Forks.calls_of_parent.append(call)
+
+    def _verify_ours(self) -> None:
+        if _Forks.count != self._fork_count:
+            raise Unavailable(
+                "this client was made before a fork and is the parent's: make another one"
+            )
+
+    def _begin_wait(self) -> _Wait:
+        now = time.monotonic()
+        return _Wait(now + self._timeout_seconds, now, iter(_PAUSES_SECONDS))
+
+    def _pause_or_raise(self, wait: _Wait, failed: grpc.Call, pid: int) -> None:
+        """Return after a pause if a stream that failed may go on, by the rules of `_call`."""
+        pause = next(wait.pauses, None)
+        hangs = time.monotonic() - wait.attempt >= self._connect_seconds
+        may_help = pause is not None and not hangs and self._was_lost(failed)
+        number = try_to_connect(self._path) if may_help else 0
+        if pause is None or not may_help or number in _NOBODY_LISTENS:
+            why = wait.first if wait.first and self._is_late(failed) else failed
+            raise self._convert_error(why, pid) from cast(grpc.RpcError, failed)
+        wait.first = wait.first or failed
+        wait.is_crowded = number != 0
+        time.sleep(pause)
+
+    def _is_late(self, failed: grpc.Call) -> bool:
+        """Whether the time is up, and not because the daemon found that."""
+        reason, _ = decode_details(failed.trailing_metadata())
+        return failed.code() is grpc.StatusCode.DEADLINE_EXCEEDED and reason is None
+
     def _was_lost(self, failed: grpc.Call) -> bool:
         """Whether the call has no answer of cowd's, and may have one if it is made again."""
-        reason, _ = _decode_details(failed.trailing_metadata())
+        reason, _ = decode_details(failed.trailing_metadata())
         return failed.code() in _LOST and reason is None and not self._is_closed
 
     def _convert_error(self, call: grpc.Call, pid: int | None) -> Error:
@@ -304,12 +352,14 @@ class Transport:
         if code is grpc.StatusCode.CANCELLED and self._is_closed:
             return Unavailable("this client was closed during the call: make another one", pid=pid)
         message = call.details() or f"the call failed with {code.name}"
-        reason, retry_after_seconds = _decode_details(call.trailing_metadata())
+        reason, retry_after_seconds = decode_details(call.trailing_metadata())
         if reason is None and code in _LOST:
-            return _explain_lost(self._path, message, pid)
+            return explain_lost(self._path, message, pid)
         if reason is None and code is grpc.StatusCode.DEADLINE_EXCEEDED:
             return TimedOut(
-                f"cowd at {self._path} did not answer within {self._timeout_seconds:g} s", pid=pid
+                f"cowd at {self._path} did not answer within {self._timeout_seconds:g} s: it does "
+                "not while other programs of yours leave too many streams unread",
+                pid=pid,
             )
         return error_from_status(
             code.value[0],
@@ -318,45 +368,3 @@ class Transport:
             pid=pid,
             retry_after_seconds=retry_after_seconds,
         )
-
-
-def _convert_masks(
-    masks: pageflags_pb2.DisclosureMasks | twins_pb2.DisclosureMasks,
-) -> DisclosureMasks:
-    return DisclosureMasks(masks.private_flags_mask, masks.shared_flags_mask)
-
-
-def _decode_details(
-    trailing_metadata: Iterable[tuple[str, str | bytes]] | None,
-) -> tuple[str | None, float | None]:
-    """Return the daemon's reason and retry delay from a failed call's trailing metadata."""
-    reason: str | None = None
-    retry_after_seconds: float | None = None
-    for key, value in trailing_metadata or ():
-        if key != "grpc-status-details-bin" or not isinstance(value, bytes):
-            continue
-        try:
-            for detail in twins_pb2.Status.FromString(value).details:
-                if detail.type_url == f"{_TYPE_PREFIX}ErrorInfo":
-                    info = twins_pb2.ErrorInfo.FromString(detail.value)
-                    reason = info.reason if info.domain == _ERROR_DOMAIN else reason
-                elif detail.type_url == f"{_TYPE_PREFIX}RetryInfo":
-                    delay = twins_pb2.RetryInfo.FromString(detail.value).retry_delay
-                    retry_after_seconds = delay.seconds + delay.nanos / 1e9
-        except DecodeError:
-            continue  # The status itself still says what failed.
-    return reason, retry_after_seconds
-
-
-def _explain_lost(path: str, details: str, pid: int | None) -> Error:
-    """Find out why no call got through, by connecting once more: grpc's words vary by version."""
-    number = try_to_connect(path)
-    if number in (errno.EACCES, errno.EPERM):
-        return AccessDenied(
-            f"you may not connect to cowd at {path}: `ls -l` shows whose the socket is; join its "
-            "group, and log in again",
-            pid=pid,
-        )
-    if number:
-        return Unavailable(f"cannot connect to cowd at {path}: {os.strerror(number)}", pid=pid)
-    return Unavailable(f"cowd at {path} took the connection but not the call: {details}", pid=pid)

@@ -46,7 +46,7 @@ class Reason(Enum):
     INVALID_COUNT = (
         3,
         Code.INVALID_ARGUMENT,
-        "count is {count}: ask for 1 to {maximum} pages a call",
+        "count is {count}: ask for {wanted}",
     )
     RANGE_OVERFLOW = (
         4,
@@ -56,7 +56,7 @@ class Reason(Enum):
     OUT_OF_ADDRESS_SPACE = (
         5,
         Code.OUT_OF_RANGE,
-        "the kernel maps nothing for process {pid} from {address:#x} on: "
+        "the range leaves the address space of process {pid}: "
         "keep to the mappings of /proc/{pid}/maps",
     )
     MALFORMED_REQUEST = (
@@ -75,6 +75,11 @@ class Reason(Enum):
         Code.INVALID_ARGUMENT,
         "the request names {count} processes: name at most {maximum} a call, or none to ask about "
         "all that you may inspect",
+    )
+    INVALID_RANGE_COUNT = (
+        9,
+        Code.INVALID_ARGUMENT,
+        "the request names {count} ranges: name 1 to {maximum} a call",
     )
     # What the process is.
     NO_SUCH_PROCESS = (10, Code.NOT_FOUND, "no process {pid}: it has ended, or is hidden from you")

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What bounds the daemon, each with the reason for its size. Pure values, used in every process."""
 
+import os
 from typing import Final
 
 # Connections. The broker counts them from accept until the worker says that they are closed.
@@ -76,7 +77,9 @@ AUDIT_RECORDS: Final = 100
 
 # Calls.
 PAGES_PER_CALL: Final = 65_536
-"""256 MiB of 4 KiB pages. Ten bytes a page: a reply of 655 kB."""
+"""256 MiB of 4 KiB pages; listed in one response of a stream, too. Ten bytes a page: 655 kB."""
+RANGES_PER_CALL: Final = 256
+"""Of a stream: 5.6 kB at 22 bytes a range, the longest, under REQUEST_BYTES."""
 MAPPINGS_PER_CALL: Final = 4_096
 """A reply stays under 1 MB with paths of ordinary length."""
 MAPPINGS_PATH_BYTES: Final = 1 << 20
@@ -94,7 +97,8 @@ ANSWERS_UNREAD: Final = 64
 an answer from its thread at once, so the threads bound nothing; and older releases do not hold a
 client that ignores their settings to STREAMS_PER_CONNECTION."""
 REQUEST_BYTES: Final = 8_192
-"""The largest has PIDS_PER_CALL pids of ten bytes each (negative ones); others are under 40."""
+"""The largest have RANGES_PER_CALL ranges, or PIDS_PER_CALL pids of ten bytes each (negative ones);
+others are under 40."""
 METADATA_BYTES: Final = 8_192
 """gRPC's own recommendation for headers."""
 CONNECTION_IDLE_SECONDS: Final = 600
@@ -106,6 +110,21 @@ tables for as long as it likes, and a thread that is held up is lost. Waiting be
 the opener takes less."""
 
 # Reading.
+READING_THREADS: Final = max(2, min(4, os.cpu_count() or 1))
+"""Of a worker. The kernel's work on page tables and frames is most of what there is to do; more of
+them would be for a machine of which one user should not have all."""
+WINDOW_PAGES: Final = 1 << 20
+"""Of scattered frames, read together: 16 MB while they are worked on. With fewer, more is read of
+kpageflags for nothing; with more, the first answer comes later."""
+WINDOW_PIECES: Final = 32
+"""And no more than these, of which many may be empty: a client waits for the first answer."""
+CHUNKS_PER_PIECE: Final = 256
+"""Of small ranges, read at a time by one thread."""
+SCANNED_PAGES: Final = 1 << 26
+"""Of a range, in one step of looking for what is populated, so that a call can end meanwhile: where
+page tables are empty but there, that takes some 0.1 s."""
+CHUNKS_AHEAD: Final = 2
+"""Ready for a client that does not take them; then the reading stops."""
 SETTLE_ROUNDS: Final = 4
 """How often entries that changed are read again before they are returned as unstable."""
 

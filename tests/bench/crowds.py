@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What many callers cost, and what they cost each other. `make bench` runs it.
+"""What many callers cost, and what they cost each other.
 
-Runs as root, for the private daemon that it starts and to be many users. A caller is a child of
-this process that takes on a user's ids and then connects.
+Runs as root in the process of the benchmark. A caller is a child that takes on a user's ids and
+then connects; so nothing in this process may have used grpc before.
 """
 
 import gc
@@ -11,25 +11,26 @@ import signal
 import socket
 import statistics
 import struct
-import sys
-import tempfile
 import time
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import cowd
 import grpc  # noqa: F401 - once, here: a child that imports it alone would be timed for that
-
-sys.path.append(str(Path(__file__).parents[1]))
 from harness.daemon import Daemon
 from harness.programs import GAMES, NOBODY, User
+
+from bench.cases import Case, Outcome, Part
+from bench.rounds import measure, show_progress
+from bench.stage import Stage
 
 CALLS = 300
 CONNECTIONS = 1_000
 CREDENTIALS = 1_000
-GROUPS = tuple(range(70_000, 70_300))
-FIRST_GID = 100_000
+GROUPS = tuple(range(71_000, 71_300))
+FIRST_ID = 100_000
 
 
 def run_as(user: User, work: Callable[[], Sequence[float]]) -> list[float]:
@@ -71,8 +72,9 @@ def time_calls(path: Path, calls: int) -> list[float]:
     return [seconds[0], statistics.median(seconds[1:] or seconds)]
 
 
-def hold_connections(path: Path, count: int) -> int:
-    """Start a process of GAMES that connects so often and stays; return its pid."""
+@contextmanager
+def hold_connections(path: Path, count: int) -> Iterator[None]:
+    """Have a process of GAMES that has connected so often."""
     reader, writer = os.pipe()
     pid = os.fork()
     if pid == 0:
@@ -87,60 +89,85 @@ def hold_connections(path: Path, count: int) -> int:
         finally:
             os._exit(1)
     os.close(writer)
-    with open(reader, "rb") as file:
-        assert file.read(1) == b"x"
-    return pid
+    try:
+        with open(reader, "rb") as file:
+            assert file.read(1) == b"x"
+        yield
+    finally:
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
 
 
 def read_pss_bytes(pids: Sequence[int]) -> int:
     """Return what these processes take of memory, shared pages divided by their users."""
     pss_bytes = 0
     for pid in pids:
-        for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
-            if line.startswith("Pss:"):
-                pss_bytes += int(line.split()[1]) * 1024
+        with suppress(FileNotFoundError, ProcessLookupError):  # it has ended meanwhile
+            lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+            pss_bytes += sum(
+                int(line.split()[1]) << 10 for line in lines if line.startswith("Pss:")
+            )
     return pss_bytes
 
 
-def describe(daemon: Daemon) -> str:
+def describe(daemon: Daemon) -> dict[str, Any]:
     """Return how many processes the daemon has and what they take."""
     tree = daemon.tree()
-    mebibytes = read_pss_bytes(tree.pids) / 2**20
-    return f"{len(tree.workers)} workers, {len(tree.openers)} openers, {mebibytes:.0f} MiB"
+    return {
+        "workers": len(tree.workers),
+        "openers": len(tree.openers),
+        "pss_bytes": read_pss_bytes(tree.pids),
+    }
 
 
-def main() -> None:
-    """Print the figures."""
-    with tempfile.TemporaryDirectory(dir="/var/tmp") as directory, ExitStack() as stack:
-        daemon = Daemon(Path(directory))
-        stack.callback(daemon.stop)
-        path = daemon.socket_path
-        gc.freeze()
+def measure_callers(stage: Stage, rounds: int) -> Mapping[str, Outcome]:
+    """One caller's calls: alone, of many groups, and beside many connections of another uid."""
+    path = stage.daemon.socket_path
+    details: dict[str, dict[str, Any]] = {}
 
-        def say(what: str, first: float, then: float) -> None:
-            print(f"{what:<44} {first * 1e3:7.1f} {then * 1e3:7.2f}  {describe(daemon)}")
+    def call_as(name: str, user: User) -> float:
+        _, later = run_as(user, lambda: time_calls(path, CALLS))
+        details[name] = describe(stage.daemon)
+        return later
 
-        print(f"{'CALLER':<44} {'FIRST':>7} {'THEN':>7}  DAEMON        (ms; memory: PSS)")
-        say("one alone", *run_as(NOBODY, lambda: time_calls(path, CALLS)))
-        many = NOBODY._replace(groups=GROUPS)
-        say(f"of {len(GROUPS)} groups", *run_as(many, lambda: time_calls(path, CALLS)))
-        holder = hold_connections(path, CONNECTIONS)
-        name = f"another, beside {CONNECTIONS} connections of one uid"
-        say(name, *run_as(NOBODY, lambda: time_calls(path, CALLS)))
-        os.kill(holder, signal.SIGKILL)
-        os.waitpid(holder, 0)
-        firsts, most = [], 0
-        for gid in range(FIRST_GID, FIRST_GID + CREDENTIALS):
-            user = User("", gid, gid)  # another uid each time, too
-            firsts += run_as(user, lambda: time_calls(path, 1))[:1]
-            most = max(most, len(daemon.tree().workers))
-        median, slowest = statistics.median(firsts) * 1e3, max(firsts) * 1e3
-        print(
-            f"{CREDENTIALS} credentials, one after another: first call {median:.1f} ms median, "
-            f"{slowest:.0f} ms slowest"
-        )
-        print(f"(at most {most} workers; at the end {describe(daemon)})")
+    def call_beside() -> float:
+        with hold_connections(path, CONNECTIONS):
+            return call_as("connections", NOBODY)
+
+    gc.freeze()
+    ways = {
+        "alone": lambda: call_as("alone", NOBODY),
+        "groups": lambda: call_as("groups", NOBODY._replace(groups=GROUPS)),
+        "connections": call_beside,
+    }
+    figures = measure(ways, rounds, "callers")
+    return {
+        f"crowd-{name}": Outcome(figures[name], figures["alone"], details[name])
+        for name in ("groups", "connections")
+    }
 
 
-if __name__ == "__main__":
-    main()
+def measure_credentials(stage: Stage, _: int) -> Mapping[str, Outcome]:
+    """One new credential after another: each needs an opener and a worker, and there are limits."""
+    firsts, most = [], 0
+    gc.freeze()
+    for number in range(CREDENTIALS):
+        if not number % 10:
+            show_progress(f"credentials: {number} of {CREDENTIALS}")
+        user = User("", FIRST_ID + number, FIRST_ID + number)
+        firsts.append(run_as(user, lambda: time_calls(stage.daemon.socket_path, 1))[0])
+        most = max(most, len(stage.daemon.tree().workers))
+    details = describe(stage.daemon) | {"most_workers": most, "slowest_seconds": max(firsts)}
+    return {"crowd-first": Outcome(firsts, details=details)}
+
+
+PARTS = [
+    Part(
+        [
+            Case("crowd-groups", f"call by {len(GROUPS)} groups, by none"),
+            Case("crowd-connections", f"beside {CONNECTIONS:,} connected, alone"),
+        ],
+        measure_callers,
+    ),
+    Part([Case("crowd-first", f"{CREDENTIALS:,} users, one first call")], measure_credentials),
+]

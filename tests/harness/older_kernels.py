@@ -17,3 +17,8 @@ from cowdaemon import wire
 wire.refuse_descriptors = lambda end: False
 """
 """Before Linux 6.16 (SO_PASSRIGHTS) nobody can refuse to be sent descriptors."""
+WITHOUT_PAGEMAP_SCAN = """
+from cowdaemon.worker import features
+features._has_pagemap_scan = lambda pagemap: False
+"""
+"""Before Linux 6.7 (PAGEMAP_SCAN), of a zygote: every entry is looked at; see changed_zygote.py."""

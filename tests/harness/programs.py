@@ -365,11 +365,14 @@ class Caller(Program):
         request = pageflags_pb2.SummarizeProcessesRequest(pids=pids)
         self.begin("SummarizeProcesses", request, most=most)
 
+    def finish_stream(self) -> list[bytes]:
+        """Return the bytes of every response of the call begun longest ago; raise CallError."""
+        return [bytes.fromhex(response) for response in self._read_answer()["responses"]]
+
     def finish_summaries(self) -> list[pageflags_pb2.SummarizeProcessesResponse]:
         """Return the responses of the call begun longest ago, or raise CallError."""
-        responses = map(bytes.fromhex, self._read_answer()["responses"])
         parse = pageflags_pb2.SummarizeProcessesResponse.FromString
-        return [parse(response) for response in responses]
+        return [parse(response) for response in self.finish_stream()]
 
     def summarize(self, pids: Sequence[int]) -> list[pageflags_pb2.SummarizeProcessesResponse]:
         """Call SummarizeProcesses; of no pids, of all."""

@@ -29,7 +29,13 @@ class Answer(NamedTuple):
 
 def ask(caller: Caller, pid: int, address: int, count: int) -> list[Answer]:
     """Return the daemon's answer about pages of one range."""
-    response = caller.get_page_flags(pid, address, count)
+    return name_answers(caller.get_page_flags(pid, address, count))
+
+
+def name_answers(
+    response: pageflags_pb2.GetPageFlagsResponse | pageflags_pb2.StreamPageFlagsResponse,
+) -> list[Answer]:
+    """Return what a response says of the pages that it lists."""
     states = {
         number: name.removeprefix("PAGE_STATE_") for name, number in pageflags_pb2.PageState.items()
     }

@@ -6,6 +6,7 @@ import os
 import signal
 import socket
 import subprocess
+import sys
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
 from itertools import groupby, pairwise
@@ -146,6 +147,36 @@ def test_both_backends_show_every_private_mapping(
     assert (told["masks"] is None) == (backend == "local")
     known = [run for run in told["runs"] if run["kpageflags"] is not None]
     assert bool(known) == (backend == "daemon")
+
+
+RESERVE = """
+import mmap
+PRIVATE_ANONYMOUS_NORESERVE = 0x4022
+memory = mmap.mmap(-1, 1 << 40, PRIVATE_ANONYMOUS_NORESERVE)
+memory.madvise(mmap.MADV_NOHUGEPAGE)
+memory[0] = memory[1 << 39] = 1
+print(flush=True)
+input()
+"""
+
+
+@BACKENDS
+def test_reserved_memory_costs_next_to_nothing(run_cowctl: RunCowctl, backend: str) -> None:
+    """A tebibyte with two pages in it. One by one, its pages take either backend a second."""
+    program = [sys.executable, "-c", RESERVE]
+    with subprocess.Popen(
+        NOBODY.command(program), stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as process:
+        assert process.stdin
+        assert process.stdout
+        assert process.stdout.readline() == b"\n"
+        runs = read_runs(run_cowctl("query", str(process.pid), "-J", "--backend", backend))
+        process.stdin.close()
+    page_counts = [run["page_count"] for run in runs]
+    half = (1 << 39) // PAGE_BYTES
+    first = page_counts.index(half - 1) - 1
+    around = [(run["page_count"], run["state"]) for run in runs[first : first + 4]]
+    assert around == [(1, "anon"), (half - 1, "absent")] * 2
 
 
 # Who answers

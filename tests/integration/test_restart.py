@@ -2,6 +2,7 @@
 """A restart: what has been asked is answered, and who asks next is answered by the next cowd."""
 
 import json
+import mmap
 import os
 import re
 import signal
@@ -14,6 +15,7 @@ from pathlib import Path
 import cowd
 import grpc
 import pytest
+from cowd._buffers import as_array
 from cowdaemon.limits import DRAIN_SECONDS, FLUSH_SECONDS, PAGES_PER_CALL, READING_SECONDS
 from cowproto.v1 import pageflags_pb2, pageflags_pb2_grpc
 from harness.daemon import ROOT, Daemon, StartDaemon
@@ -25,6 +27,8 @@ SECONDS = 20.0
 SENT_SECONDS = 0.5
 """For a call to get from a client to the opener: a few milliseconds, and nothing shows it."""
 STALL_SECONDS = READING_SECONDS / 2
+STREAMED_PAGES, STREAMED_TIMES = 4096, 500
+"""20 MB of answers, each of one range: far more than is on its way unread."""
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: it starts the daemon")
 
@@ -105,6 +109,26 @@ def test_the_library_notices_nothing(start_daemon: StartDaemon, handed_over: soc
         ]
         asks = [*kept, *[ask_anew] * CLIENTS]
         assert ask_through_restarts(start_daemon, handed_over, asks) == []
+
+
+def test_a_stream_goes_on_with_the_next_daemon(
+    start_daemon: StartDaemon, handed_over: socket.socket
+) -> None:
+    """Seen to fail with UNAVAILABLE: of what is asked here, most is not read before the restart."""
+    with mmap.mmap(-1, STREAMED_PAGES * mmap.PAGESIZE, mmap.MAP_PRIVATE) as memory:
+        memory.madvise(mmap.MADV_NOHUGEPAGE)
+        memory[:: mmap.PAGESIZE] = b"x" * STREAMED_PAGES
+        whole = as_array(memory).ctypes.data, STREAMED_PAGES
+        daemon = start(start_daemon, handed_over)
+        with cowd.Client(handed_over.getsockname(), timeout_seconds=SECONDS) as client:
+            stream = client.stream_page_flags(os.getpid(), [whole] * STREAMED_TIMES)
+            chunks = [next(stream)]
+            daemon.stop()
+            start(start_daemon, handed_over)
+            chunks += stream
+    parts = [(part.address, part.states) for chunk in chunks for part in chunk.iter_parts()]
+    anonymous = bytes([cowd.PageState.ANON]) * STREAMED_PAGES
+    assert parts == [(whole[0], anonymous)] * STREAMED_TIMES
 
 
 def ask_bare(

@@ -10,6 +10,7 @@ itself (`create`). As a program, prints one line of JSON and lives until its sta
 and answers lines of JSON:
 
     {"execute": true}           with nothing: it executes cat, which repeats what follows
+    {"undumpable": true}        with {}: others may not inspect it any more
     {"scan": [ADDRESS, COUNT]}  with {"scan": [CATEGORIES, ...]}, one a page; see page_scan.py
 
 A PAGE is {"address", "state", "copied", "mapping"} and, where known, "flags_set", "flags_clear"
@@ -31,7 +32,18 @@ import sys
 import threading
 from collections.abc import Callable, Sequence
 
-from kinds import anonymous, files, forked, huge, hugetlb, special, swapped, userfault
+from kinds import (
+    anonymous,
+    files,
+    forked,
+    huge,
+    hugetlb,
+    reserved,
+    restless,
+    special,
+    swapped,
+    userfault,
+)
 from kinds.anonymous import make_anonymous
 from kinds.memory import (
     ABSENT,
@@ -193,7 +205,10 @@ def make_hanging_exec(path: str) -> Described:
     os.execv("/bin/cat", ["cat"])
 
 
-_PLACES = (anonymous, files, forked, huge, hugetlb, special, swapped, userfault)
+_PLACES = (
+    *(anonymous, files, forked, huge, hugetlb),
+    *(reserved, restless, special, swapped, userfault),
+)
 KINDS: dict[str, Callable[..., Described]] = {
     name.removeprefix("make_").replace("_", "-"): make
     for names in (*map(vars, _PLACES), globals())
@@ -218,6 +233,9 @@ def main() -> None:
         match json.loads(line):
             case {"execute": True}:
                 os.execv("/bin/cat", ["cat"])
+            case {"undumpable": True}:
+                make_undumpable()
+                print(json.dumps({}), flush=True)
             case {"scan": [int(address), int(count)]}:
                 print(json.dumps(scan_pages(address, count)), flush=True)
 

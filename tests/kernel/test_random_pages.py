@@ -3,17 +3,24 @@
 
 What each page is, the slow reader of harness/reference.py says as well, and the library without the
 daemon. What is copied, a plain model says, which follows what was done and never asks the kernel
-about a page.
+about a page. What is streamed, of any ranges, says the same: by a daemon as it is, by one that does
+with a few pages what others do with millions, and by one without PAGEMAP_SCAN.
 """
 
 from pathlib import Path
 from typing import NamedTuple
 
+import pytest
+from harness.changed_zygote import in_zygote
+from harness.daemon import StartDaemon
 from harness.local import LocalCaller
-from harness.programs import Caller
+from harness.older_kernels import WITHOUT_PAGEMAP_SCAN
+from harness.programs import PAGE_BYTES, Caller, StartCaller
 from harness.puppets import Puppet
 from harness.reference import Reference
+from harness.small_steps import SCATTERED, SMALL_STEPS
 from harness.states import ask
+from harness.streams import stream_pages
 from hypothesis import HealthCheck, event, given, settings
 from hypothesis import strategies as st
 
@@ -22,6 +29,9 @@ MOST_PAGES = 10
 FEWEST_STEPS, MOST_STEPS = 4, 24
 FORKS = 6
 """How much more often a fork is drawn than anything else: only the first one can be taken."""
+MOST_RANGES = 5
+AROUND_PAGES = 3
+"""Before and behind the mapping, where something else is, or nothing."""
 COPIES = {"ANON", "ANON_SWAPPED"}
 COPYING = {"store", "store_same", "inject", "populate_write"}
 DROPPING = {"drop", "guard"}
@@ -52,6 +62,8 @@ class Plan(NamedTuple):
     pages: int
     populate: bool
     steps: list[tuple[str, int, int]]
+    ranges: list[tuple[int, int]]
+    """Of pages that are streamed: number of the first, and how many."""
 
 
 @st.composite
@@ -66,12 +78,16 @@ def plans(draw: st.DrawFn) -> Plan:
         st.integers(0, pages - 1),
         st.integers(1, pages),
     )
+    streamed = st.tuples(
+        st.integers(-AROUND_PAGES, pages - 1), st.integers(1, pages + 2 * AROUND_PAGES)
+    )
     return Plan(
         backing,
         draw(st.integers(0, 3)) > 0,  # private mappings are what there is more to know about
         pages,
         draw(st.booleans()),
         draw(st.lists(step, min_size=FEWEST_STEPS, max_size=MOST_STEPS)),
+        draw(st.lists(streamed, min_size=1, max_size=MOST_RANGES)),
     )
 
 
@@ -141,6 +157,24 @@ class Model:
                 page.apply(action.removeprefix("child-"))
 
 
+@pytest.fixture
+def streamers(
+    nobody: Caller, start_daemon: StartDaemon, start_caller: StartCaller
+) -> dict[str, Caller]:
+    """Return callers of daemons that read in different ways."""
+    changes = {
+        "in small steps": SMALL_STEPS,
+        "scattered": SMALL_STEPS + SCATTERED,
+        "without the ioctl": SMALL_STEPS + WITHOUT_PAGEMAP_SCAN,
+    }
+    started = {
+        name: start_caller(socket_path=start_daemon(change=in_zygote(change)).socket_path)
+        for name, change in changes.items()
+    }
+    assert not started["without the ioctl"].get_server_info().kernel_features.pagemap_scan
+    return {"as it is": nobody, **started}
+
+
 @settings(
     max_examples=EXAMPLES,
     deadline=None,
@@ -153,6 +187,7 @@ def test_random_pages(
     swap_space: None,  # noqa: ARG001
     puppet: Puppet,
     nobody: Caller,
+    streamers: dict[str, Caller],
     reference: Reference,
     local: LocalCaller,
     public_directory: Path,
@@ -166,6 +201,7 @@ def test_random_pages(
         for pid, pages in zip(processes, (model.pages, model.of_fork), strict=False):
             verify(plan, pages, pid, mapped.address, nobody, reference)
             verify_without_daemon(pid, mapped.address, plan.pages, nobody, local)
+            verify_streams(plan, pid, mapped.address, streamers, reference)
     finally:
         puppet.clear()
 
@@ -217,3 +253,14 @@ def verify_without_daemon(
     assert local.ask(pid, address, count) == [
         (page.state, set(page.attributes - {"LAZYFREE"})) for page in told
     ]
+
+
+def verify_streams(
+    plan: Plan, pid: int, address: int, streamers: dict[str, Caller], reference: Reference
+) -> None:
+    """Assert that streams of any ranges say what the slow reader does, however they are read."""
+    ranges = [(address + first * PAGE_BYTES, count) for first, count in plan.ranges]
+    read = [page for wanted in ranges for page in reference.read_pages(pid, *wanted)]
+    for name, streamer in streamers.items():
+        told = stream_pages(streamer, pid, ranges)
+        assert [(page.state, page.attributes) for page in told] == read, name

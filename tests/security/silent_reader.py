@@ -6,10 +6,16 @@ headers and no data (RFC 9113, 6.9), so that every answer stays in its memory. P
 then answers each line {"connections": N, "calls": M} with {"open": how many connections still are}:
 so many more connections are made, with M calls of GetPageFlags on each.
 
+The calls are StreamPageFlags if a line has "streams": true; of as many pages each time as one
+response has, RANGES times.
+
 Usage: silent_reader.py SOCKET_PATH
 """
 
+import ctypes
+import functools
 import json
+import mmap
 import os
 import select
 import socket
@@ -22,7 +28,9 @@ END_STREAM, END_HEADERS = 1, 4
 INITIAL_WINDOW_SIZE = 4
 PAGES = 65_536
 ADDRESS = 1 << 28
-PATH = b"/cowd.v1.PageFlagsService/GetPageFlags"
+RANGES = 200
+kept: list[mmap.mmap] = []
+SERVICE = b"/cowd.v1.PageFlagsService/"
 
 
 def frame(kind: int, flags: int, stream: int, payload: bytes) -> bytes:
@@ -35,19 +43,40 @@ def header(name: bytes, value: bytes) -> bytes:
     return b"\0" + bytes([len(name)]) + name + bytes([len(value)]) + value
 
 
-def request(stream: int) -> bytes:
+def ask_once() -> tuple[bytes, bytes]:
+    """Return the name and the request of GetPageFlags."""
+    message = b"\x08" + varint(os.getpid()) + b"\x11" + struct.pack("<Q", ADDRESS)
+    return b"GetPageFlags", message + b"\x18" + varint(PAGES)
+
+
+def ask_for_stream() -> tuple[bytes, bytes]:
+    """Return the name and the request of StreamPageFlags, about the memory that was written."""
+    wanted = b"\x09" + struct.pack("<Q", write_memory()) + b"\x10" + varint(PAGES)
+    ranges = (b"\x12" + varint(len(wanted)) + wanted) * RANGES
+    return b"StreamPageFlags", b"\x08" + varint(os.getpid()) + ranges
+
+
+@functools.cache
+def write_memory() -> int:
+    """Write as many pages as are asked for; return where they are."""
+    memory = mmap.mmap(-1, PAGES * mmap.PAGESIZE, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    address = ctypes.addressof(ctypes.c_char.from_buffer(memory))
+    ctypes.memset(address, 1, len(memory))
+    kept.append(memory)
+    return address
+
+
+def request(stream: int, name: bytes, message: bytes) -> bytes:
     """Return the frames of one call."""
     fields = {
         b":method": b"POST",
         b":scheme": b"http",
-        b":path": PATH,
+        b":path": SERVICE + name,
         b":authority": b"localhost",
         b"content-type": b"application/grpc",
         b"te": b"trailers",
     }
     headers = b"".join(header(*field) for field in fields.items())
-    message = b"\x08" + varint(os.getpid()) + b"\x11" + struct.pack("<Q", ADDRESS)
-    message += b"\x18" + varint(PAGES)
     body = b"\0" + struct.pack(">I", len(message)) + message
     return frame(HEADERS, END_HEADERS, stream, headers) + frame(DATA, END_STREAM, stream, body)
 
@@ -58,12 +87,15 @@ def varint(number: int) -> bytes:
     return bytes([low | 0x80]) + varint(number) if number else bytes([low])
 
 
-def connect(path: str, calls: int) -> socket.socket:
-    """Return a connection on which so many calls have been made."""
+def connect(path: str, calls: int, name: bytes, message: bytes) -> socket.socket:
+    """Return a connection on which so many calls of one kind have been made."""
     connection = socket.socket(socket.AF_UNIX)
     connection.connect(path)
     no_window = struct.pack(">HI", INITIAL_WINDOW_SIZE, 0)
-    frames = [frame(SETTINGS, 0, 0, no_window), *(request(1 + 2 * call) for call in range(calls))]
+    frames = [
+        frame(SETTINGS, 0, 0, no_window),
+        *(request(1 + 2 * call, name, message) for call in range(calls)),
+    ]
     try:
         connection.sendall(PREFACE + b"".join(frames))
     except BrokenPipeError:
@@ -84,7 +116,10 @@ def main(path: str) -> None:
     connections: list[socket.socket] = []
     for line in sys.stdin:
         wanted = json.loads(line)
-        connections += [connect(path, wanted["calls"]) for _ in range(wanted["connections"])]
+        asked = ask_for_stream() if wanted.get("streams") else ask_once()
+        connections += [
+            connect(path, wanted["calls"], *asked) for _ in range(wanted["connections"])
+        ]
         print(json.dumps({"open": sum(map(is_open, connections))}), flush=True)
 
 

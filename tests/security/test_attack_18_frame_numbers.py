@@ -29,6 +29,7 @@ from harness.programs import (
     iter_stretches,
     parse_pages,
 )
+from harness.streams import Range, begin_stream
 
 LOWEST_FRAME = 1 << 16
 """Lower ones, in the first 256 MiB, have patterns so short that they turn up by chance."""
@@ -38,6 +39,8 @@ SHIFTS = (0, 5, 9, 12)
 """A frame number, one beside a swap type, an index of a huge page's frames, an address."""
 MOST_FRAMES = 16
 """Searched for: on a small machine their patterns are short, and of many one turns up by chance."""
+AROUND_PAGES = 100_000
+"""Listed or not, before and behind the pages: more than are read without threads."""
 ROUNDS = 3
 LAST_PAGE = 2**64 - PAGE_BYTES
 
@@ -50,6 +53,7 @@ def encode_frame(frame: int) -> dict[str, bytes]:
         "HEXADECIMAL": f"{frame:X}".encode(),
         "varint": encode_varint(frame),
         "zigzag": encode_varint(frame << 1),
+        "little-endian 4": (frame & 2**32 - 1).to_bytes(4, "little"),
     }
     for shift in SHIFTS:
         for length in (5, 8):
@@ -87,6 +91,8 @@ FRAME = 0x2F3A7B
         pageflags_pb2.GetPageFlagsResponse(kpageflags=[FRAME | 1 << 63]).SerializeToString(),
         pageflags_pb2.GetPageFlagsResponse(start_time_ticks=FRAME).SerializeToString(),
         pageflags_pb2.GetPageFlagsResponse(attributes=[FRAME]).SerializeToString(),
+        pageflags_pb2.StreamPageFlagsResponse(kpageflags=[1, FRAME]).SerializeToString(),
+        pageflags_pb2.StreamPageFlagsResponse(stretch_page_count=[FRAME]).SerializeToString(),
         pageflags_pb2.Mapping(file_offset_bytes=FRAME << 12).SerializeToString(),
         f"frame {FRAME} is busy".encode(),
         f"frame {FRAME:#x} is busy".encode(),
@@ -146,7 +152,25 @@ def listen(caller: Caller, pages: list[Page]) -> bytes:
         heard.append(caller.finish_raw())
     caller.begin_summaries(sorted({page.pid for page in pages}))
     heard.append(caller.finish_raw())
+    for pid, ranges, expected_ticks in iter_streams(pages):
+        begin_stream(caller, pid, ranges, expected_ticks)
+        heard.append(caller.finish_raw())
     return b"\n".join(heard)
+
+
+def iter_streams(pages: list[Page]) -> Iterator[tuple[int, list[Range], int]]:
+    """Yield pid, ranges and expected start time of streams, answered and not."""
+    for stretch in iter_stretches(pages):
+        pid, address, count = stretch[0].pid, stretch[0].address, len(stretch)
+        around = address - AROUND_PAGES * PAGE_BYTES
+        for ticks in (0, 1):
+            yield pid, [(address, count)], ticks
+            yield pid, [(page.address, 1) for page in reversed(stretch[:PAGES])], ticks
+            yield pid, [(around, 2 * AROUND_PAGES)], ticks
+        yield pid, [], 0
+        yield pid, [(address + 1, 1)], 0
+        yield pid, [(address, 0)], 0
+        yield pid, [(LAST_PAGE, 1)], 0
 
 
 def iter_questions(pages: list[Page]) -> Iterator[tuple[str, Message]]:

@@ -5,7 +5,13 @@ Whoever owns a target can hold up those who read its page tables (a page fault t
 answered holds its mmap lock). Played here by a reader that does not come back.
 """
 
+import os
+import select
+from contextlib import suppress
+
 import pytest
+from cowdaemon.limits import CALLS_PER_WORKER
+from cowproto.v1.pageflags_pb2 import GetPageFlagsRequest, PageRange, StreamPageFlagsRequest
 from harness.changed_zygote import in_zygote
 from harness.daemon import StartDaemon
 from harness.programs import GAMES, CallError, StartCaller, StartSubject
@@ -18,13 +24,23 @@ import threading
 from cowdaemon import limits
 limits.WORK_SECONDS = {WORK_SECONDS}
 from cowdaemon.worker.reader import Reader
-read = Reader.read
-def stand_still(self, pagemap, address, count):
+read_few = Reader.read_few
+def stand_still(self, pagemap, address, count, masks):
     if count == {STANDING_COUNT}:
         threading.Event().wait()
-    return read(self, pagemap, address, count)
-Reader.read = stand_still
+    return read_few(self, pagemap, address, count, masks)
+Reader.read_few = stand_still
+from cowdaemon.worker import service
+number_ranges = service._number_ranges
+def stand_still_first(ranges):
+    if ranges[0].count == {STANDING_COUNT}:
+        threading.Event().wait()
+    return number_ranges(ranges)
+service._number_ranges = stand_still_first
 """
+SECONDS = 20.0
+PATIENCE_SECONDS = 0.1
+"""Of callers who are gone before anybody notices that their calls stand still."""
 
 
 def test_call_that_stands_still_ends_its_worker_alone(
@@ -42,4 +58,40 @@ def test_call_that_stands_still_ends_its_worker_alone(
     assert WORK_SECONDS / 2 < failure.value.seconds < 10 * WORK_SECONDS
     assert caller.get_page_flags(mine.pid, mine.address).state[0]  # by another worker
     assert other.get_page_flags(theirs.pid, theirs.address).state[0]
+    assert "a call stands still" in daemon.log()
+
+
+@pytest.mark.parametrize("is_streamed", [False, True], ids=["one answer", "a stream that begins"])
+def test_calls_that_stand_still_are_noticed_though_nobody_waits(
+    start_daemon: StartDaemon,
+    start_caller: StartCaller,
+    start_subject: StartSubject,
+    is_streamed: bool,
+) -> None:
+    """They hold all threads of their worker. Seen to fail with calls forgotten when gRPC is.
+
+    And a stream with what it does before its first response not taken for work.
+    """
+    daemon = start_daemon(change=in_zygote(STAND_STILL))
+    subject = start_subject("anonymous")
+    caller = start_caller(socket_path=daemon.socket_path)
+    place = {"address": subject.address, "count": STANDING_COUNT}
+    caller.get_server_info()
+    [worker] = [os.pidfd_open(pid) for pid in daemon.tree().workers]
+    for _ in range(CALLS_PER_WORKER):
+        if is_streamed:
+            request = StreamPageFlagsRequest(pid=subject.pid, ranges=[PageRange(**place)])
+            caller.begin("StreamPageFlags", request, PATIENCE_SECONDS, most=1)
+        else:
+            request = GetPageFlagsRequest(pid=subject.pid, **place)
+            caller.begin("GetPageFlags", request, PATIENCE_SECONDS)
+    for _ in range(CALLS_PER_WORKER):
+        with pytest.raises(CallError) as failure:
+            caller.finish_stream() if is_streamed else caller.finish()
+        assert failure.value.outcome[0] in {"DEADLINE_EXCEEDED", "UNAVAILABLE"}
+    with open(worker) as ending:
+        assert select.select([ending], [], [], SECONDS)[0], "the worker goes on"
+    with suppress(CallError):  # may find the connection closed
+        caller.get_page_flags(subject.pid, subject.address)
+    assert caller.get_page_flags(subject.pid, subject.address).state[0]
     assert "a call stands still" in daemon.log()

@@ -9,7 +9,13 @@ import sys
 import time
 from pathlib import Path
 
-from cowdaemon.limits import ANSWERS_UNREAD, CONNECTIONS_PER_UID, DRAIN_SECONDS, PAGES_PER_CALL
+from cowdaemon.limits import (
+    ANSWERS_UNREAD,
+    CALLS_PER_WORKER,
+    CONNECTIONS_PER_UID,
+    DRAIN_SECONDS,
+    PAGES_PER_CALL,
+)
 from harness.daemon import ROOT, StartDaemon
 from harness.programs import GAMES, NOBODY, Program, StartCaller
 
@@ -23,6 +29,12 @@ CONNECTION_BYTES = 1 << 20
 BOUND_BYTES = (
     ANSWERS_UNREAD * LARGEST_ANSWER_BYTES * COPIES + CONNECTIONS_PER_UID * CONNECTION_BYTES
 )
+FEW_CONNECTIONS, FEW_CALLS = 8, 4
+"""More than are served at once, and so few that they themselves take next to nothing."""
+STREAM_BYTES = 32 << 20
+"""What a stream may take, whatever it is of. As measured with grpcio 1.51.1 and 1.85: 21 MB."""
+STREAMS_BOUND_BYTES = CALLS_PER_WORKER * STREAM_BYTES + FEW_CONNECTIONS * CONNECTION_BYTES
+"""Streams are worked on in as many threads as there are; further ones wait unread."""
 MANY_CALLS = 40
 """On each connection: twenty times as many as are served at once."""
 LOOK_SECONDS = 0.2
@@ -71,6 +83,35 @@ def test_unread_answers_are_bounded(start_daemon: StartDaemon, start_caller: Sta
         assert other.get_server_info().caller.uid == GAMES.uid
     finally:
         program.kill()
+
+
+def test_unread_streams_are_bounded(start_daemon: StartDaemon, start_caller: StartCaller) -> None:
+    """However many of their pages are read ahead; and each that is gone makes room for the next.
+
+    Seen to fail with what is read ahead unbounded.
+    """
+    daemon = start_daemon()
+    other = start_caller(GAMES, daemon.socket_path)
+    other.get_server_info()
+    [of_other] = daemon.tree().workers
+    program = Program(NOBODY.command([sys.executable, str(READER), str(daemon.socket_path)]))
+    try:
+        program.read()
+        program.write({"connections": 1, "calls": 0})
+        program.read()
+        [worker] = {*daemon.settled_tree(openers=2, workers=2).workers} - {of_other}
+        idle = wait_until_settled(worker)
+        streams = {"connections": FEW_CONNECTIONS, "calls": FEW_CALLS, "streams": True}
+        program.write(streams)
+        assert program.read()["open"]
+        taken = wait_until_settled(worker) - idle
+        assert taken > LARGEST_ANSWER_BYTES * CALLS_PER_WORKER  # it is what is looked at
+        assert taken < STREAMS_BOUND_BYTES
+        assert other.get_server_info().caller.uid == GAMES.uid
+    finally:
+        program.kill()
+    same = start_caller(NOBODY, daemon.socket_path)
+    assert same.get_server_info().caller.uid == NOBODY.uid
 
 
 def test_unread_answers_hold_up_a_restart_for_a_moment_alone(start_daemon: StartDaemon) -> None:

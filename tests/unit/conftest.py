@@ -24,6 +24,10 @@ from hypothesis import settings
 from unit.children import CONNECT, Connector, Placed, RunInChild, StartConnector, StartPlaced
 from unit.journald import JoinJournal, Journald
 
+# As the zygote has it: tests fork this process after gRPC, which looks when it is imported, has run
+# in it.
+os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
+
 # The same examples wherever CI runs.
 settings.register_profile("cowd", deadline=None, derandomize="COWD_REQUIRE_ALL" in os.environ)
 settings.load_profile("cowd")

@@ -144,12 +144,12 @@ def _iter_answers(client: cowd.Client, info: cowd.ServerInfo, medium: Medium) ->
         listed = client.list_mappings(pid)
         end = address + len(ACTIONS) * info.page_size_bytes
         segments = list(iter_segments(listed.mappings, address, end))
-        parts = client.iter_page_flags(
+        chunks = client.stream_page_flags(
             pid,
             [(address, len(ACTIONS))],
             expected_start_time_ticks=listed.start_time_ticks,
         )
-        runs = iter_runs(parts, segments, each=True)
+        runs = iter_runs(chunks, segments, each=True)
         for page, (action, run) in enumerate(zip(ACTIONS, runs, strict=True)):
             known = visible and run.kpageflags is not None
             swapbacked = bool(visible & (run.kpageflags or 0)) if known else None

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from cowd._local import has_pagemap_scan
+from cowd._page_scan import has_pagemap_scan
 
 __all__ = ["Machine", "find_container_marks", "read_machine"]
 

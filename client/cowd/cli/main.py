@@ -5,6 +5,7 @@ Exit status: 0 done; 1 failed; 2 wrong usage; 3 the daemon cannot be reached; 4 
 130 interrupted. A closed pipe ends the output quietly; output that fails otherwise is said.
 """
 
+import gc
 import io
 import os
 import sys
@@ -96,6 +97,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         The exit status.
     """
+    if argv is not None:
+        return _run(argv)
+    # Nothing to be gained in a program that ends soon, and at the end it looks at all of grpc.
+    gc.disable()
+    try:
+        return _run(sys.argv[1:])
+    finally:
+        gc.freeze()
+
+
+def _run(argv: Sequence[str]) -> int:
     if sys.stderr is None:  # Closed by the caller, as stdout may be.
         sys.stderr = io.StringIO()
     if sys.stdout is None:
@@ -103,7 +115,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _EXIT_FAILED
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")
-    arguments = list(sys.argv[1:] if argv is None else argv) or ["--help"]
+    arguments = list(argv) or ["--help"]
     try:
         if instruction := os.environ.get(COMPLETION_VARIABLE):
             from cowd.cli.completion import answer_shell

@@ -4,9 +4,7 @@
 Data goes to standard output. Tables for a pipe are never cut; rich paints those on a terminal.
 """
 
-import json
 import os
-import shutil
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -19,6 +17,7 @@ from cowd.cli.text import (
     cut_text,
     escape_text,
     format_size,
+    measure_terminal,
     measure_text,
     print_message,
     wrap_text,
@@ -146,7 +145,7 @@ class Output(Generic[Row]):
             color == "always" or (color == "auto" and is_terminal and not is_plain)
         )
         self.is_for_person = (is_terminal or color == "always") and not (raw or as_json)
-        self.width = shutil.get_terminal_size().columns if self.is_for_person else 80
+        self.width = measure_terminal() if self.is_for_person else 80
 
     def write(self, *lines: str) -> None:
         """Write lines of data to standard output."""
@@ -158,6 +157,8 @@ class Output(Generic[Row]):
         if not self.as_json:
             self.write_table(rows)
             return
+        import json  # Most output is none.
+
         lines = [json.dumps(self._make_object(row)) for row in rows]
         array = "[\n" + ",\n".join(lines) + "\n]" if lines else "[]"
         self.write(f"{json.dumps(head)[:-1]}, {json.dumps(rows_key)}: {array}}}")
@@ -193,6 +194,8 @@ class Output(Generic[Row]):
     def write_record(self, head: Mapping[str, Json], record: Row) -> None:
         """Write one row by itself: a line for each column, or as JSON one object with `head`."""
         if self.as_json:
+            import json
+
             self.write(json.dumps({**head, **self._make_object(record)}, indent=2))
             return
         width = max(len(column.heading) for column in self._columns)

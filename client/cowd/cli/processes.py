@@ -6,21 +6,26 @@ nobody but root. A process that ends while it is looked at is left out.
 """
 
 import os
-import shutil
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
-from pathlib import Path
 from typing import Final, NamedTuple
 
 import click
 
-from cowd.cli.text import MESSAGE_PREFIX, cut_text, decode_path, escape_text, measure_text
+from cowd.cli.text import (
+    MESSAGE_PREFIX,
+    cut_text,
+    decode_path,
+    escape_text,
+    measure_terminal,
+    measure_text,
+)
 
 __all__ = ["NamedProcess", "find_process", "iter_inspectable"]
 
-_PROC: Final = Path("/proc")
+_PROC: Final = "/proc"
 _LONGEST_COMM_BYTES: Final = 15  # TASK_COMM_LEN - 1, include/linux/sched.h
 _BEGINNING_BYTES: Final = 4096
 _MOST_LISTED: Final = 20
@@ -115,7 +120,7 @@ def _iter_directories() -> Iterator[tuple[int, int]]:
         if pid == os.getpid():
             continue
         try:
-            directory = os.open(_PROC / str(pid), os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+            directory = os.open(f"{_PROC}/{pid}", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         except OSError:
             continue
         yield pid, directory
@@ -168,7 +173,7 @@ def _describe_several(name: str, found: list[NamedProcess], count: int) -> str:
     table += [_describe(process) for process in found]
     pid_width = max(len(pid) for pid, _, _ in table)
     user_width = max(measure_text(user) for _, user, _ in table)
-    width = shutil.get_terminal_size().columns if sys.stderr.isatty() else 80
+    width = measure_terminal() if sys.stderr.isatty() else 80
     width -= len(MESSAGE_PREFIX) + pid_width + user_width + 2
     lines = [f"{count} processes have the command name {name!r}:"]
     for pid, user, command in table:

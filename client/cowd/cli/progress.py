@@ -7,22 +7,22 @@ from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 from typing import Final
 
-from cowd import PageFlags
+from cowd import PageChunk
 
 __all__ = ["track_pages"]
 
 _PATIENCE_SECONDS: Final = 1.0
 
 
-def track_pages(parts: Iterable[PageFlags], label: str, total: int) -> Iterator[PageFlags]:
-    """Yield `parts`; after a second, show a terminal how many of `total` pages have come."""
+def track_pages(chunks: Iterable[PageChunk], label: str, total: int) -> Iterator[PageChunk]:
+    """Yield `chunks`; after a second, show a terminal how many of `total` pages have come."""
     due = time.monotonic() + _PATIENCE_SECONDS if sys.stderr.isatty() else float("inf")
     done = 0
     bar = None
     with ExitStack() as stack:
-        for part in parts:
-            yield part
-            done += len(part.states)
+        for chunk in chunks:
+            yield chunk
+            done += chunk.page_count
             if bar is None and time.monotonic() >= due:
                 from rich.console import Console
                 from rich.progress import Progress

@@ -215,10 +215,12 @@ def _read(
     listed = source.list_mappings(pid)
     segments = _choose_segments(listed, wanted, text)
     ranges = [(start, (end - start) // PAGESIZE) for start, end in join_segments(segments)]
-    parts = source.iter_page_flags(pid, ranges, expected_start_time_ticks=listed.start_time_ticks)
-    first = next(parts)
+    chunks = source.stream_page_flags(
+        pid, ranges, expected_start_time_ticks=listed.start_time_ticks
+    )
+    first = next(chunks)
     tracked = track_pages(
-        chain([first], parts), f"Reading process {pid}", sum(count for _, count in ranges)
+        chain([first], chunks), f"Reading process {pid}", sum(count for _, count in ranges)
     )
     runs = list(islice(iter_runs(tracked, segments, each=each), _MOST_RUNS + 1))
     if len(runs) > _MOST_RUNS:

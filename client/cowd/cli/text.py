@@ -2,7 +2,6 @@
 """Text from elsewhere made fit for a terminal, and messages to the user on standard error."""
 
 import re
-import shutil
 import sys
 from functools import lru_cache
 from typing import Final, Literal
@@ -14,6 +13,7 @@ __all__ = [
     "decode_path",
     "escape_text",
     "format_size",
+    "measure_terminal",
     "measure_text",
     "print_message",
     "wrap_text",
@@ -99,12 +99,19 @@ def format_size(size_bytes: int) -> str:
     return f"{number}{_UNITS[power]}"
 
 
+def measure_terminal() -> int:
+    """Return the width of the terminal, or what COLUMNS says."""
+    import shutil  # With all that unpacks archives.
+
+    return shutil.get_terminal_size().columns
+
+
 def print_message(message: str) -> None:
     """Write lines to standard error, each with the name of the program.
 
     On a terminal, what is too long for a line goes on in the next, broken at a blank.
     """
-    width = shutil.get_terminal_size().columns if sys.stderr.isatty() else sys.maxsize
+    width = measure_terminal() if sys.stderr.isatty() else sys.maxsize
     width -= len(MESSAGE_PREFIX)
     for line in map(escape_text, message.splitlines()):
         first, *rest = [line] if measure_text(line) <= width else wrap_text(line, max(1, width))

@@ -5,7 +5,10 @@ User cowd, no capabilities, confined; but for the start of `zygote`, which opens
 tries out the kernel's `features` as root before `privileges` gives everything up. It imports once
 and forks a worker for each credential; `worker` is that process: `relay` carries bytes between a
 client and the in-process gRPC server behind `inner_listener`; `handlers` turns them into calls,
-`service` answers; `targets` asks the opener for processes; `reader` reads pagemap and kpageflags as
-arrays, `page_scan` finds where anything is, `mappings` reads /proc/PID/maps; `page_states` decides
-what a page is, `disclosure` what may be told, `summaries` adds up.
+`service` answers, `encoding` puts arrays on the wire; `targets` asks the opener for processes.
+
+`reader` reads pages as arrays, by `pagemap` and `kpageflags`, and `few_pages` without arrays;
+`page_stream` does so for ranges of any length: `page_scan` finds where anything is, `chunks` cuts
+it up, `read_ahead` does it ahead of the client. `page_states` decides what a page is, `disclosure`
+what may be told. `mappings` reads /proc/PID/maps, `summaries` adds up, for a whole process.
 """

@@ -7,12 +7,19 @@ every flag sees the kernel's word as it is. Frame numbers, swap offsets and mapc
 here at all: nothing in an answer could hold them.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 import numpy as np
 
-from cowdaemon.worker.page_states import Kpageflags, Words, is_certainly_private
+from cowdaemon.worker.page_states import (
+    Codes,
+    Kpageflags,
+    Words,
+    encode,
+    is_certainly_private,
+    tabulate,
+)
 
 __all__ = ["FULL", "SAFE", "DisclosureMasks"]
 
@@ -23,16 +30,33 @@ class DisclosureMasks:
 
     private_flags: Kpageflags
     shared_flags: Kpageflags
+    _of_codes: Words = field(init=False, repr=False, compare=False)
+    _of_code: memoryview = field(init=False, repr=False, compare=False)
 
-    def apply(self, entries: Words, flags: Words) -> Words:
-        """Return `flags` without the hidden bits, given the pagemap entries of the same pages."""
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_of_codes", tabulate(self._choose))
+        object.__setattr__(self, "_of_code", self._of_codes.data)
+
+    def apply(self, entries: Words, flags: Words, codes: Codes | None = None) -> Words:
+        """Return `flags` without the hidden bits, given the pagemap entries of the same pages.
+
+        `codes` as of `encode`, where they are known.
+        """
+        return flags & self._of_codes[encode(entries, flags) if codes is None else codes]
+
+    def apply_to_page(self, code: int, flags: int) -> int:
+        """Return what `apply` does, of one page, given its code."""
+        return flags & self._of_code[code]
+
+    def _choose(self, entries: Words, flags: Words) -> Words:
+        """Return which bits may be seen of every page."""
         thp = np.uint64(Kpageflags.THP)
         is_private = is_certainly_private(entries) & np.equal(flags & thp, 0)
         is_anonymous = (flags & np.uint64(Kpageflags.ANON)) != 0
         private_flags, shared_flags = np.uint64(self.private_flags), np.uint64(self.shared_flags)
         of_anonymous_alone = thp & ~private_flags
         shared = np.where(is_anonymous, shared_flags, shared_flags & ~of_anonymous_alone)
-        return flags & np.where(is_private, private_flags, shared)
+        return np.where(is_private, private_flags, shared)
 
 
 _OF_ANY_PAGE: Final = (

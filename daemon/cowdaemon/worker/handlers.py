@@ -9,8 +9,8 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import Any, Final, NoReturn
+from functools import partial
+from typing import Any, Final, NoReturn, TypeVar
 
 import grpc
 from cowproto.v1 import twins_pb2 as twins
@@ -21,19 +21,40 @@ from cowdaemon.limits import ANSWERS_UNREAD, RETRY_SECONDS
 
 __all__ = ["Answer", "Handlers", "StreamedAnswer", "fail"]
 
+_T = TypeVar("_T")
+
 _log: Final = logging.getLogger(__name__)
 
 _STATUS_CODES: Final = {code.value[0]: code for code in grpc.StatusCode}
 
-Answer = Callable[[Any], Message]
-"""Returns the response to a request."""
-StreamedAnswer = Callable[[Any, Callable[[], None]], Iterator[Message]]
-"""Yields the responses to a request. Its second argument is to be called before each part of the
-work: that raises once nobody waits for more."""
+Answer = Callable[[Any], bytes]
+"""Returns the response to a request, encoded."""
+StreamedAnswer = Callable[[Any, Callable[[], None]], Iterator[bytes]]
+"""Yields the responses to a request, encoded. Its second argument is to be called before each part
+of the work, by any thread: that raises once nobody waits for more."""
 
 
 class _CallEndedError(Exception):
     """The caller has cancelled the call, has gone, or gave it no more time."""
+
+
+class _Call:
+    """One call, until gRPC is rid of it.
+
+    When it made progress last is set by whoever works for it, in any thread.
+    """
+
+    __slots__ = ("_context", "progress_seconds")
+
+    def __init__(self, context: grpc.ServicerContext) -> None:
+        self._context = context
+        self.progress_seconds = 0.0
+
+    def verify_wanted(self) -> None:
+        """Note progress; raise if nobody waits for more. From any thread."""
+        self.progress_seconds = time.monotonic()
+        if not self._context.is_active():
+            raise _CallEndedError
 
 
 class Handlers(grpc.GenericRpcHandler):
@@ -44,28 +65,28 @@ class Handlers(grpc.GenericRpcHandler):
         calls: dict[str, tuple[type[Message], Answer]],
         streams: dict[str, tuple[type[Message], StreamedAnswer]],
     ) -> None:
-        self._calls = calls
-        self._streams = streams
-        self._unread = threading.Semaphore(ANSWERS_UNREAD)
-        self._working_since: dict[int, float] = {}
-        self._under_way = 0
+        self._methods = {
+            **{method: self._make_unary_handler(method, *call) for method, call in calls.items()},
+            **{
+                method: self._make_stream_handler(method, *stream)
+                for method, stream in streams.items()
+            },
+        }
+        self._under_way: set[_Call] = set()
+        # Apart, because a call that is over for gRPC may still hold its thread.
+        self._worked_on: set[_Call] = set()
         self._changed = threading.Condition()
 
     def service(
         self, details: grpc.HandlerCallDetails
     ) -> "grpc.RpcMethodHandler[bytes, bytes] | None":
         """Return the handler of one call, or None: gRPC answers UNIMPLEMENTED."""
-        method = details.method
-        if method in self._calls:
-            return self._make_unary_handler(method, *self._calls[method])
-        if method in self._streams:
-            return self._make_stream_handler(method, *self._streams[method])
-        return None
+        return self._methods.get(details.method)
 
     def longest_work_seconds(self) -> float:
         """Return how long the call that stands still has done so, of all that are worked on."""
         now = time.monotonic()
-        return max((now - since for since in list(self._working_since.values())), default=0.0)
+        return max((now - call.progress_seconds for call in list(self._worked_on)), default=0.0)
 
     def await_idle(self, work_seconds: float, reading_seconds: float) -> None:
         """Return when all calls have been answered and their answers read, or after so long.
@@ -75,42 +96,51 @@ class Handlers(grpc.GenericRpcHandler):
             reading_seconds: after that, for clients to read; they might never do so.
         """
         with self._changed:
-            if self._changed.wait_for(lambda: not self._working_since, work_seconds):
+            if self._changed.wait_for(lambda: not self._worked_on, work_seconds):
                 self._changed.wait_for(lambda: not self._under_way, reading_seconds)
 
-    def _count(self, context: grpc.ServicerContext) -> None:
+    def _begin(self, context: grpc.ServicerContext) -> _Call:
         """Count a call until gRPC is rid of it: its status is sent, or its client has gone."""
-        with self._changed:
-            self._under_way += 1
-        if not context.add_callback(self._end_one):
-            self._end_one()  # it has ended already
+        call = _Call(context)
+        self._under_way.add(call)
+        if not context.add_callback(partial(self._forget, call)):
+            self._forget(call)  # it has ended already
+        return call
 
-    def _end_one(self) -> None:
+    def _forget(self, call: _Call) -> None:
+        self._under_way.discard(call)
+        self._notify_change()
+
+    def _start_work(self, call: _Call) -> None:
+        call.progress_seconds = time.monotonic()
+        self._worked_on.add(call)
+
+    def _stop_work(self, call: _Call) -> None:
+        self._worked_on.discard(call)
+        self._notify_change()
+
+    def _notify_change(self) -> None:
         with self._changed:
-            self._under_way -= 1
             self._changed.notify_all()
 
-    @contextmanager
-    def _working(self) -> Iterator[None]:
-        self._note_progress()
-        try:
-            yield
-        finally:
-            with self._changed:
-                del self._working_since[threading.get_ident()]
-                self._changed.notify_all()
-
-    def _note_progress(self) -> None:
-        self._working_since[threading.get_ident()] = time.monotonic()
+    def _verify_read(self) -> None:
+        """Raise if clients leave too many answers unread."""
+        if len(self._under_way) > ANSWERS_UNREAD:
+            raise CowdError(Reason.TOO_MANY_UNREAD_ANSWERS)
 
     def _make_unary_handler(
         self, method: str, request_type: type[Message], answer: Answer
     ) -> "grpc.RpcMethodHandler[bytes, bytes]":
         def handle(request: bytes, context: grpc.ServicerContext) -> bytes:
-            self._count(context)
-            with _failing_as_status(method, context), self._working():
-                self._verify_read(context)
-                return answer(_decode(request_type, request)).SerializeToString()
+            call = self._begin(context)
+            self._start_work(call)
+            try:
+                self._verify_read()
+                return answer(_decode(request_type, request))
+            except Exception as error:  # noqa: BLE001 - see _fail_as_status
+                _fail_as_status(method, context, error)
+            finally:
+                self._stop_work(call)
 
         return grpc.unary_unary_rpc_method_handler(handle)
 
@@ -118,42 +148,34 @@ class Handlers(grpc.GenericRpcHandler):
         self, method: str, request_type: type[Message], answer: StreamedAnswer
     ) -> "grpc.RpcMethodHandler[bytes, bytes]":
         def handle(request: bytes, context: grpc.ServicerContext) -> Iterator[bytes]:
-            def verify_wanted() -> None:
-                self._note_progress()
-                if not context.is_active():
-                    raise _CallEndedError
-
-            self._count(context)
-            with _failing_as_status(method, context):
-                responses = answer(_decode(request_type, request), verify_wanted)
-                while True:
-                    with self._working():
-                        response = next(responses, None)
-                    if response is None:
-                        return
-                    yield response.SerializeToString()
+            call = self._begin(context)
+            try:
+                self._verify_read()
+                wanted = _decode(request_type, request)
+                responses = self._work_on(call, answer, wanted, call.verify_wanted)
+                while (response := self._work_on(call, next, responses, None)) is not None:
+                    yield response
+            except _CallEndedError:
+                pass  # nobody reads a status
+            except Exception as error:  # noqa: BLE001 - see _fail_as_status
+                _fail_as_status(method, context, error)
 
         return grpc.unary_stream_rpc_method_handler(handle)
 
-    def _verify_read(self, context: grpc.ServicerContext) -> None:
-        """Count one more answer until gRPC is rid of it; raise if its clients leave too many."""
-        if not self._unread.acquire(blocking=False):
-            raise CowdError(Reason.TOO_MANY_UNREAD_ANSWERS)
-        if not context.add_callback(self._unread.release):
-            self._unread.release()  # the call has ended already
+    def _work_on(self, call: _Call, work: Callable[..., _T], *arguments: Any) -> _T:  # noqa: ANN401
+        self._start_work(call)
+        try:
+            return work(*arguments)
+        finally:
+            self._stop_work(call)
 
 
-@contextmanager
-def _failing_as_status(method: str, context: grpc.ServicerContext) -> Iterator[None]:
-    try:
-        yield
-    except CowdError as error:
+def _fail_as_status(method: str, context: grpc.ServicerContext, error: Exception) -> NoReturn:
+    """End a call with the status of what it raised: the one place, for every call."""
+    if isinstance(error, CowdError):
         fail(context, error)
-    except _CallEndedError:
-        pass  # nobody reads a status
-    except Exception:  # noqa: BLE001 - the one place: INTERNAL, detail to the log
-        _log.exception("%s failed", method)
-        fail(context, CowdError(Reason.INTERNAL_ERROR))
+    _log.exception("%s failed", method)
+    fail(context, CowdError(Reason.INTERNAL_ERROR))
 
 
 def _decode(request_type: type[Message], request: bytes) -> Message:

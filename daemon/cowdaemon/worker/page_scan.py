@@ -14,11 +14,16 @@ from collections.abc import Iterator
 from typing import Final
 
 import numpy as np
-from numpy.typing import NDArray
 
 from cowdaemon.limits import PAGES_PER_CALL
+from cowdaemon.worker.pagemap import Stretches, join_stretches, read_entries
 
-__all__ = ["PAGEMAP_SCAN", "PAGEMAP_SCAN_ARGUMENT", "iter_populated"]
+__all__ = [
+    "PAGEMAP_SCAN",
+    "PAGEMAP_SCAN_ARGUMENT",
+    "iter_populated",
+    "iter_populated_by_reading",
+]
 
 _PAGE_SIZE_BYTES: Final = os.sysconf("SC_PAGE_SIZE")
 # linux/fs.h: the ioctl and its struct pm_scan_arg.
@@ -26,14 +31,18 @@ PAGEMAP_SCAN: Final = 0xC0606610
 PAGEMAP_SCAN_ARGUMENT: Final = struct.Struct("=12Q")
 _WALK_END: Final = 4
 _PRESENT_OR_SWAPPED: Final = 1 << 3 | 1 << 4
-_REGIONS: Final = 512
-"""Told of at once: as many as the kernel collects before it lets go of the process's lock."""
+_ANY_OF_A_PAGE: Final = np.uint64(0xFF << 56)
+"""Every bit from "exclusive" on: whatever is there, one of them is set. Soft-dirty is not one."""
+_STEP_PAGES: Final = 64
+_REGIONS: Final = 4_096
+"""Told of at once. The kernel collects 512 before it lets go of the process's lock, and a call
+costs as much as some hundred."""
 
 
-def iter_populated(pagemap: int, first_page: int, end_page: int) -> Iterator[NDArray[np.int64]]:
-    """Yield the regions where pages, swapped ones or markers are; elsewhere nothing is.
+def iter_populated(pagemap: int, first_page: int, end_page: int) -> Iterator[Stretches]:
+    """Yield the stretches where pages, swapped ones or markers are; elsewhere nothing is.
 
-    An address space that is gone has no regions, either: ask afterwards whether it lives.
+    An address space that is gone has none, either: ask afterwards whether it lives.
 
     Args:
         pagemap: descriptor of /proc/PID/pagemap.
@@ -41,9 +50,7 @@ def iter_populated(pagemap: int, first_page: int, end_page: int) -> Iterator[NDA
         end_page: number of the page after the last, which is still in the address space.
 
     Yields:
-        Arrays of rows of two, first page and page after the last, ascending. They have no more than
-        PAGES_PER_CALL pages, so that one step, in which the process can map and unmap nothing, is
-        short.
+        Stretches, ascending; at least one. They have no more than PAGES_PER_CALL pages.
 
     Raises:
         OSError: the kernel has no such ioctl, or the range is not in the address space.
@@ -64,4 +71,28 @@ def iter_populated(pagemap: int, first_page: int, end_page: int) -> Iterator[NDA
             return
         start_address = PAGEMAP_SCAN_ARGUMENT.unpack(argument)[_WALK_END]
         if count:
+            # In its last lot of 512 regions, 6.18 says that it ended before them: they came twice.
+            start_address = max(start_address, int(regions[count - 1, 1]))
             yield (regions[:count, :2] // np.uint64(_PAGE_SIZE_BYTES)).astype(np.int64)
+
+
+def iter_populated_by_reading(pagemap: int, first_page: int, end_page: int) -> Iterator[Stretches]:
+    """Do what `iter_populated` does on a kernel without the ioctl, by looking at every entry.
+
+    Stretches start and end at multiples of 64 pages from the first one, so that pages here and
+    there do not make more of them than they are worth.
+
+    Raises:
+        ShortReadError: the address space is gone, or does not reach that far.
+    """
+    for first in range(first_page, end_page, PAGES_PER_CALL):
+        count = min(PAGES_PER_CALL, end_page - first)
+        entries = read_entries(pagemap, first * _PAGE_SIZE_BYTES, count)
+        # A page of a mapping that was just made may be soft-dirty before it is there.
+        is_populated = np.zeros(-(-count // _STEP_PAGES) * _STEP_PAGES, np.bool_)
+        is_populated[:count] = (entries & _ANY_OF_A_PAGE) != 0
+        steps = np.flatnonzero(is_populated.reshape(-1, _STEP_PAGES).any(1))
+        if len(steps):
+            firsts = first + steps * _STEP_PAGES
+            stretches = join_stretches(np.column_stack((firsts, firsts + _STEP_PAGES)))
+            yield stretches.clip(max=end_page)

@@ -1,73 +1,78 @@
 # SPDX-License-Identifier: Apache-2.0
 """Reads pagemap entries and the kpageflags of their frames, as arrays, at one consistent moment.
 
-Worker, unprivileged, through descriptors it was handed; no loop over pages. pagemap is read in one
-large read. kpageflags is read by blocks of 32 frames: reading a frame costs the kernel about 100 ns
-and a system call about 300 ns, so whole blocks beat single frames, and neighbouring blocks are one
-read. Then pagemap is read again: where an entry has changed, the frame may have become another
-page's in between, and both are read anew.
+Worker, unprivileged, through descriptors it was handed; no loop over pages. pagemap is read, then
+kpageflags, then pagemap again: where an entry has changed, the frame may have become another page's
+in between, and both are read anew.
 """
 
 import os
-from dataclasses import dataclass
-from typing import Final
+from collections.abc import Callable, Sequence
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cowdaemon.limits import SETTLE_ROUNDS
+from cowdaemon.worker.disclosure import DisclosureMasks
 from cowdaemon.worker.features import KernelFeatures
+from cowdaemon.worker.few_pages import FEW_PAGES, DisclosedPages, read_few
+from cowdaemon.worker.kpageflags import read_flags, read_runs, read_scattered
 from cowdaemon.worker.page_states import (
     Attribute,
     Bytes,
+    Codes,
     EntryLayout,
     PageState,
     Words,
     classify,
-    frames,
+    encode,
     is_contradictory,
-    is_present,
+)
+from cowdaemon.worker.pagemap import (
+    JOINED_PAGES,
+    Numbers,
+    Stretches,
+    join_stretches,
+    number_pages,
+    read_entries,
+    read_stretches,
 )
 
-__all__ = ["PageReadings", "Reader", "ShortReadError", "classify_readings", "read_entries"]
+__all__ = ["PageReadings", "Reader", "classify_readings"]
 
 _PAGE_SIZE_BYTES: Final = os.sysconf("SC_PAGE_SIZE")
-_WORD_BYTES: Final = 8
-_BLOCK_FRAMES: Final = 32
-_BLOCK_SHIFT: Final = np.uint64(5)
-_FRAME_IN_BLOCK: Final = np.uint64(_BLOCK_FRAMES - 1)
-# Blocks are numbered by a table as wide as their span up to this many times their count; beyond,
-# by sorting. A table of bytes this wide costs less than the sort.
-_TABLE_SPAN_PER_BLOCK: Final = 64
+_STRETCHES_AT_ONCE: Final = 512
+"""So few that what leads to their pages is still in the processor's caches at the second look."""
 
 
-class ShortReadError(Exception):
-    """pagemap ended within the range: the address space does, or it is gone."""
+class PageReadings(NamedTuple):
+    """What the kernel said of each page; uint64 arrays, one element a page.
 
-
-@dataclass(frozen=True, slots=True)
-class PageReadings:
-    """What the kernel said of each page of a range; uint64 arrays, one element a page.
-
-    `flags` is 0 where no page is present or its frame has no information, and where `unstable`,
-    which marks pages that changed on every attempt.
+    Attributes:
+        entries: of pagemap.
+        flags: 0 where no page is present or its frame has no information, and where unstable.
+        codes: of both, see `page_states.encode`.
+        unstable: the places of pages that changed on every attempt; mostly none.
     """
 
     entries: Words
     flags: Words
-    unstable: NDArray[np.bool_]
+    codes: Codes
+    unstable: NDArray[np.intp]
 
 
 def classify_readings(readings: PageReadings, layout: EntryLayout) -> tuple[Bytes, Bytes]:
     """Return what `classify` does, with state UNKNOWN for the pages that are unstable."""
-    states, attributes = classify(readings.entries, readings.flags, layout)
-    states[readings.unstable] = PageState.UNKNOWN
-    attributes[readings.unstable] = Attribute.UNSTABLE
+    states, attributes = classify(readings.entries, readings.flags, layout, readings.codes)
+    if len(readings.unstable):
+        states[readings.unstable] = PageState.UNKNOWN
+        attributes[readings.unstable] = Attribute.UNSTABLE
     return states, attributes
 
 
 class Reader:
-    """Reads any target's pages.
+    """Reads any target's pages. Threads may share it.
 
     Args:
         kpageflags: descriptor of /proc/kpageflags, opened as root.
@@ -83,7 +88,7 @@ class Reader:
         os.close(self._kpageflags)
 
     def read(self, pagemap: int, address: int, count: int) -> PageReadings:
-        """Read the pages of a range of a target.
+        """Read the pages of a range of a target, in the calling thread.
 
         Args:
             pagemap: descriptor of its /proc/PID/pagemap that shows frame numbers.
@@ -94,89 +99,113 @@ class Reader:
             ShortReadError: pagemap ended within the range.
         """
         entries = read_entries(pagemap, address, count)
-        flags = self._read_flags(entries)
-        suspects = np.arange(count)
-        for _ in range(SETTLE_ROUNDS):
-            # One read from the first to the last suspect: they are few and close, or all.
-            first, last = int(suspects[0]), int(suspects[-1])
-            again = read_entries(pagemap, address + first * _PAGE_SIZE_BYTES, last - first + 1)
-            again = again[suspects - first]
-            changed = again != entries[suspects]
-            changed |= is_contradictory(again, flags[suspects])
-            suspects = suspects[changed]
-            if not len(suspects):
-                return PageReadings(entries, flags, np.zeros(count, np.bool_))
-            entries[suspects] = again[changed]
-            flags[suspects] = self._read_flags(entries[suspects])
+        flags = read_flags(self._kpageflags, entries)
         again = read_entries(pagemap, address, count)
-        unstable = np.zeros(count, np.bool_)
-        unstable[suspects] = again[suspects] != entries[suspects]
+        first = address // _PAGE_SIZE_BYTES
+        return self._settle(pagemap, np.array([[first, first + count]]), entries, flags, again)
+
+    def read_few(
+        self, pagemap: int, address: int, count: int, masks: DisclosureMasks
+    ) -> DisclosedPages | None:
+        """Return the pages of a range as they may be told; None if that is work for `read`.
+
+        Args are those of `read`, and which flags may be told.
+        """
+        if count > FEW_PAGES:
+            return None
+        return read_few(self._kpageflags, pagemap, address, count, self.features.layout, masks)
+
+    def look(self, pagemap: int, stretches: Stretches) -> tuple[Words, PageReadings | None]:
+        """Read the entries of stretches of pages; and their flags, if frames follow each other.
+
+        Args:
+            pagemap: descriptor of the target's /proc/PID/pagemap that shows frame numbers.
+            stretches: of no more pages than one thread is to read at a time.
+
+        Returns:
+            The entries, and None if the frames are scattered: `read_scattered` reads the flags of
+            many such pages for less, and then `settle` makes readings of both.
+
+        Raises:
+            ShortReadError: pagemap ended within one of the stretches.
+        """
+        if len(stretches) <= _STRETCHES_AT_ONCE:
+            return self._look(pagemap, stretches)
+        parts = np.split(stretches, range(_STRETCHES_AT_ONCE, len(stretches), _STRETCHES_AT_ONCE))
+        looks = [self._look(pagemap, part) for part in parts]
+        entries = np.concatenate([part for part, _ in looks])
+        found = [readings for _, readings in looks if readings is not None]
+        return entries, _join_readings(found) if len(found) == len(looks) else None
+
+    def _look(self, pagemap: int, stretches: Stretches) -> tuple[Words, PageReadings | None]:
+        entries = read_stretches(pagemap, stretches)
+        # Where pages are read one by one, frames may be as well, and wait for no others.
+        flags = read_runs(self._kpageflags, entries, most_runs=2 * len(stretches))
+        return entries, None if flags is None else self.settle(pagemap, stretches, entries, flags)
+
+    def read_scattered(
+        self, entries: Sequence[Words], run: Callable[..., Any], verify_wanted: Callable[[], None]
+    ) -> list[Words]:
+        """Return the flags of pages whose frames are scattered, given what `look` returned.
+
+        Args:
+            entries: in pieces of what one thread is to read at a time.
+            run: applies a function to all pieces: `map`, or the same in several threads.
+            verify_wanted: called before each part of the reading; what it raises ends it.
+        """
+        return read_scattered(self._kpageflags, entries, run, verify_wanted)
+
+    def settle(
+        self, pagemap: int, stretches: Stretches, entries: Words, flags: Words
+    ) -> PageReadings:
+        """Look at stretches of pages once more, and read anew what was not of one moment.
+
+        Raises:
+            ShortReadError: pagemap ended within one of the stretches.
+        """
+        again = read_stretches(pagemap, stretches)
+        return self._settle(pagemap, stretches, entries, flags, again)
+
+    def _settle(
+        self, pagemap: int, stretches: Stretches, entries: Words, flags: Words, again: Words
+    ) -> PageReadings:
+        """Read anew what was not of one moment, given a later look at the same entries."""
+        codes = encode(entries, flags)
+        suspects = np.flatnonzero((again != entries) | is_contradictory(entries, flags, codes))
+        if not len(suspects):
+            return PageReadings(entries, flags, codes, suspects)
+        pages = number_pages(stretches)
+        entries, flags = entries.copy(), flags.copy()  # to be written to
+        again = again[suspects]
+        for _ in range(SETTLE_ROUNDS - 1):
+            entries[suspects] = again
+            flags[suspects] = read_flags(self._kpageflags, again)
+            again = _read_pages(pagemap, pages[suspects])
+            changed = (again != entries[suspects]) | is_contradictory(again, flags[suspects])
+            again, suspects = again[changed], suspects[changed]
+            if not len(suspects):
+                return PageReadings(entries, flags, encode(entries, flags), suspects)
+        entries[suspects] = again
+        flags[suspects] = read_flags(self._kpageflags, again)
+        again = _read_pages(pagemap, pages[suspects])
+        unstable = suspects[again != entries[suspects]]
         flags[unstable] = 0
-        return PageReadings(entries, flags, unstable)
-
-    def _read_flags(self, entries: Words) -> Words:
-        flags = np.zeros(len(entries), np.uint64)
-        present = np.flatnonzero(is_present(entries))
-        if len(present):
-            flags[present] = self._read_frames(frames(entries[present]))
-        return flags
-
-    def _read_frames(self, wanted: Words) -> Words:
-        """Return the flags of each frame in `wanted`, in its order."""
-        blocks, place = _number_blocks(wanted >> _BLOCK_SHIFT)
-        words = self._read_blocks(blocks)
-        return words[place * _BLOCK_FRAMES + (wanted & _FRAME_IN_BLOCK).astype(np.intp)]
-
-    def _read_blocks(self, blocks: Words) -> Words:
-        """Return the flags of all frames of `blocks` (ascending), 0 past the last frame."""
-        words = np.zeros(len(blocks) * _BLOCK_FRAMES, np.uint64)
-        room = words.data.cast("B")
-        block_bytes = _BLOCK_FRAMES * _WORD_BYTES
-        breaks = np.flatnonzero(np.diff(blocks) != 1) + 1
-        starts = [0, *breaks.tolist()]
-        ends = [*breaks.tolist(), len(blocks)]
-        for start, end, block in zip(starts, ends, blocks[starts].tolist(), strict=True):
-            _read_fully(
-                self._kpageflags, room[start * block_bytes : end * block_bytes], block * block_bytes
-            )
-        return words
+        return PageReadings(entries, flags, encode(entries, flags), unstable)
 
 
-def _number_blocks(block_of_frame: Words) -> tuple[Words, NDArray[np.intp]]:
-    """Return the different blocks, ascending, and for each frame the place of its block there."""
-    lowest = block_of_frame.min()
-    span = int(block_of_frame.max() - lowest) + 1
-    if span > _TABLE_SPAN_PER_BLOCK * len(block_of_frame):
-        blocks, place = np.unique(block_of_frame, return_inverse=True)
-        return blocks, place
-    offset = (block_of_frame - lowest).astype(np.intp)
-    is_used = np.zeros(span, np.bool_)
-    is_used[offset] = True
-    used = np.flatnonzero(is_used)
-    place_of_offset = np.empty(span, np.intp)
-    place_of_offset[used] = np.arange(len(used))
-    return used.astype(np.uint64) + lowest, place_of_offset[offset]
+def _join_readings(parts: Sequence[PageReadings]) -> PageReadings:
+    starts = np.cumsum([0, *(len(part.entries) for part in parts[:-1])])
+    return PageReadings(
+        np.concatenate([part.entries for part in parts]),
+        np.concatenate([part.flags for part in parts]),
+        np.concatenate([part.codes for part in parts]),
+        np.concatenate([part.unstable + start for part, start in zip(parts, starts, strict=True)]),
+    )
 
 
-def read_entries(pagemap: int, address: int, count: int) -> Words:
-    """Return the pagemap entries of `count` pages from `address`, as they stand.
-
-    Raises:
-        ShortReadError: there are fewer.
-    """
-    entries = np.empty(count, np.uint64)
-    room = entries.data.cast("B")
-    if _read_fully(pagemap, room, address // _PAGE_SIZE_BYTES * _WORD_BYTES) != len(room):
-        raise ShortReadError
-    return entries
-
-
-def _read_fully(file: int, room: memoryview, offset: int) -> int:
-    """Read until `room` is full or the file ends; return the bytes read."""
-    done = 0
-    while done < len(room):
-        length = os.preadv(file, [room[done:]], offset + done)
-        if length == 0:
-            break
-        done += length
-    return done
+def _read_pages(pagemap: int, pages: Numbers) -> Words:
+    """Return the entries of single pages, which may come in any order, and twice."""
+    ascending = np.sort(pages)
+    stretches = join_stretches(np.column_stack((ascending, ascending + 1)), JOINED_PAGES)
+    entries = read_stretches(pagemap, stretches)
+    return entries[np.searchsorted(number_pages(stretches), pages)]

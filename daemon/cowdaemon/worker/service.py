@@ -6,27 +6,38 @@ Worker, unprivileged. What a call cannot answer it raises as CowdError.
 
 import os
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from itertools import islice
 from typing import Final, NamedTuple
 
 import grpc
+import numpy as np
 from cowproto.v1 import pageflags_pb2 as messages
 from cowproto.v1 import twins_pb2 as twins
-from google.protobuf.message import Message
 
 from cowdaemon import __version__, wire
 from cowdaemon.errors import Code, CowdError, Reason
 from cowdaemon.limits import (
     CALLS_PER_WORKER,
+    CHUNKS_AHEAD,
     MAPPINGS_PATH_BYTES,
     MAPPINGS_PER_CALL,
     PAGES_PER_CALL,
     PIDS_PER_CALL,
+    RANGES_PER_CALL,
 )
+from cowdaemon.worker.chunks import Chunk
 from cowdaemon.worker.disclosure import SAFE, DisclosureMasks
+from cowdaemon.worker.encoding import encode_pages
+from cowdaemon.worker.few_pages import FEW_PAGES, DisclosedPages
 from cowdaemon.worker.handlers import Handlers, fail
+from cowdaemon.worker.page_states import Bytes, Words
+from cowdaemon.worker.page_stream import ChunkPages, PageStreams
+from cowdaemon.worker.pagemap import ShortReadError
 from cowdaemon.worker.privileges import Confinement
-from cowdaemon.worker.reader import PageReadings, Reader, ShortReadError, classify_readings
+from cowdaemon.worker.read_ahead import read_ahead
+from cowdaemon.worker.reader import Reader, classify_readings
 from cowdaemon.worker.summaries import summarize
 from cowdaemon.worker.targets import Target, Targets
 
@@ -75,6 +86,11 @@ class PageFlagsService:
         self._reader = reader
         self._confinement = confinement
         self._masks = masks
+        self._mask_fields = {
+            "private_flags_mask": int(masks.private_flags),
+            "shared_flags_mask": int(masks.shared_flags),
+        }
+        self._streams: PageStreams[bytes] = PageStreams(reader, masks)
         self._calls_per_worker = calls_per_worker
         self._handlers: Handlers | None = None
 
@@ -88,6 +104,10 @@ class PageFlagsService:
                 f"/{_HEALTH}/Check": (twins.HealthCheckRequest, self._check_health),
             },
             streams={
+                f"/{_SERVICE}/StreamPageFlags": (
+                    messages.StreamPageFlagsRequest,
+                    self._stream_page_flags,
+                ),
                 f"/{_SERVICE}/SummarizeProcesses": (
                     messages.SummarizeProcessesRequest,
                     self._summarize_processes,
@@ -113,24 +133,75 @@ class PageFlagsService:
         """Close targets that were kept long enough."""
         self._targets.drop_expired()
 
-    def _get_page_flags(self, request: messages.GetPageFlagsRequest) -> Message:
-        _verify_range(request.address, request.count)
+    def _get_page_flags(self, request: messages.GetPageFlagsRequest) -> bytes:
+        _verify_range(request.address, request.count, most=PAGES_PER_CALL)
         target = self._open(request.pid)
         _verify_start_time(target, request.expected_start_time_ticks)
-        readings = self._read(target, request.address, request.count)
-        states, attributes = classify_readings(readings, self._reader.features.layout)
-        disclosed = self._masks.apply(readings.entries, readings.flags)
-        return twins.GetPageFlagsResponse(
+        response = twins.GetPageFlagsResponse(
             page_size_bytes=_PAGE_SIZE_BYTES,
             address=request.address,
             start_time_ticks=target.start_time_ticks,
-            masks=twins.DisclosureMasks(**_mask_fields(self._masks)),
-            kpageflags=disclosed.astype("<u8", copy=False).tobytes(),
-            state=states.tobytes(),
-            attributes=attributes.tobytes(),
+            masks=self._mask_fields,
+        )
+        return encode_pages(response, *self._read(target, request.address, request.count))
+
+    def _stream_page_flags(
+        self, request: messages.StreamPageFlagsRequest, verify_wanted: Callable[[], None]
+    ) -> Iterator[bytes]:
+        ranges = _number_ranges(request.ranges)
+        target = self._open(request.pid)
+        _verify_start_time(target, request.expected_start_time_ticks)
+        for _, end in ranges:
+            self._read(target, (end - 1) * _PAGE_SIZE_BYTES, 1)  # raises if it is too far
+        page_count = sum(end - first for first, end in ranges)
+        if page_count <= FEW_PAGES:
+            few = (self._tell_range(target, first, end) for first, end in ranges)
+            return self._iter_allowed(target, few)
+        tell = partial(self._tell_chunk, target)
+        chunks = self._streams.iter_chunks(target, ranges, tell, verify_wanted)
+        responses = self._iter_allowed(target, chunks)
+        return responses if page_count <= PAGES_PER_CALL else read_ahead(responses, CHUNKS_AHEAD)
+
+    def _iter_allowed(self, target: Target, responses: Iterator[bytes]) -> Iterator[bytes]:
+        """Yield the responses as long as the caller may inspect the target."""
+        try:
+            yield from islice(responses, 1)
+            for response in responses:
+                self._verify_access(target)
+                yield response
+        except ShortReadError:
+            raise CowdError(Reason.PROCESS_GONE, pid=target.pid) from None
+
+    def _tell_range(self, target: Target, first: int, end: int) -> bytes:
+        """Return the response about a few pages, all of them listed."""
+        pages = self._read(target, first * _PAGE_SIZE_BYTES, end - first)
+        return self._tell_chunk(
+            target, ChunkPages(Chunk(first, end, np.array([[first, end]])), *pages)
         )
 
-    def _list_mappings(self, request: messages.ListMappingsRequest) -> Message:
+    def _tell_chunk(self, target: Target, pages: ChunkPages) -> bytes:
+        first, end, stretches = pages.chunk
+        response = twins.StreamPageFlagsResponse(
+            page_size_bytes=_PAGE_SIZE_BYTES,
+            address=first * _PAGE_SIZE_BYTES,
+            count=end - first,
+            start_time_ticks=target.start_time_ticks,
+            masks=self._mask_fields,
+            stretch_address=(stretches[:, 0] * _PAGE_SIZE_BYTES).astype("<u8").tobytes(),
+            stretch_page_count=(stretches[:, 1] - stretches[:, 0]).astype("<u4").tobytes(),
+        )
+        return encode_pages(response, pages.kpageflags, pages.states, pages.attributes)
+
+    def _verify_access(self, target: Target) -> None:
+        """Ask again, now and then, whether the caller may still inspect a target."""
+        try:
+            self._open(target.pid)
+        except CowdError:
+            if not target.is_alive():
+                raise ShortReadError from None
+            raise
+
+    def _list_mappings(self, request: messages.ListMappingsRequest) -> bytes:
         target = self._open(request.pid)
         _verify_start_time(target, request.expected_start_time_ticks)
         response = messages.ListMappingsResponse(start_time_ticks=target.start_time_ticks)
@@ -145,11 +216,11 @@ class PageFlagsService:
             response.mappings.add(**mapping._asdict())
         if not target.is_alive():
             raise CowdError(Reason.PROCESS_GONE, pid=request.pid)
-        return response
+        return response.SerializeToString()
 
     def _summarize_processes(
         self, request: messages.SummarizeProcessesRequest, verify_wanted: Callable[[], None]
-    ) -> Iterator[Message]:
+    ) -> Iterator[bytes]:
         if len(request.pids) > PIDS_PER_CALL:
             raise CowdError(Reason.TOO_MANY_PIDS, count=len(request.pids), maximum=PIDS_PER_CALL)
         purpose = wire.Purpose.SUMMARY if request.pids else wire.Purpose.SWEEP
@@ -170,7 +241,7 @@ class PageFlagsService:
                     raise
                 else:
                     continue
-            yield response
+            yield response.SerializeToString()
 
     def _summarize(
         self,
@@ -190,7 +261,7 @@ class PageFlagsService:
             }
             response.totals.add(kind=totals.kind, mapping_count=totals.mapping_count, **counts)
 
-    def _get_info(self, _: messages.GetServerInfoRequest) -> Message:
+    def _get_info(self, _: messages.GetServerInfoRequest) -> bytes:
         caller, features = self._caller, self._reader.features
         return messages.GetServerInfoResponse(
             version=__version__,
@@ -198,7 +269,7 @@ class PageFlagsService:
             caller=messages.CallerCredential(uid=caller.uid, gid=caller.gid, groups=caller.groups),
             maximum_page_count=PAGES_PER_CALL,
             maximum_mapping_count=MAPPINGS_PER_CALL,
-            masks=messages.DisclosureMasks(**_mask_fields(self._masks)),
+            masks=messages.DisclosureMasks(**self._mask_fields),
             kernel_features=messages.KernelFeatures(
                 soft_dirty=features.layout.has_soft_dirty,
                 guard_regions=features.has_guard_regions,
@@ -212,27 +283,35 @@ class PageFlagsService:
             ),
             granted=f"GRANT_DETAIL_{caller.granted.name}",
             maximum_pid_count=PIDS_PER_CALL,
-        )
+            maximum_range_count=RANGES_PER_CALL,
+        ).SerializeToString()
 
-    def _check_health(self, request: twins.HealthCheckRequest) -> Message:
+    def _check_health(self, request: twins.HealthCheckRequest) -> bytes:
         if request.service not in ("", _SERVICE):
             raise CowdError(Reason.UNKNOWN_SERVICE, service=request.service)
-        return twins.HealthCheckResponse(status="SERVING_STATUS_SERVING")
+        return twins.HealthCheckResponse(status="SERVING_STATUS_SERVING").SerializeToString()
 
     def _open(self, pid: int, purpose: wire.Purpose = wire.Purpose.PAGES) -> Target:
         if pid < 1:
             raise CowdError(Reason.INVALID_PID, pid=pid)
         return self._targets.open(pid, purpose)
 
-    def _read(self, target: Target, address: int, count: int) -> PageReadings:
+    def _read(
+        self, target: Target, address: int, count: int
+    ) -> DisclosedPages | tuple[Words, Bytes, Bytes]:
+        reader, pagemap = self._reader, target.pagemap
         try:
-            return self._reader.read(target.pagemap, address, count)
+            few = reader.read_few(pagemap, address, count, self._masks)
+            if few is not None:
+                return few
+            readings = reader.read(pagemap, address, count)
         except ShortReadError:
             if target.is_alive():
-                raise CowdError(
-                    Reason.OUT_OF_ADDRESS_SPACE, pid=target.pid, address=address
-                ) from None
+                raise CowdError(Reason.OUT_OF_ADDRESS_SPACE, pid=target.pid) from None
             raise CowdError(Reason.PROCESS_GONE, pid=target.pid) from None
+        states, attributes = classify_readings(readings, reader.features.layout)
+        flags = self._masks.apply(readings.entries, readings.flags, readings.codes)
+        return flags, states, attributes
 
 
 class RefusingService:
@@ -270,13 +349,24 @@ class RefusingService:
         """Nothing is ever under way."""
 
 
-def _verify_range(address: int, count: int) -> None:
+def _verify_range(address: int, count: int, most: int | None = None) -> None:
     if address % _PAGE_SIZE_BYTES:
         raise CowdError(Reason.UNALIGNED_ADDRESS, address=address, page_size_bytes=_PAGE_SIZE_BYTES)
-    if not 1 <= count <= PAGES_PER_CALL:
-        raise CowdError(Reason.INVALID_COUNT, count=count, maximum=PAGES_PER_CALL)
+    if count < 1 or (most is not None and count > most):
+        wanted = "1 page or more" if most is None else f"1 to {most} pages a call"
+        raise CowdError(Reason.INVALID_COUNT, count=count, wanted=wanted)
     if address + count * _PAGE_SIZE_BYTES > _ADDRESSES:
         raise CowdError(Reason.RANGE_OVERFLOW, address=address, count=count)
+
+
+def _number_ranges(ranges: Sequence[messages.PageRange]) -> list[tuple[int, int]]:
+    """Return first page and page after the last of each range, or raise CowdError."""
+    if not 1 <= len(ranges) <= RANGES_PER_CALL:
+        raise CowdError(Reason.INVALID_RANGE_COUNT, count=len(ranges), maximum=RANGES_PER_CALL)
+    for each in ranges:
+        _verify_range(each.address, each.count)
+    firsts = [each.address // _PAGE_SIZE_BYTES for each in ranges]
+    return [(first, first + each.count) for first, each in zip(firsts, ranges, strict=True)]
 
 
 def _verify_start_time(target: Target, expected_ticks: int) -> None:
@@ -288,10 +378,3 @@ def _verify_start_time(target: Target, expected_ticks: int) -> None:
             actual=actual_ticks,
             expected=expected_ticks,
         )
-
-
-def _mask_fields(masks: DisclosureMasks) -> dict[str, int]:
-    return {
-        "private_flags_mask": int(masks.private_flags),
-        "shared_flags_mask": int(masks.shared_flags),
-    }

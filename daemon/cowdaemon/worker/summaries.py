@@ -17,7 +17,8 @@ from cowdaemon.limits import PAGES_PER_CALL
 from cowdaemon.worker.mappings import Extent, MappingKind
 from cowdaemon.worker.page_scan import iter_populated
 from cowdaemon.worker.page_states import Bytes, PageState
-from cowdaemon.worker.reader import Reader, ShortReadError, classify_readings, read_entries
+from cowdaemon.worker.pagemap import ShortReadError, read_entries
+from cowdaemon.worker.reader import Reader, classify_readings
 from cowdaemon.worker.targets import Target
 
 __all__ = [

@@ -25,10 +25,11 @@ from cowdaemon.limits import (
     TARGETS_KEPT,
 )
 from cowdaemon.worker.mappings import Extent, Mapping, iter_mappings
-from cowdaemon.worker.reader import ShortReadError, read_entries
 
 __all__ = ["Target", "Targets"]
 
+_PAGE_SIZE_BYTES: Final = os.sysconf("SC_PAGE_SIZE")
+_ENTRY_BYTES: Final = 8
 # An opener that was lost sooner was not stuck in the target it was asked for.
 _STUCK_SECONDS: Final = OPENER_SECONDS * 0.9
 
@@ -40,7 +41,7 @@ class Target:
     """
 
     __slots__ = (
-        "_known_address",
+        "_known_entry_offset",
         "_maps",
         "_opened_at",
         "_reading_maps",
@@ -57,7 +58,9 @@ class Target:
         self._reading_maps: Final = threading.Lock()
         self._opened_at: Final = time.monotonic()
         known = next(iter_mappings(maps), None)
-        self._known_address: Final = known.start_address if known else None
+        self._known_entry_offset: Final = (
+            known.start_address // _PAGE_SIZE_BYTES * _ENTRY_BYTES if known else None
+        )
 
     def __del__(self) -> None:
         os.close(self.pagemap)
@@ -88,13 +91,10 @@ class Target:
         It has them below the end of the address space whatever is mapped there now, and none
         once exit or exec has taken the last reference to the address space (pagemap_read).
         """
-        if self._known_address is None:
+        if self._known_entry_offset is None:
             return False
-        try:
-            read_entries(self.pagemap, self._known_address, 1)
-        except ShortReadError:
-            return False
-        return True
+        entry = os.pread(self.pagemap, _ENTRY_BYTES, self._known_entry_offset)
+        return len(entry) == _ENTRY_BYTES
 
 
 class Targets:

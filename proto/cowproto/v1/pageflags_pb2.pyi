@@ -100,7 +100,7 @@ class GetServerInfoRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class GetServerInfoResponse(_message.Message):
-    __slots__ = ["caller", "confinement", "granted", "kernel_features", "masks", "maximum_concurrent_call_count", "maximum_mapping_count", "maximum_page_count", "maximum_pid_count", "page_size_bytes", "version"]
+    __slots__ = ["caller", "confinement", "granted", "kernel_features", "masks", "maximum_concurrent_call_count", "maximum_mapping_count", "maximum_page_count", "maximum_pid_count", "maximum_range_count", "page_size_bytes", "version"]
     CALLER_FIELD_NUMBER: _ClassVar[int]
     CONFINEMENT_FIELD_NUMBER: _ClassVar[int]
     GRANTED_FIELD_NUMBER: _ClassVar[int]
@@ -110,6 +110,7 @@ class GetServerInfoResponse(_message.Message):
     MAXIMUM_MAPPING_COUNT_FIELD_NUMBER: _ClassVar[int]
     MAXIMUM_PAGE_COUNT_FIELD_NUMBER: _ClassVar[int]
     MAXIMUM_PID_COUNT_FIELD_NUMBER: _ClassVar[int]
+    MAXIMUM_RANGE_COUNT_FIELD_NUMBER: _ClassVar[int]
     PAGE_SIZE_BYTES_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
     caller: CallerCredential
@@ -121,9 +122,10 @@ class GetServerInfoResponse(_message.Message):
     maximum_mapping_count: int
     maximum_page_count: int
     maximum_pid_count: int
+    maximum_range_count: int
     page_size_bytes: int
     version: str
-    def __init__(self, version: _Optional[str] = ..., page_size_bytes: _Optional[int] = ..., caller: _Optional[_Union[CallerCredential, _Mapping]] = ..., maximum_page_count: _Optional[int] = ..., maximum_mapping_count: _Optional[int] = ..., masks: _Optional[_Union[DisclosureMasks, _Mapping]] = ..., kernel_features: _Optional[_Union[KernelFeatures, _Mapping]] = ..., maximum_concurrent_call_count: _Optional[int] = ..., confinement: _Optional[_Union[Confinement, _Mapping]] = ..., granted: _Optional[_Union[GrantDetail, str]] = ..., maximum_pid_count: _Optional[int] = ...) -> None: ...
+    def __init__(self, version: _Optional[str] = ..., page_size_bytes: _Optional[int] = ..., caller: _Optional[_Union[CallerCredential, _Mapping]] = ..., maximum_page_count: _Optional[int] = ..., maximum_mapping_count: _Optional[int] = ..., masks: _Optional[_Union[DisclosureMasks, _Mapping]] = ..., kernel_features: _Optional[_Union[KernelFeatures, _Mapping]] = ..., maximum_concurrent_call_count: _Optional[int] = ..., confinement: _Optional[_Union[Confinement, _Mapping]] = ..., granted: _Optional[_Union[GrantDetail, str]] = ..., maximum_pid_count: _Optional[int] = ..., maximum_range_count: _Optional[int] = ...) -> None: ...
 
 class KernelFeatures(_message.Message):
     __slots__ = ["guard_regions", "markers", "pagemap_scan", "soft_dirty"]
@@ -173,6 +175,14 @@ class Mapping(_message.Message):
     start_address: int
     def __init__(self, start_address: _Optional[int] = ..., end_address: _Optional[int] = ..., permissions: _Optional[str] = ..., file_offset_bytes: _Optional[int] = ..., path: _Optional[bytes] = ..., kind: _Optional[_Union[MappingKind, str]] = ...) -> None: ...
 
+class PageRange(_message.Message):
+    __slots__ = ["address", "count"]
+    ADDRESS_FIELD_NUMBER: _ClassVar[int]
+    COUNT_FIELD_NUMBER: _ClassVar[int]
+    address: int
+    count: int
+    def __init__(self, address: _Optional[int] = ..., count: _Optional[int] = ...) -> None: ...
+
 class PageTotals(_message.Message):
     __slots__ = ["absent_page_count", "anon_page_count", "anon_swapped_page_count", "file_page_count", "guard_page_count", "kind", "mapping_count", "unknown_page_count", "zero_page_count"]
     ABSENT_PAGE_COUNT_FIELD_NUMBER: _ClassVar[int]
@@ -194,6 +204,40 @@ class PageTotals(_message.Message):
     unknown_page_count: int
     zero_page_count: int
     def __init__(self, kind: _Optional[_Union[MappingKind, str]] = ..., mapping_count: _Optional[int] = ..., absent_page_count: _Optional[int] = ..., file_page_count: _Optional[int] = ..., anon_page_count: _Optional[int] = ..., anon_swapped_page_count: _Optional[int] = ..., zero_page_count: _Optional[int] = ..., guard_page_count: _Optional[int] = ..., unknown_page_count: _Optional[int] = ...) -> None: ...
+
+class StreamPageFlagsRequest(_message.Message):
+    __slots__ = ["expected_start_time_ticks", "pid", "ranges"]
+    EXPECTED_START_TIME_TICKS_FIELD_NUMBER: _ClassVar[int]
+    PID_FIELD_NUMBER: _ClassVar[int]
+    RANGES_FIELD_NUMBER: _ClassVar[int]
+    expected_start_time_ticks: int
+    pid: int
+    ranges: _containers.RepeatedCompositeFieldContainer[PageRange]
+    def __init__(self, pid: _Optional[int] = ..., ranges: _Optional[_Iterable[_Union[PageRange, _Mapping]]] = ..., expected_start_time_ticks: _Optional[int] = ...) -> None: ...
+
+class StreamPageFlagsResponse(_message.Message):
+    __slots__ = ["address", "attributes", "count", "kpageflags", "masks", "page_size_bytes", "start_time_ticks", "state", "stretch_address", "stretch_page_count"]
+    ADDRESS_FIELD_NUMBER: _ClassVar[int]
+    ATTRIBUTES_FIELD_NUMBER: _ClassVar[int]
+    COUNT_FIELD_NUMBER: _ClassVar[int]
+    KPAGEFLAGS_FIELD_NUMBER: _ClassVar[int]
+    MASKS_FIELD_NUMBER: _ClassVar[int]
+    PAGE_SIZE_BYTES_FIELD_NUMBER: _ClassVar[int]
+    START_TIME_TICKS_FIELD_NUMBER: _ClassVar[int]
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    STRETCH_ADDRESS_FIELD_NUMBER: _ClassVar[int]
+    STRETCH_PAGE_COUNT_FIELD_NUMBER: _ClassVar[int]
+    address: int
+    attributes: _containers.RepeatedScalarFieldContainer[int]
+    count: int
+    kpageflags: _containers.RepeatedScalarFieldContainer[int]
+    masks: DisclosureMasks
+    page_size_bytes: int
+    start_time_ticks: int
+    state: _containers.RepeatedScalarFieldContainer[PageState]
+    stretch_address: _containers.RepeatedScalarFieldContainer[int]
+    stretch_page_count: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, page_size_bytes: _Optional[int] = ..., address: _Optional[int] = ..., count: _Optional[int] = ..., start_time_ticks: _Optional[int] = ..., masks: _Optional[_Union[DisclosureMasks, _Mapping]] = ..., stretch_address: _Optional[_Iterable[int]] = ..., stretch_page_count: _Optional[_Iterable[int]] = ..., kpageflags: _Optional[_Iterable[int]] = ..., state: _Optional[_Iterable[_Union[PageState, str]]] = ..., attributes: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class SummarizeProcessesRequest(_message.Message):
     __slots__ = ["pids"]

@@ -20,6 +20,11 @@ class PageFlagsServiceStub(object):
                 request_serializer=cowproto_dot_v1_dot_pageflags__pb2.GetPageFlagsRequest.SerializeToString,
                 response_deserializer=cowproto_dot_v1_dot_pageflags__pb2.GetPageFlagsResponse.FromString,
                 )
+        self.StreamPageFlags = channel.unary_stream(
+                '/cowd.v1.PageFlagsService/StreamPageFlags',
+                request_serializer=cowproto_dot_v1_dot_pageflags__pb2.StreamPageFlagsRequest.SerializeToString,
+                response_deserializer=cowproto_dot_v1_dot_pageflags__pb2.StreamPageFlagsResponse.FromString,
+                )
         self.ListMappings = channel.unary_unary(
                 '/cowd.v1.PageFlagsService/ListMappings',
                 request_serializer=cowproto_dot_v1_dot_pageflags__pb2.ListMappingsRequest.SerializeToString,
@@ -51,6 +56,24 @@ class PageFlagsServiceServicer(object):
         process without an address space or with another start time than expected; DEADLINE_EXCEEDED
         where the kernel did not open the process in time; ABORTED where the process exited or
         executed another program while being read.
+        Who may call it: anybody who can connect; the kernel decides for each process.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def StreamPageFlags(self, request, context):
+        """Returns the pages of several ranges of any length, in responses of a bounded size, in the order
+        of the ranges. Where nothing is, pages are not listed one by one, and with KernelFeatures'
+        pagemap_scan they are not even looked at: reserved memory costs next to nothing.
+
+        Responses come as the pages are read, and a client that does not take them stops the reading. A
+        call that is cancelled, or over its deadline, stops within one response's pages. The caller's
+        access is asked for again while the call lasts.
+
+        Fails as GetPageFlags does, apart from its limit of pages: a range may be as long as the address
+        space. INVALID_ARGUMENT, too, for no range, or for more ranges than
+        GetServerInfoResponse.maximum_range_count.
         Who may call it: anybody who can connect; the kernel decides for each process.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -100,6 +123,11 @@ def add_PageFlagsServiceServicer_to_server(servicer, server):
                     request_deserializer=cowproto_dot_v1_dot_pageflags__pb2.GetPageFlagsRequest.FromString,
                     response_serializer=cowproto_dot_v1_dot_pageflags__pb2.GetPageFlagsResponse.SerializeToString,
             ),
+            'StreamPageFlags': grpc.unary_stream_rpc_method_handler(
+                    servicer.StreamPageFlags,
+                    request_deserializer=cowproto_dot_v1_dot_pageflags__pb2.StreamPageFlagsRequest.FromString,
+                    response_serializer=cowproto_dot_v1_dot_pageflags__pb2.StreamPageFlagsResponse.SerializeToString,
+            ),
             'ListMappings': grpc.unary_unary_rpc_method_handler(
                     servicer.ListMappings,
                     request_deserializer=cowproto_dot_v1_dot_pageflags__pb2.ListMappingsRequest.FromString,
@@ -140,6 +168,23 @@ class PageFlagsService(object):
         return grpc.experimental.unary_unary(request, target, '/cowd.v1.PageFlagsService/GetPageFlags',
             cowproto_dot_v1_dot_pageflags__pb2.GetPageFlagsRequest.SerializeToString,
             cowproto_dot_v1_dot_pageflags__pb2.GetPageFlagsResponse.FromString,
+            options, channel_credentials,
+            insecure, call_credentials, compression, wait_for_ready, timeout, metadata)
+
+    @staticmethod
+    def StreamPageFlags(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(request, target, '/cowd.v1.PageFlagsService/StreamPageFlags',
+            cowproto_dot_v1_dot_pageflags__pb2.StreamPageFlagsRequest.SerializeToString,
+            cowproto_dot_v1_dot_pageflags__pb2.StreamPageFlagsResponse.FromString,
             options, channel_credentials,
             insecure, call_credentials, compression, wait_for_ready, timeout, metadata)
 

@@ -88,3 +88,27 @@ class Status(_message.Message):
     details: _containers.RepeatedCompositeFieldContainer[Any]
     message: str
     def __init__(self, code: _Optional[int] = ..., message: _Optional[str] = ..., details: _Optional[_Iterable[_Union[Any, _Mapping]]] = ...) -> None: ...
+
+class StreamPageFlagsResponse(_message.Message):
+    __slots__ = ["address", "attributes", "count", "kpageflags", "masks", "page_size_bytes", "start_time_ticks", "state", "stretch_address", "stretch_page_count"]
+    ADDRESS_FIELD_NUMBER: _ClassVar[int]
+    ATTRIBUTES_FIELD_NUMBER: _ClassVar[int]
+    COUNT_FIELD_NUMBER: _ClassVar[int]
+    KPAGEFLAGS_FIELD_NUMBER: _ClassVar[int]
+    MASKS_FIELD_NUMBER: _ClassVar[int]
+    PAGE_SIZE_BYTES_FIELD_NUMBER: _ClassVar[int]
+    START_TIME_TICKS_FIELD_NUMBER: _ClassVar[int]
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    STRETCH_ADDRESS_FIELD_NUMBER: _ClassVar[int]
+    STRETCH_PAGE_COUNT_FIELD_NUMBER: _ClassVar[int]
+    address: int
+    attributes: bytes
+    count: int
+    kpageflags: bytes
+    masks: DisclosureMasks
+    page_size_bytes: int
+    start_time_ticks: int
+    state: bytes
+    stretch_address: bytes
+    stretch_page_count: bytes
+    def __init__(self, page_size_bytes: _Optional[int] = ..., address: _Optional[int] = ..., count: _Optional[int] = ..., start_time_ticks: _Optional[int] = ..., masks: _Optional[_Union[DisclosureMasks, _Mapping]] = ..., stretch_address: _Optional[bytes] = ..., stretch_page_count: _Optional[bytes] = ..., kpageflags: _Optional[bytes] = ..., state: _Optional[bytes] = ..., attributes: _Optional[bytes] = ...) -> None: ...

@@ -6,6 +6,10 @@ It stands for the daemon where a test needs answers that no real process gives a
 """
 
 import os
+import re
+import subprocess
+import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent import futures
@@ -13,6 +17,7 @@ from contextlib import ExitStack
 
 import grpc
 import pytest
+from cowd import _local
 from cowd.cli.main import main
 from cowdaemon.errors import DOMAIN, CowdError
 from cowproto.v1 import pageflags_pb2, pageflags_pb2_grpc, twins_pb2
@@ -57,11 +62,16 @@ class FakeDaemon(pageflags_pb2_grpc.PageFlagsServiceServicer):
         page_elsewhere: state of the pages outside of them.
         mappings: of the process; `listing_count` at most in one answer.
         start_times: of the process, one for each call; the last one stays.
-        change_pages: is called with every answer of GetPageFlags.
+        change_pages: is called with every answer about pages.
         next_start_address: of an answer of ListMappings, if not the right one, by its request.
         failure: raised by every call.
         lost_codes: statuses without a reason, for one call each, as gRPC itself makes them.
-        asked: (address, count) of the GetPageFlags calls so far.
+        stream_codes: the same, for one call of StreamPageFlags each, after its first answer.
+        hold: what StreamPageFlags waits for after its first answer.
+        asked: (address, count) that GetPageFlags and StreamPageFlags were called with.
+        info_count: how often GetServerInfo was called.
+        answer_count: of StreamPageFlags.
+        ended: is set when a call of StreamPageFlags is over, and however it is.
     """
 
     def __init__(self, path: str) -> None:
@@ -83,17 +93,19 @@ class FakeDaemon(pageflags_pb2_grpc.PageFlagsServiceServicer):
         self.change_pages = lambda _: None
         self.next_start_address: Callable[..., int] | None = None
         self.lost_codes: list[grpc.StatusCode] = []
+        self.stream_codes: list[grpc.StatusCode] = []
+        self.hold: threading.Event | None = None
+        self.maximum_range_count = 3
         self.asked: list[tuple[int, int]] = []
+        self.info_count = 0
+        self.answer_count = 0
+        self.ended = threading.Event()
 
     def GetPageFlags(self, request, context):  # noqa: N802 (a name of the contract)
         self._check(request, context)
         self.asked.append((request.address, request.count))
         self.mappings = self.mappings_after_reading or self.mappings
-        first = (request.address - START) // PAGE_BYTES
-        states = [
-            self.pages[index] if 0 <= index < len(self.pages) else self.page_elsewhere
-            for index in range(first, first + request.count - self.missing_page_count)
-        ]
+        states = self._states(request.address, request.count - self.missing_page_count)
         response = pageflags_pb2.GetPageFlagsResponse(
             page_size_bytes=PAGE_BYTES,
             address=request.address,
@@ -105,6 +117,58 @@ class FakeDaemon(pageflags_pb2_grpc.PageFlagsServiceServicer):
         )
         self.change_pages(response)
         return response
+
+    def StreamPageFlags(self, request, context):  # noqa: N802
+        assert context.add_callback(self.ended.set)
+        self._check(request, context)
+        if not 1 <= len(request.ranges) <= self.maximum_range_count:
+            refuse(context, "INVALID_COUNT", 3, "too many ranges, or none")
+        self.asked += [(each.address, each.count) for each in request.ranges]
+        self.mappings = self.mappings_after_reading or self.mappings
+        for response in self._iter_chunks(request):
+            self.answer_count += 1
+            yield response
+            if self.hold:
+                self.hold.wait(20)
+            if self.stream_codes:
+                context.abort(self.stream_codes.pop(), "lost")
+
+    def _iter_chunks(self, request):
+        for each in request.ranges:
+            if not each.count or each.address + each.count * PAGE_BYTES > 1 << 64:
+                raise AssertionError("the fake daemon does not refuse such a range")
+            for first in range(0, each.count, self.maximum_page_count):
+                address = each.address + first * PAGE_BYTES
+                count = min(self.maximum_page_count, each.count - first)
+                yield self._make_chunk(address, count)
+
+    def _make_chunk(self, address, count):
+        """Return pages as a chunk; those that are "." are not listed."""
+        states = self._states(address, count)
+        listed = [state for state in states if state != "."]
+        stretches = list(re.finditer(r"[^.]+", "".join(states)))
+        response = pageflags_pb2.StreamPageFlagsResponse(
+            page_size_bytes=PAGE_BYTES,
+            address=address,
+            count=count,
+            start_time_ticks=self.start_times[0],
+            masks=self._masks(),
+            stretch_address=[address + each.start() * PAGE_BYTES for each in stretches],
+            stretch_page_count=[len(each[0]) for each in stretches],
+            kpageflags=[WORDS.get(state, 0) for state in listed],
+            state=[STATES[state] for state in listed],
+            attributes=[1 if state == "a" else 0 for state in listed],
+        )
+        del response.state[len(listed) - self.missing_page_count :]
+        self.change_pages(response)
+        return response
+
+    def _states(self, address, count):
+        first = (address - START) // PAGE_BYTES
+        return [
+            self.pages[index] if 0 <= index < len(self.pages) else self.page_elsewhere
+            for index in range(first, first + count)
+        ]
 
     def ListMappings(self, request, context):  # noqa: N802
         self._check(request, context)
@@ -123,6 +187,7 @@ class FakeDaemon(pageflags_pb2_grpc.PageFlagsServiceServicer):
 
     def GetServerInfo(self, request, context):  # noqa: N802
         del request
+        self.info_count += 1
         self._fail(context)
         return pageflags_pb2.GetServerInfoResponse(
             version="9.8.7",
@@ -130,6 +195,7 @@ class FakeDaemon(pageflags_pb2_grpc.PageFlagsServiceServicer):
             caller=pageflags_pb2.CallerCredential(uid=1000, gid=100, groups=[4, 27]),
             maximum_page_count=self.maximum_page_count,
             maximum_mapping_count=self.listing_count,
+            maximum_range_count=self.maximum_range_count,
             masks=self._masks(),
             kernel_features=pageflags_pb2.KernelFeatures(markers=True, pagemap_scan=True),
             maximum_concurrent_call_count=4,
@@ -256,3 +322,24 @@ def run(capsys):
         return status, written.out, written.err
 
     return run
+
+
+@pytest.fixture(params=["with PAGEMAP_SCAN", "without it"])
+def kernel(request, monkeypatch):
+    """Return whether the kernel tells the page of zeros, of both sorts of kernel."""
+    if request.param == "with PAGEMAP_SCAN":
+        if not _local.has_pagemap_scan():
+            pytest.skip("this kernel has no PAGEMAP_SCAN")
+        return True
+    monkeypatch.setattr(_local, "has_pagemap_scan", lambda: False)
+    return False
+
+
+@pytest.fixture
+def child():
+    """Return a child of this process that waits."""
+    process = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    yield process
+    process.kill()
+    process.wait()
+    process.stdin.close()

@@ -5,6 +5,7 @@ import array
 import ctypes
 import mmap
 import os
+from dataclasses import replace
 
 import cowd
 import numpy as np
@@ -225,20 +226,56 @@ def answer_with(states, attributes):
     """Return a backend that gives made-up pages."""
 
     class Made(cowd.Local):
-        def iter_page_flags(self, pid, ranges, **options):
-            for part in super().iter_page_flags(pid, ranges, **options):
-                yield cowd.PageFlags(
-                    pid=pid,
-                    page_size_bytes=part.page_size_bytes,
-                    address=part.address,
-                    start_time_ticks=part.start_time_ticks,
-                    masks=None,
-                    kpageflags=None,
+        def stream_page_flags(self, pid, ranges, **options):
+            for chunk in super().stream_page_flags(pid, ranges, **options):
+                yield replace(
+                    chunk,
+                    stretch_addresses=array.array("Q", [chunk.address]),
+                    stretch_page_counts=array.array("I", [chunk.page_count]),
                     states=bytes(states),
                     attributes=bytes(attributes),
                 )
 
     return Made()
+
+
+def test_pages_come_in_chunks_of_stretches(words):
+    """Five pages; 0, 2 and 3 are listed in the first chunk, none in the second."""
+    masks = cowd.DisclosureMasks(1, 2)
+
+    class Streaming(cowd.Local):
+        def stream_page_flags(self, pid, ranges, **_):
+            [(address, count)] = ranges
+            assert count == 5
+            common = {"pid": pid, "page_size_bytes": PAGE, "start_time_ticks": 1, "masks": masks}
+            yield cowd.PageChunk(
+                address=address,
+                page_count=4,
+                stretch_addresses=array.array("Q", [address, address + 2 * PAGE]),
+                stretch_page_counts=array.array("I", [1, 2]),
+                kpageflags=array.array("Q", [1 << 63, 20, 30]),
+                states=bytes([3, 4, 2]),
+                attributes=bytes([1, 0, 2]),
+                **common,
+            )
+            yield cowd.PageChunk(
+                address=address + 4 * PAGE,
+                page_count=1,
+                stretch_addresses=array.array("Q"),
+                stretch_page_counts=array.array("I"),
+                kpageflags=array.array("Q"),
+                states=b"",
+                attributes=b"",
+                **common,
+            )
+
+    pages = cowd.pages(words, backend=Streaming())
+    assert pages.states.tolist() == [3, 1, 4, 2, 1]
+    assert pages.attributes.tolist() == [1, 0, 0, 2, 0]
+    assert pages.kpageflags.tolist() == [1 << 63, 0, 20, 30, 0]
+    assert pages.masks == masks
+    assert (pages.states.dtype, pages.kpageflags.dtype) == (np.uint8, np.uint64)
+    assert [run.page_count for run in pages.runs()] == [1] * 5
 
 
 def test_what_is_not_known_is_no_answer(words):

@@ -91,24 +91,24 @@ def test_an_expected_start_time_is_kept_to(fake, client):
         assert caught.value.reason == "START_TIME_DIFFERS"
 
 
-def test_ranges_of_any_length_are_split_into_calls(fake, client):
+def test_ranges_of_any_length_come_in_parts(fake, client):
     fake.pages = "afs?" * 5
-    fake.maximum_page_count = 8
     ranges = ((start, count) for start, count in [(START + 4096, 17), (START, 1)])
     parts = list(client.iter_page_flags(7, ranges))
-    assert fake.asked == [
+    assert fake.asked == [(START + 4096, 17), (START, 1)]
+    assert [(part.address, len(part.states)) for part in parts] == [
         (START + 4096, 8),
         (START + 9 * 4096, 8),
         (START + 17 * 4096, 1),
         (START, 1),
     ]
-    assert [(part.address, len(part.states)) for part in parts] == fake.asked
     assert b"".join(part.states for part in parts[:3]) == bytes([2, 4, 7, 3] * 4 + [2])
 
 
 def test_ranges_are_of_the_process_that_answered_first(fake, client):
-    parts = client.iter_page_flags(7, [(START, 1), (START, 1)])
-    next(parts)
+    fake.maximum_range_count = 2
+    parts = client.iter_page_flags(7, [(START, 1)] * 5)
+    next(parts), next(parts)
     fake.start_times = [600]
     with pytest.raises(cowd.FailedPrecondition):
         next(parts)
@@ -118,7 +118,7 @@ def test_ranges_are_of_the_process_that_answered_first(fake, client):
 
 @pytest.mark.parametrize(
     "ranges",
-    [None, 7, [7], [(START,)], [("x", 1)], [(START, 1.0)], [(START, -1)], [(2**64 - 4096, 9)]],
+    [None, 7, [7], [(START,)], [("x", 1)], [(START, 1.0)], [(START, -1)], [(2**64, 1)]],
 )
 def test_ranges_that_are_none_are_invalid(client, ranges):
     with pytest.raises(cowd.InvalidRequest):
@@ -132,6 +132,7 @@ def test_the_server_describes_itself(fake, client):
     assert info.kernel_features == cowd.KernelFeatures(
         soft_dirty=False, guard_regions=False, markers=True, pagemap_scan=True
     )
+    assert info.maximum_range_count == 3
     assert info.confinement == cowd.Confinement(seccomp=True, landlock_abi=7)
     assert client.is_serving()
     fake.serving = False
@@ -305,13 +306,15 @@ def _same_path(monkeypatch):
 def test_the_import_is_cheap():
     modules, _ = modules_after("import cowd")
     assert not modules & {"grpc", "google", "google.protobuf", "numpy", "rich", "click"}
+    assert "cowd._local" not in modules
 
 
 @pytest.mark.usefixtures("_same_path", "fake")
 @pytest.mark.parametrize("option", ["", "-J"])
-def test_a_query_without_a_terminal_needs_neither_numpy_nor_rich(option):
+def test_a_query_without_a_terminal_imports_little(option):
     arguments = ["query", "7", f"{START:x}+4", *option.split()]
     modules, written = modules_after(f"from cowd.cli.main import main; main({arguments})")
     assert "grpc" in modules
-    assert not modules & {"numpy", "rich"}
+    assert not modules & {"numpy", "rich", "urllib.parse", "shutil", "cowd._local"}
+    assert ("json" in modules) == bool(option)
     assert "0x7f0000000000" in written

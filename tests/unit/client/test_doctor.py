@@ -36,6 +36,7 @@ INFO = cowd.ServerInfo(
     caller=cowd.CallerCredential(1000, 100, (4,)),
     maximum_page_count=1,
     maximum_mapping_count=1,
+    maximum_range_count=1024,
     maximum_concurrent_call_count=1,
     masks=cowd.DisclosureMasks(0, 0),
     kernel_features=cowd.KernelFeatures(

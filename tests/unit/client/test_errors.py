@@ -8,13 +8,14 @@ from concurrent.futures import ThreadPoolExecutor
 import cowd
 import grpc
 import pytest
-from cowd import _errors, _transport
+from cowd import _errors, _statuses, _transport
 from cowdaemon.errors import CowdError, Reason
 
 EXPECTED = {
     "INVALID_PID": cowd.InvalidRequest,
     "UNALIGNED_ADDRESS": cowd.InvalidRequest,
     "INVALID_COUNT": cowd.InvalidRequest,
+    "INVALID_RANGE_COUNT": cowd.InvalidRequest,
     "RANGE_OVERFLOW": cowd.InvalidRequest,
     "OUT_OF_ADDRESS_SPACE": cowd.InvalidRequest,
     "MALFORMED_REQUEST": cowd.InvalidRequest,
@@ -43,6 +44,7 @@ DETAILS = {
     "address": 1,
     "page_size_bytes": 4096,
     "count": 0,
+    "wanted": "1 page or more",
     "maximum": 9,
     "actual": 1,
     "expected": 2,
@@ -104,9 +106,10 @@ def test_a_socket_without_a_listener_is_unavailable(socket_path):
 def test_a_listener_that_never_answers_is_not_waited_for_twice(socket_path, monkeypatch):
     looks = []
     try_to_connect = _transport.try_to_connect
-    monkeypatch.setattr(
-        _transport, "try_to_connect", lambda path: looks.append(path) or try_to_connect(path)
-    )
+    for module in _transport, _statuses:
+        monkeypatch.setattr(
+            module, "try_to_connect", lambda path: looks.append(path) or try_to_connect(path)
+        )
     with socket.socket(socket.AF_UNIX) as silent:
         silent.bind(socket_path)
         silent.listen()

@@ -199,11 +199,11 @@ def local(words, monkeypatch):
         def __init__(self):
             super().__init__(words.path)
 
-        def get_page_flags(self, *arguments, **options):
-            pages = super().get_page_flags(*arguments, **options)
-            return replace(pages, masks=None, kpageflags=None)
+        def stream_page_flags(self, *arguments, **options):
+            for chunk in super().stream_page_flags(*arguments, **options):
+                yield replace(chunk, masks=None, kpageflags=None)
 
-    monkeypatch.setattr("cowd._backend.Local", Local)
+    monkeypatch.setattr("cowd._local.Local", Local)
 
 
 @pytest.mark.usefixtures("people", "place", "local")

@@ -5,13 +5,11 @@ import errno
 import mmap
 import os
 import signal
-import subprocess
-import sys
 import threading
 
 import cowd
 import pytest
-from cowd import Local, MappingKind, PageAttributes, PageState, _local, _process
+from cowd import Local, MappingKind, PageAttributes, PageState, _local, _page_scan, _pages, _process
 from cowd._buffers import Span, as_array
 
 PAGE = mmap.PAGESIZE
@@ -38,17 +36,6 @@ def file(tmp_path):
     path.write_bytes(b"original".ljust(PAGE) * 4)
     with path.open("r+b") as opened:
         yield opened
-
-
-@pytest.fixture(params=["with PAGEMAP_SCAN", "without it"])
-def kernel(request, monkeypatch):
-    """Return whether the kernel tells the page of zeros, of both sorts of kernel."""
-    if request.param == "with PAGEMAP_SCAN":
-        if not _local.has_pagemap_scan():
-            pytest.skip("this kernel has no PAGEMAP_SCAN")
-        return True
-    monkeypatch.setattr(_local, "has_pagemap_scan", lambda: False)
-    return False
 
 
 @pytest.mark.usefixtures("kernel")
@@ -90,7 +77,7 @@ def test_exclusive_is_told():
 
 
 def test_long_ranges_come_in_parts(monkeypatch):
-    monkeypatch.setattr(_local, "_PAGES_PER_PART", 4)
+    monkeypatch.setattr(_pages, "PAGES_PER_PART", 4)
     with map_anonymously(10) as memory:
         memory[9 * PAGE] = 1
         parts = list(Local().iter_page_flags(os.getpid(), [(address_of(memory), 10)]))
@@ -100,7 +87,7 @@ def test_long_ranges_come_in_parts(monkeypatch):
 
 
 def test_many_stretches_of_zeros_take_several_scans(monkeypatch):
-    monkeypatch.setattr(_local, "_REGIONS", 3)
+    monkeypatch.setattr(_page_scan, "_REGIONS", 3)
     if not _local.has_pagemap_scan():
         pytest.skip("this kernel has no PAGEMAP_SCAN")
     with map_anonymously(40) as memory:
@@ -150,16 +137,6 @@ def test_mappings_of_this_process(file):
         assert mapping.start_address == address_of(memory)
         assert mapping.kind is MappingKind.PRIVATE_FILE
     assert listed.mappings == sorted(listed.mappings, key=lambda each: each.start_address)
-
-
-@pytest.fixture
-def child():
-    """Return a child of this process that waits."""
-    process = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
-    yield process
-    process.kill()
-    process.wait()
-    process.stdin.close()
 
 
 def test_another_process_of_ones_own(child):
@@ -281,9 +258,9 @@ def test_a_process_that_ends_before_the_second_look_has_gone(child, monkeypatch)
         child.wait()
         return scan(*arguments)
 
-    scan = _local._scan
+    scan = _page_scan._scan
     assert _local.has_pagemap_scan()
-    monkeypatch.setattr(_local, "_scan", end_and_scan)
+    monkeypatch.setattr(_page_scan, "_scan", end_and_scan)
     monkeypatch.setattr(_local._pagemap, "MAYBE_ZERO", bytes(range(256)))
     failure(cowd.Aborted, "PROCESS_GONE", Local().get_page_flags, child.pid, address, 1)
 
@@ -291,9 +268,9 @@ def test_a_process_that_ends_before_the_second_look_has_gone(child, monkeypatch)
 @pytest.fixture
 def unprobed():
     """Have the kernel asked anew whether it has PAGEMAP_SCAN, and afterwards again."""
-    _local._try_pagemap_scan.cache_clear()
+    _page_scan._try_pagemap_scan.cache_clear()
     yield
-    _local._try_pagemap_scan.cache_clear()
+    _page_scan._try_pagemap_scan.cache_clear()
 
 
 @pytest.mark.usefixtures("unprobed")
@@ -307,7 +284,7 @@ def test_only_an_answer_of_the_kernel_is_remembered(monkeypatch, number, times):
         asked.append(number)
         raise OSError(number, os.strerror(number))
 
-    monkeypatch.setattr(_local, "_scan", refuse)
+    monkeypatch.setattr(_page_scan, "_scan", refuse)
     assert not _local.has_pagemap_scan()
     assert not _local.has_pagemap_scan()
     assert len(asked) == times

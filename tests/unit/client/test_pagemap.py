@@ -58,7 +58,11 @@ def test_state(entry, state, anonymous, maybe_zero, frame):
         (SWAPPED | EXCLUSIVE, 0),
         (PRESENT | UFFD_WP, PageAttributes.UFFD_WP),
         (SWAPPED | UFFD_WP, PageAttributes.UFFD_WP),
-        (SOFT_DIRTY, PageAttributes.SOFT_DIRTY),
+        (SOFT_DIRTY, 0),
+        (SOFT_DIRTY | UFFD_WP, PageAttributes.UFFD_WP),
+        (SOFT_DIRTY | SWAPPED, PageAttributes.SOFT_DIRTY),
+        (SOFT_DIRTY | GUARD, PageAttributes.SOFT_DIRTY),
+        (SOFT_DIRTY | PRESENT | FILE, PageAttributes.SOFT_DIRTY),
         (
             PRESENT | SOFT_DIRTY | EXCLUSIVE,
             PageAttributes.SOFT_DIRTY | PageAttributes.EXCLUSIVE,
@@ -70,7 +74,7 @@ def test_attributes(entry, attributes, frame):
 
 
 def test_every_page_has_its_own_place():
-    entries = pack(PRESENT | EXCLUSIVE, 0, PRESENT | FILE | SOFT_DIRTY, SWAPPED)
+    entries = pack(PRESENT | EXCLUSIVE, SOFT_DIRTY, PRESENT | FILE | SOFT_DIRTY, SWAPPED)
     assert [PageState(state).name for state in high_bytes(entries).translate(STATES)] == [
         "ANON",
         "ABSENT",

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 from cowd.cli import progress
 
-PARTS = [SimpleNamespace(states=bytes(4))] * 3
+CHUNKS = [SimpleNamespace(page_count=4)] * 3
 
 
 class Terminal(io.StringIO):
@@ -24,6 +24,6 @@ def test_a_bar_is_for_those_who_wait_at_a_terminal(monkeypatch, terminal, patien
     stream = Terminal() if terminal else io.StringIO()
     monkeypatch.setattr("sys.stderr", stream)
     monkeypatch.setattr(progress, "_PATIENCE_SECONDS", patience_seconds)
-    assert list(progress.track_pages(PARTS, "Reading", 12)) == PARTS
+    assert list(progress.track_pages(CHUNKS, "Reading", 12)) == CHUNKS
     assert ("Reading" in stream.getvalue()) is shown
     assert ("100%" in stream.getvalue()) is shown

@@ -121,10 +121,10 @@ def test_each_page_can_have_its_row(query):
     assert query("--each", "-no", "pages", f"{START:x}+4")[1] == ["1"] * 4
 
 
-def test_long_ranges_are_split_into_calls(several, query):
-    several.maximum_page_count = 2
-    query(f"{START:x}+4")
-    assert several.asked == [(START, 2), (START + 2 * PAGE, 2)]
+def test_rows_go_across_the_answers_of_one_call(several, query):
+    several.maximum_page_count = 1
+    assert query(f"{START:x}+4", "-nro", "pages") == (0, ["2", "1", "1"], [])
+    assert several.asked == [(START, 4)]
 
 
 @pytest.mark.usefixtures("several")
@@ -227,7 +227,7 @@ def test_more_rows_than_anybody_reads_are_refused(query, monkeypatch):
 def test_neighbouring_mappings_are_asked_about_at_once(several, query):
     several.listing_count = 10
     assert query(f"{START:x}-{START + 9 * PAGE:x}")[0] == 0
-    assert several.asked == [(START, 8), (START + 8 * PAGE, 1)]  # 8 are the most of one call
+    assert several.asked == [(START, 9)]
 
 
 def test_a_pid_that_is_reused_before_the_pages_are_read_is_noticed(fake, query):

@@ -10,10 +10,10 @@ from cowd import (
     Mapping,
     MappingKind,
     PageAttributes,
-    PageFlags,
+    PageChunk,
     PageState,
 )
-from cowd._runs import Run, Segment, fold_pages, iter_runs, join_segments
+from cowd._runs import Run, Segment, iter_runs, join_segments
 from cowd.cli.strip import draw_strip
 
 START = 0x10000
@@ -23,20 +23,27 @@ WORDS = {"f": 0x808, "a": 0x5828, "z": 0x1000800}
 
 
 def make_pages(drawn, attributes=None, address=START):
-    return PageFlags(
+    return PageChunk(
         pid=7,
         page_size_bytes=4096,
         address=address,
+        page_count=len(drawn),
         start_time_ticks=5,
         masks=DisclosureMasks(0, 0),
+        stretch_addresses=array("Q", [address]),
+        stretch_page_counts=array("I", [len(drawn)]),
         kpageflags=array("Q", [WORDS.get(char, 0) for char in drawn]),
         states=bytes(CODES[char] for char in drawn),
         attributes=bytes(attributes or len(drawn)),
     )
 
 
+def fold_pages(chunk, mapping, *, each=False):
+    return list(iter_runs([chunk], [Segment(chunk.address, chunk.end_address, mapping)], each=each))
+
+
 def fold(drawn, *, each=False, mapping=MAPPING, attributes=None):
-    runs = list(fold_pages(make_pages(drawn, attributes), mapping, each=each))
+    runs = fold_pages(make_pages(drawn, attributes), mapping, each=each)
     address = START
     for run in runs:
         assert run.address == address
@@ -67,7 +74,7 @@ def test_attributes_and_flags_keep_pages_apart():
     assert [run.page_count for run in fold("aaa", attributes=[1, 1, 0])] == [2, 1]
     pages = make_pages("aa")
     pages.kpageflags[1] ^= 1 << 2
-    assert len(list(fold_pages(pages, MAPPING, each=False))) == 2
+    assert len(fold_pages(pages, MAPPING)) == 2
 
 
 def test_flags_are_none_where_there_is_no_page():
@@ -86,7 +93,7 @@ def test_flags_are_none_where_there_is_no_page():
 def test_a_page_with_all_flags_hidden_is_not_a_page_without_flags():
     pages = make_pages("f")
     pages.kpageflags[0] = 0
-    assert next(fold_pages(pages, MAPPING, each=False)).kpageflags == 0
+    assert fold_pages(pages, MAPPING)[0].kpageflags == 0
 
 
 def test_nothing_is_copied_outside_a_mapping():

@@ -21,9 +21,6 @@ from cowproto.v1 import pageflags_pb2_grpc
 from unit.worker.opener_player import Answer, Opener, PlayOpener
 from unit.worker.served_process import CALLER, CONFINEMENT, FEATURES, FRAMES, MakeFile, Process
 
-# As the zygote has it: other tests fork this process after gRPC has run in it.
-os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
-
 JOIN_SECONDS = 10.0
 
 
@@ -92,17 +89,17 @@ def process(make_file: MakeFile) -> Process:
 
 
 @pytest.fixture
-def serve() -> Iterator[Callable[[Service], grpc.Channel]]:
-    """Return a function that serves a service and returns a channel to it."""
+def serve() -> Iterator[Callable[..., grpc.Channel]]:
+    """Return a function that serves a service and returns a channel to it, with these options."""
     with ExitStack() as stack:
 
-        def serve(service: Service) -> grpc.Channel:
+        def serve(service: Service, *options: tuple[str, int]) -> grpc.Channel:
             threads = stack.enter_context(ThreadPoolExecutor(2))
             server = grpc.server(threads, [service.make_handler()])
             port = server.add_insecure_port("127.0.0.1:0")
             server.start()
             stack.callback(lambda: server.stop(0).wait())
-            return stack.enter_context(grpc.insecure_channel(f"127.0.0.1:{port}"))
+            return stack.enter_context(grpc.insecure_channel(f"127.0.0.1:{port}", options))
 
         yield serve
 

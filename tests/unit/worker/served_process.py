@@ -13,7 +13,7 @@ import pytest
 from cowdaemon.errors import DOMAIN, Code, CowdError, Reason
 from cowdaemon.wire import Detail, Purpose
 from cowdaemon.worker.features import KernelFeatures
-from cowdaemon.worker.page_states import EntryLayout, Kpageflags
+from cowdaemon.worker.page_states import EntryLayout, Kpageflags, Words
 from cowdaemon.worker.service import Caller
 from cowdaemon.worker.targets import Target
 from cowproto.v1 import pageflags_pb2 as messages
@@ -26,7 +26,13 @@ SERVICE = "/cowd.v1.PageFlagsService/"
 HEALTH = "/grpc.health.v1.Health/Check"
 METHODS = [
     f"{SERVICE}{name}"
-    for name in ("GetPageFlags", "ListMappings", "SummarizeProcesses", "GetServerInfo")
+    for name in (
+        "GetPageFlags",
+        "StreamPageFlags",
+        "ListMappings",
+        "SummarizeProcesses",
+        "GetServerInfo",
+    )
 ]
 DETAILS_KEY = "grpc-status-details-bin"
 SECONDS = 20.0
@@ -81,6 +87,11 @@ class Process:
         if pid in self.refusals:
             raise CowdError(self.refusals[pid], pid=pid, seconds=2)
         return Target(pid, START_TIME_TICKS, os.dup(self.pagemap), os.dup(self.maps))
+
+    def write_pagemap(self, entries: Words) -> None:
+        """Have these entries, from page 0, and no others."""
+        os.ftruncate(self.pagemap, 0)
+        os.pwrite(self.pagemap, entries.astype("<u8").tobytes(), 0)
 
     def list_pids(self) -> Sequence[int]:
         if isinstance(self.pids, Reason):

@@ -11,12 +11,15 @@ from typing import Any
 
 import numpy as np
 import pytest
+from cowdaemon.worker import page_states
+from cowdaemon.worker.disclosure import SAFE
 from cowdaemon.worker.page_states import (
     Attribute,
     EntryLayout,
     Kpageflags,
     PageState,
     classify,
+    encode,
     frames,
     is_certainly_private,
     is_contradictory,
@@ -44,6 +47,7 @@ MIGRATION = SWAPPED | 0x5678 << 5 | 29
 SWAP = SWAPPED | 0x5678 << 5 | 1
 
 LAYOUT = EntryLayout(marker_type=MARKER_TYPE)
+TRACKED = EntryLayout(marker_type=MARKER_TYPE, has_soft_dirty=True)
 UNKNOWN_MARKERS = EntryLayout()
 
 K = Kpageflags
@@ -181,12 +185,18 @@ def test_marker_of_type_zero_is_known() -> None:
     assert classify_one(SWAPPED | 4 << 5, 0, EntryLayout(marker_type=0))[0] == PageState.GUARD
 
 
-@pytest.mark.parametrize("entry", [PRESENT, SWAP, 0])
+@pytest.mark.parametrize("entry", [PRESENT, SWAP, GUARD, GUARD_MARKER, MIGRATION | FILE])
 def test_soft_dirty_is_told_only_where_the_kernel_tracks_it(entry: int) -> None:
-    tracked = EntryLayout(marker_type=MARKER_TYPE, has_soft_dirty=True)
     assert Attribute.SOFT_DIRTY not in classify_one(entry | SOFT_DIRTY, ANON_FLAGS, LAYOUT)[1]
-    assert Attribute.SOFT_DIRTY in classify_one(entry | SOFT_DIRTY, ANON_FLAGS, tracked)[1]
-    assert Attribute.SOFT_DIRTY not in classify_one(entry, ANON_FLAGS, tracked)[1]
+    assert Attribute.SOFT_DIRTY in classify_one(entry | SOFT_DIRTY, ANON_FLAGS, TRACKED)[1]
+    assert Attribute.SOFT_DIRTY not in classify_one(entry, ANON_FLAGS, TRACKED)[1]
+
+
+@pytest.mark.parametrize("entry", [0, FILE, UFFD_MARKER, POISON_MARKER | UFFD_WP])
+def test_soft_dirty_is_not_told_of_what_is_absent(entry: int) -> None:
+    state, attributes = classify_one(entry | SOFT_DIRTY, 0, TRACKED)
+    assert state == PageState.ABSENT
+    assert Attribute.SOFT_DIRTY not in attributes
 
 
 def decide(entry: int, flags: int) -> PageState:
@@ -242,6 +252,41 @@ def test_first_row_that_matches_wins(pages: list[tuple[int, int]]) -> None:
         uffd = entry & UFFD_WP or (is_marker and entry & 1 << 5)
         expected |= Attribute.UFFD_WP if uffd else NONE
         assert found == expected, (hex(entry), hex(word))
+
+
+# All that the rules look at of flags, and what they do not: a bit of each half, and one beyond.
+FLAGS_THAT_MATTER = K.SLAB, K.BUDDY, K.PGTABLE, K.NOPAGE, K.ANON, K.ZERO_PAGE, K.SWAPBACKED, K.HUGE
+OTHER_FLAGS = 0, K.MMAP | K.UPTODATE, K.KSM, K.MLOCKED
+LOW_BITS = [0, 1, MARKER_TYPE, *(kind << 5 | MARKER_TYPE for kind in range(1, 8)), 4 << 5 | 1]
+
+
+@pytest.mark.parametrize("layout", [LAYOUT, TRACKED, UNKNOWN_MARKERS, EntryLayout(1, True)])
+@pytest.mark.parametrize("low_bits", LOW_BITS)
+def test_tables_say_what_the_rules_say(layout: EntryLayout, low_bits: int) -> None:
+    """Of everything that an entry and flags may be together. Seen to fail without the fold."""
+    chosen = [
+        sum(flag for place, flag in enumerate(FLAGS_THAT_MATTER) if number >> place & 1)
+        for number in range(1 << len(FLAGS_THAT_MATTER))
+    ]
+    all_flags = words(*{flags | other for flags in chosen for other in (*OTHER_FLAGS, K.THP)})
+    high_bits = np.arange(1 << 9, dtype=np.uint64) << np.uint64(55)
+    entries = np.repeat(high_bits | np.uint64(low_bits), len(all_flags))
+    flags = np.tile(all_flags, len(high_bits))
+    found, said = classify(entries, flags, layout), page_states._judge(entries, flags, layout)
+    assert np.array_equal(found, said)
+    assert np.array_equal(is_contradictory(entries, flags), page_states._contradict(entries, flags))
+    shown = SAFE.apply(entries, flags)
+    assert np.array_equal(shown, flags & SAFE._choose(entries, flags))
+
+
+def test_known_codes_spare_the_second_look() -> None:
+    entries, flags = words(*(row[1] for row in ROWS)), words(*(row[2] for row in ROWS))
+    codes = encode(entries, flags)
+    assert np.array_equal(
+        classify(entries, flags, TRACKED, codes), classify(entries, flags, TRACKED)
+    )
+    assert np.array_equal(is_contradictory(entries, flags, codes), is_contradictory(entries, flags))
+    assert np.array_equal(SAFE.apply(entries, flags, codes), SAFE.apply(entries, flags))
 
 
 @pytest.mark.parametrize(

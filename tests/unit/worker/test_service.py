@@ -14,11 +14,12 @@ from cowdaemon.limits import (
     MAPPINGS_PER_CALL,
     PAGES_PER_CALL,
     PIDS_PER_CALL,
+    RANGES_PER_CALL,
 )
 from cowdaemon.wire import Detail
 from cowdaemon.worker import service as module
 from cowdaemon.worker.disclosure import FULL, SAFE
-from cowdaemon.worker.page_states import Kpageflags
+from cowdaemon.worker.page_states import Kpageflags, encode
 from cowdaemon.worker.reader import PageReadings, Reader
 from cowdaemon.worker.service import PageFlagsService
 from cowdaemon.worker.worker import Service
@@ -94,10 +95,13 @@ def test_page_that_does_not_settle_is_unknown_and_has_no_flags(
     class Restless:
         features = FEATURES
 
+        def read_few(self, *_: object) -> None:
+            return None
+
         def read(self, pagemap: int, address: int, count: int) -> PageReadings:  # noqa: ARG002
             entries = np.array([PRESENT | EXCLUSIVE | 1, SWAPPED | SOFT_DIRTY | 1], np.uint64)
             flags = np.array([ANON_WORD, 0], np.uint64)
-            return PageReadings(entries, flags, np.array([False, True]))
+            return PageReadings(entries, flags, encode(entries, flags), np.array([1]))
 
     service = PageFlagsService(CALLER, process, Restless(), CONFINEMENT)  # type: ignore[arg-type]
     stub = pageflags_pb2_grpc.PageFlagsServiceStub(serve(service))
@@ -238,6 +242,7 @@ def test_server_info(stub: Any) -> None:
         confinement=messages.Confinement(seccomp=True, landlock_abi=3),
         granted=messages.GRANT_DETAIL_SUMMARY,
         maximum_pid_count=PIDS_PER_CALL,
+        maximum_range_count=RANGES_PER_CALL,
     )
 
 

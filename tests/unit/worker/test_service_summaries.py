@@ -13,6 +13,7 @@ import pytest
 from cowdaemon.errors import CowdError, Reason
 from cowdaemon.limits import PIDS_PER_CALL, REQUEST_BYTES
 from cowdaemon.wire import Purpose
+from cowdaemon.worker.page_states import encode
 from cowdaemon.worker.reader import PageReadings
 from cowdaemon.worker.service import PageFlagsService
 from cowdaemon.worker.targets import Target
@@ -214,7 +215,7 @@ class Endless:
     def read(self, pagemap: int, address: int, count: int) -> PageReadings:  # noqa: ARG002
         self._labour.work()
         words = np.zeros(count, np.uint64)
-        return PageReadings(words, words, np.zeros(count, np.bool_))
+        return PageReadings(words, words, encode(words, words), np.empty(0, np.intp))
 
 
 class Refusing(Process):

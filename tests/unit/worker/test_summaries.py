@@ -12,7 +12,8 @@ from cowdaemon.worker import summaries as module
 from cowdaemon.worker.features import probe_features
 from cowdaemon.worker.mappings import Extent, MappingKind
 from cowdaemon.worker.page_states import PageState
-from cowdaemon.worker.reader import Reader, ShortReadError
+from cowdaemon.worker.pagemap import ShortReadError
+from cowdaemon.worker.reader import Reader
 from cowdaemon.worker.summaries import (
     Totals,
     add_up,

@@ -1,0 +1,83 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Lets a thread of its own take items from an iterator while others are being used.
+
+Worker, unprivileged. What is ahead is bounded, so whoever does not take the items stops the work.
+"""
+
+import threading
+from collections import deque
+from collections.abc import Iterator
+from typing import Generic, TypeVar
+
+__all__ = ["read_ahead"]
+
+_T = TypeVar("_T")
+
+
+def read_ahead(items: Iterator[_T], depth: int) -> Iterator[_T]:
+    """Yield `items`, up to `depth` of which are taken before they are wanted.
+
+    Raises:
+        Exception: what the iterator raises, in its place. If the generator is closed, the iterator
+            goes no further than the next item.
+    """
+    buffer: _Buffer[_T] = _Buffer(depth)
+    threading.Thread(target=buffer.fill, args=(items,), name="read-ahead", daemon=True).start()
+    try:
+        yield from iter(buffer)
+    finally:
+        buffer.abandon()
+
+
+class _Buffer(Generic[_T]):
+    """What one thread puts in and another takes out."""
+
+    def __init__(self, depth: int) -> None:
+        self._depth = depth
+        self._items: deque[_T] = deque()
+        self._changed = threading.Condition()
+        self._is_abandoned = False
+        self._is_complete = False
+        self._error: BaseException | None = None
+
+    def fill(self, items: Iterator[_T]) -> None:
+        """Put in every item, as long as anybody wants them."""
+        try:
+            for item in items:
+                with self._changed:
+                    self._changed.wait_for(
+                        lambda: self._is_abandoned or len(self._items) < self._depth
+                    )
+                    if self._is_abandoned:
+                        return
+                    self._items.append(item)
+                    self._changed.notify_all()
+        except BaseException as error:  # noqa: BLE001 - raised where the items are taken
+            self._error = error
+        finally:
+            with self._changed:
+                self._is_complete = True
+                self._changed.notify_all()
+
+    def __iter__(self) -> Iterator[_T]:
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._items or self._is_complete)
+                if not self._items:
+                    break
+                item = self._items.popleft()
+                self._changed.notify_all()
+            yield item
+        error, self._error = self._error, None
+        if error is not None:
+            try:
+                raise error
+            finally:
+                del error  # its traceback has all that was worked on, and this frame
+
+    def abandon(self) -> None:
+        """Want no more of them."""
+        with self._changed:
+            self._is_abandoned = True
+            self._items.clear()
+            self._changed.notify_all()

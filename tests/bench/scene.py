@@ -1,0 +1,150 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A process that has pages of some kind and waits: what the benchmark asks about.
+
+Runs as an ordinary user, started by `stage.py`. Prints {"pid": N, "ranges": {NAME: [ADDRESS,
+COUNT]}} when its pages are there, and ends with its standard input.
+"""
+
+import ctypes
+import json
+import mmap
+import os
+import random
+import sys
+from contextlib import suppress
+
+import numpy as np
+
+PAGE_BYTES = mmap.PAGESIZE
+READ_BYTES = 1 << 20
+BLOCK_PAGES = 4096
+"""Of what is copied, and of what is not, where frames shall lie in runs."""
+RESERVED_BYTES = 1 << 40
+CLUSTERS = 100
+CLUSTER_PAGES = 256
+LARGE_PAGES = 16_000_000
+LARGE_PIECES = 4_000
+FEW_PAGES = 4
+SEED = 20261123
+
+Ranges = dict[str, tuple[int, int]]
+
+_KEPT: list[object] = []
+"""The mappings: they stay as long as the process."""
+_libc = ctypes.CDLL(None, use_errno=True)
+_libc.mmap.restype = ctypes.c_void_p
+_libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, *[ctypes.c_int] * 3, ctypes.c_long]
+_FIXED, _NORESERVE = 0x10, 0x4000  # linux/mman.h; no names in Python before 3.13
+
+
+def map_copied(path: str) -> tuple[mmap.mmap, np.ndarray]:
+    """Map a file privately; return the mapping and its bytes."""
+    with open(path, "rb") as file:
+        access = mmap.PROT_READ | mmap.PROT_WRITE
+        mapping = mmap.mmap(file.fileno(), 0, flags=mmap.MAP_PRIVATE, prot=access)
+    _KEPT.append(mapping)
+    return mapping, np.frombuffer(mapping, np.uint8)
+
+
+def reserve(size_bytes: int) -> tuple[int, np.ndarray]:
+    """Reserve anonymous memory without huge pages; return its address and its bytes."""
+    flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _NORESERVE
+    mapping = mmap.mmap(-1, size_bytes, flags=flags)
+    mapping.madvise(mmap.MADV_NOHUGEPAGE)
+    _KEPT.append(mapping)
+    words = np.frombuffer(mapping, np.uint8)
+    return words.ctypes.data, words
+
+
+def make_scattered(path: str) -> Ranges:
+    """Read every page of a file and then copy every other one, each in random order.
+
+    A page of the cache gets its frame when it is first looked at, a copy when it is made: so
+    neighbours in the file have frames that are far apart. The file is a hole, and nothing is
+    written to it: no disk is measured, and none is busy meanwhile.
+    """
+    mapping, words = map_copied(path)
+    mapping.madvise(mmap.MADV_RANDOM)  # no neighbours are read ahead
+    order = np.random.default_rng(SEED).permutation(len(words) // PAGE_BYTES)
+    words[order * PAGE_BYTES].sum()
+    words[order[order % 2 == 0] * PAGE_BYTES] = 1
+    return {"all": (words.ctypes.data, len(order))}
+
+
+def make_runs(path: str) -> Ranges:
+    """Read a file in order by large reads, and copy every other block of it in order."""
+    with open(path, "rb", buffering=0) as file:
+        while file.read(READ_BYTES):
+            pass
+    _, words = map_copied(path)
+    first_bytes = words[::PAGE_BYTES]
+    first_bytes.sum()
+    pages = np.arange(len(first_bytes))
+    first_bytes[pages // BLOCK_PAGES % 2 == 0] = 1
+    return {"all": (words.ctypes.data, len(pages))}
+
+
+def make_reserved() -> Ranges:
+    """Have the same number of pages in clusters, side by side, and one by one far apart."""
+    pages, total = CLUSTERS * CLUSTER_PAGES, RESERVED_BYTES // PAGE_BYTES
+    clusters_at, clusters = reserve(RESERVED_BYTES)
+    starts = np.linspace(0, total - CLUSTER_PAGES, CLUSTERS).astype(np.int64)
+    clusters[(starts[:, None] + np.arange(CLUSTER_PAGES)) * PAGE_BYTES] = 1
+    together_at, together = reserve(pages * PAGE_BYTES)
+    together[::PAGE_BYTES] = 1
+    singles_at, singles = reserve(RESERVED_BYTES)
+    singles[np.array(random.Random(SEED).sample(range(total), pages)) * PAGE_BYTES] = 1
+    return {
+        "clusters": (clusters_at, total),
+        "together": (together_at, pages),
+        "singles": (singles_at, total),
+    }
+
+
+def make_large(path: str) -> Ranges:
+    """Reserve many pages and map a file into a part of each stretch of them, again and again.
+
+    Every page in sight of one response has a frame of its own, as in memory that large.
+    """
+    address, _ = reserve(LARGE_PAGES * PAGE_BYTES)
+    stretch_bytes = LARGE_PAGES // LARGE_PIECES * PAGE_BYTES
+    piece_bytes = stretch_bytes // 4
+    flags = mmap.MAP_PRIVATE | mmap.MAP_POPULATE | _FIXED
+    with open(path, "rb") as file:
+        file_bytes = os.fstat(file.fileno()).st_size
+        for number in range(LARGE_PIECES):
+            place = address + number * stretch_bytes
+            offset = number * piece_bytes % file_bytes  # which is a multiple
+            at = _libc.mmap(place, piece_bytes, mmap.PROT_READ, flags, file.fileno(), offset)
+            if at != place:
+                raise OSError(ctypes.get_errno(), "mmap")
+    return {"all": (address, LARGE_PAGES)}
+
+
+def make_few() -> Ranges:
+    """Have four pages."""
+    address, words = reserve(FEW_PAGES * PAGE_BYTES)
+    words[::PAGE_BYTES] = 1
+    return {"all": (address, FEW_PAGES)}
+
+
+KINDS = {
+    "scattered": make_scattered,
+    "runs": make_runs,
+    "reserved": make_reserved,
+    "large": make_large,
+    "few": make_few,
+}
+
+
+def main() -> None:
+    """Make the pages of the kind that the arguments say, and wait."""
+    kind, *arguments = sys.argv[1:]
+    ranges = KINDS[kind](*arguments)
+    print(json.dumps({"pid": os.getpid(), "ranges": ranges}), flush=True)
+    sys.stdin.read()
+
+
+if __name__ == "__main__":
+    with suppress(KeyboardInterrupt):  # of who runs the benchmark
+        main()

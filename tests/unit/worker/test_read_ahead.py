@@ -1,0 +1,133 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a thread takes ahead: the same items and errors, few of them, and none once nobody wants."""
+
+import gc
+import itertools
+import queue
+import threading
+from collections.abc import Iterator
+
+import pytest
+from cowdaemon.worker.read_ahead import read_ahead
+
+SECONDS = 10.0
+DEPTH = 2
+MANY = 10_000
+
+pytestmark = pytest.mark.usefixtures("nothing_is_left")
+
+
+class Source:
+    """Counts, far beyond what is wanted; tells what was taken of it, and when it was closed."""
+
+    def __init__(self) -> None:
+        self.taken: queue.SimpleQueue[int] = queue.SimpleQueue()
+        self.is_closed = threading.Event()
+
+    def __iter__(self) -> Iterator[int]:
+        try:
+            for number in range(MANY):
+                self.taken.put(number)
+                yield number
+        finally:
+            self.is_closed.set()
+
+
+@pytest.mark.parametrize("depth", [1, 2, 100])
+@pytest.mark.parametrize("count", [0, 1, 2, 3, 50])
+def test_items_come_in_their_order(depth: int, count: int) -> None:
+    assert list(read_ahead(iter(range(count)), depth)) == list(range(count))
+
+
+def test_items_are_taken_before_they_are_wanted_up_to_the_depth() -> None:
+    """And the next one, which waits for room. Seen to fail without a bound."""
+    source = Source()
+    items = read_ahead(iter(source), DEPTH)
+    for wanted in range(3):
+        assert next(items) == wanted
+        due = range(wanted + DEPTH + 2) if wanted == 0 else [wanted + DEPTH + 1]
+        assert [source.taken.get(timeout=SECONDS) for _ in due] == list(due)
+        assert source.taken.empty()
+    items.close()
+    assert source.is_closed.wait(SECONDS)
+    assert source.taken.empty()
+
+
+def test_nothing_is_taken_before_the_first_is_wanted() -> None:
+    source = Source()
+    threads = threading.active_count()
+    items = read_ahead(iter(source), DEPTH)
+    assert threading.active_count() == threads
+    items.close()
+    assert source.taken.empty()
+
+
+@pytest.mark.parametrize("count", [0, 1, 5])
+def test_error_comes_in_its_place(count: int) -> None:
+    """What was taken before it is not lost. Seen to fail with it raised as soon as it is known."""
+
+    def fail_after() -> Iterator[int]:
+        yield from range(count)
+        raise LookupError("of the iterator")
+
+    items = read_ahead(fail_after(), DEPTH)
+    assert list(itertools.islice(items, count)) == list(range(count))
+    with pytest.raises(LookupError, match="of the iterator"):
+        next(items)
+    assert list(items) == []
+
+
+def test_items_are_made_in_a_thread_of_their_own() -> None:
+    def tell_threads() -> Iterator[threading.Thread]:
+        yield threading.current_thread()
+        yield threading.current_thread()
+
+    [thread] = set(read_ahead(tell_threads(), DEPTH))
+    assert thread is not threading.current_thread()
+    thread.join(SECONDS)
+    assert not thread.is_alive()
+
+
+@pytest.mark.parametrize("way", ["closed", "dropped", "failed"])
+def test_whoever_goes_ends_the_work(way: str) -> None:
+    """The thread ends, though it waits for room, and lets go of what it takes from.
+
+    Seen to fail with the buffer never abandoned.
+    """
+    source = Source()
+    items = read_ahead(iter(source), DEPTH)
+    assert next(items) == 0
+    for _ in range(DEPTH + 2):
+        source.taken.get(timeout=SECONDS)  # the last of them has no room
+    if way == "closed":
+        items.close()
+    elif way == "failed":
+        with pytest.raises(LookupError):
+            items.throw(LookupError())  # type: ignore[attr-defined]
+    del items
+    gc.collect()
+    assert source.is_closed.wait(SECONDS)
+    assert source.taken.empty()
+
+
+def test_work_that_was_under_way_is_the_last() -> None:
+    """Seen to fail with the look whether anybody wants more left out."""
+    may_go_on, is_closed = threading.Event(), threading.Event()
+    made = []
+
+    def work() -> Iterator[int]:
+        try:
+            for number in itertools.count():
+                if number:
+                    assert may_go_on.wait(SECONDS)
+                made.append(number)
+                yield number
+        finally:
+            is_closed.set()
+
+    items = read_ahead(work(), DEPTH)
+    assert next(items) == 0
+    items.close()
+    may_go_on.set()
+    assert is_closed.wait(SECONDS)
+    assert made == [0, 1]
