@@ -31,8 +31,11 @@ def encode_pages(
         states: a byte a page.
         attributes: a byte a page.
     """
-    if not isinstance(kpageflags, bytes):
-        kpageflags = kpageflags.astype("<u8", copy=False)
+    if isinstance(kpageflags, bytes):  # of a few pages
+        response.kpageflags = kpageflags
+        response.state, response.attributes = bytes(states), bytes(attributes)
+        return response.SerializeToString()
+    kpageflags = kpageflags.astype("<u8", copy=False)
     return b"".join(
         (
             response.SerializeToString(),

@@ -17,6 +17,9 @@ import socket
 import sys
 from typing import Final
 
+import cowdaemon.worker.grpc_settings  # noqa: F401 - before gRPC is
+
+# isort: split
 # What gRPC imports when a server is first made: too late, a worker opens no files.
 import grpc._interceptor
 import grpc._server
