@@ -4,8 +4,9 @@
 User cowd, no capabilities, confined; but for the start of `zygote`, which opens `kernel_files` and
 tries out the kernel's `features` as root before `privileges` gives everything up. It imports once
 and forks a worker for each credential; `worker` is that process: `relay` carries bytes between a
-client and the in-process gRPC server, told how to serve by `grpc_settings`, behind
-`inner_listener`; `handlers` turns them into calls, `service` answers, `encoding` puts arrays on the wire; `targets` asks the opener for processes.
+client and the in-process gRPC server behind `inner_listener`, which serves as `grpc_settings` has
+asked it to; `handlers` turns them into calls, `service` answers, `encoding` puts arrays on the
+wire; `targets` asks the opener for processes.
 
 `reader` reads pages as arrays, by `pagemap` and `kpageflags`, and `few_pages` without arrays;
 `page_stream` does so for ranges of any length: `page_scan` finds where anything is, `chunks` cuts
