@@ -21,6 +21,9 @@ from cowproto.v1 import pageflags_pb2_grpc
 from unit.worker.opener_player import Answer, Opener, PlayOpener
 from unit.worker.served_process import CALLER, CONFINEMENT, FEATURES, FRAMES, MakeFile, Process
 
+# As the zygote has it: other tests fork this process after gRPC has run in it.
+os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
+
 JOIN_SECONDS = 10.0
 
 
