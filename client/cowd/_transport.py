@@ -137,9 +137,6 @@ class Transport:
                 # The time to make a connection in, despite the name. Less than a call has, so that
                 # a daemon that takes no connections is not confused with one slow to answer.
                 ("grpc.min_reconnect_backoff_ms", max(1, int(1000 * self._connect_seconds))),
-                # A stream that no thread of grpc's reads for us: nothing waits in Python, and an
-                # answer is here sooner. By its name, as grpc.experimental is slow to import.
-                ("SingleThreadedUnaryStream", 1),
                 # The pauses between attempts: short, as there is no network to spare.
                 ("grpc.initial_reconnect_backoff_ms", 100),
                 ("grpc.max_reconnect_backoff_ms", 250),

@@ -31,19 +31,6 @@ settings.load_profile("cowd")
 ACCEPT_SECONDS = 10.0
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Have what forks come first.
-
-    With grpcio 1.51 a process that has read streams, as the client's tests do, forks badly.
-    """
-
-    def forks(item: pytest.Item) -> bool:
-        fixtures = getattr(item, "fixturenames", ())
-        return "run_in_child" in fixtures or item.path.name == "test_inner_listener.py"
-
-    items.sort(key=lambda item: not forks(item))
-
-
 def count_descriptors() -> int:
     return len(list(Path("/proc/self/fd").iterdir()))
 
