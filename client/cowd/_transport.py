@@ -248,10 +248,7 @@ class Transport:
                 request = request_type(**fields)
             except (TypeError, ValueError) as error:  # Not a number, or not one that fits.
                 raise InvalidRequest(f"the request cannot be sent: {error}") from error
-            if _Forks.count != self._fork_count:
-                raise Unavailable(
-                    "this client was made before a fork and is the parent's: make another one"
-                )
+            self._verify_ours()
             pid = fields.get("pid")
             try:
                 return self._call(call, request, pid if isinstance(pid, int) else None)
@@ -263,29 +260,18 @@ class Transport:
     def _call(
         self, call: "grpc.UnaryUnaryMultiCallable[Any, _Answer]", request: Message, pid: int | None
     ) -> _Answer:
-        deadline = time.monotonic() + self._timeout_seconds
-        first: grpc.Call | None = None
-        is_crowded = False
-        pauses = iter(_PAUSES_SECONDS)
+        wait = self._begin_wait()
         while True:
-            started = time.monotonic()
+            wait.attempt = time.monotonic()
             try:
-                # If it is, grpc connects again and again, with the pauses of the options above.
-                return call(request, timeout=max(0, deadline - started), wait_for_ready=is_crowded)
+                return call(
+                    request,
+                    timeout=max(0, wait.deadline - wait.attempt),
+                    wait_for_ready=wait.is_crowded,
+                )
             except grpc.RpcError as error:
-                failed = cast(grpc.Call, error)  # A failed call raises an RpcError that is a Call.
-                pause = next(pauses, None)
-                hangs = time.monotonic() - started >= self._connect_seconds
-                may_help = pause is not None and not hangs and self._was_lost(failed)
-                number = try_to_connect(self._path) if may_help else 0
-                if pause is None or not may_help or number in _NOBODY_LISTENS:
-                    # That the time is up says less than why it did not get through at first.
-                    is_late = failed.code() is grpc.StatusCode.DEADLINE_EXCEEDED
-                    why = first if first and is_late else failed
-                    raise self._convert_error(why, pid) from error
-                first = first or failed
-                is_crowded = number != 0
-            time.sleep(pause)
+                # A failed call raises an RpcError that is a Call.
+                self._pause_or_raise(wait, cast(grpc.Call, error), pid)
 
     def _start_stream(self, stream: PageStream, wait: _Wait) -> _StreamCall:
         request = stream.make_request()
@@ -321,16 +307,18 @@ class Transport:
         now = time.monotonic()
         return _Wait(now + self._timeout_seconds, now, iter(_PAUSES_SECONDS))
 
-    def _pause_or_raise(self, wait: _Wait, failed: grpc.Call, pid: int) -> None:
-        """Return after a pause if a stream that failed may go on, by the rules of `_call`."""
+    def _pause_or_raise(self, wait: _Wait, failed: grpc.Call, pid: int | None) -> None:
+        """Return after a pause if what failed may be tried again; else raise why it failed."""
         pause = next(wait.pauses, None)
         hangs = time.monotonic() - wait.attempt >= self._connect_seconds
         may_help = pause is not None and not hangs and self._was_lost(failed)
         number = try_to_connect(self._path) if may_help else 0
         if pause is None or not may_help or number in _NOBODY_LISTENS:
+            # That the time is up says less than why it did not get through at first.
             why = wait.first if wait.first and self._is_late(failed) else failed
             raise self._convert_error(why, pid) from cast(grpc.RpcError, failed)
         wait.first = wait.first or failed
+        # If it is, grpc connects again and again, with the pauses of the options above.
         wait.is_crowded = number != 0
         time.sleep(pause)
 

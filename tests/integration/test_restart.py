@@ -114,7 +114,7 @@ def test_the_library_notices_nothing(start_daemon: StartDaemon, handed_over: soc
 def test_a_stream_goes_on_with_the_next_daemon(
     start_daemon: StartDaemon, handed_over: socket.socket
 ) -> None:
-    """Seen to fail with UNAVAILABLE: of what is asked here, most is not read before the restart."""
+    """Of what is asked here, most is not read before the restart."""
     with mmap.mmap(-1, STREAMED_PAGES * mmap.PAGESIZE, mmap.MAP_PRIVATE) as memory:
         memory.madvise(mmap.MADV_NOHUGEPAGE)
         memory[:: mmap.PAGESIZE] = b"x" * STREAMED_PAGES

@@ -8,6 +8,7 @@ counted, those that are unmapped count as absent. Fails if the address space goe
 
 import os
 from collections.abc import Callable, Iterator, Sequence
+from itertools import chain
 from typing import Final, NamedTuple
 
 import numpy as np
@@ -17,7 +18,7 @@ from cowdaemon.limits import PAGES_PER_CALL
 from cowdaemon.worker.mappings import Extent, MappingKind
 from cowdaemon.worker.page_scan import iter_populated
 from cowdaemon.worker.page_states import Bytes, PageState
-from cowdaemon.worker.pagemap import ShortReadError, read_entries
+from cowdaemon.worker.pagemap import ShortReadError, Stretches, join_stretches, read_entries
 from cowdaemon.worker.reader import Reader, classify_readings
 from cowdaemon.worker.targets import Target
 
@@ -25,8 +26,7 @@ __all__ = [
     "Totals",
     "add_up",
     "count_states",
-    "join_regions",
-    "number_pages",
+    "number_extents",
     "summarize",
 ]
 
@@ -59,13 +59,14 @@ def summarize(reader: Reader, target: Target, verify_wanted: Callable[[], None])
     Raises:
         ShortReadError: the address space is gone.
     """
-    mapped = number_pages(target.list_extents())
+    mapped = number_extents(target.list_extents())
     is_inside = np.array([_is_inside(target, *row) for row in mapped.tolist()], np.bool_)
     inside = mapped[is_inside]
     counts = np.zeros((_KINDS, _STATES), np.int64)
     for first, end, kind in mapped[~is_inside].tolist():
         counts[kind, PageState.UNKNOWN] += end - first
-    for first, end in _iter_stretches(reader, target, inside):
+    stretches = chain.from_iterable(_iter_stretches(reader, target, inside))
+    for first, end in (stretch.tolist() for stretch in stretches):
         for page in range(first, end, PAGES_PER_CALL):
             verify_wanted()
             readings = reader.read(
@@ -88,16 +89,16 @@ def _is_inside(target: Target, first: int, _: int, kind: int) -> bool:
     return True
 
 
-def _iter_stretches(reader: Reader, target: Target, mapped: Numbers) -> Iterator[tuple[int, int]]:
-    """Yield first page and page after the last of the stretches to read; elsewhere is nothing."""
+def _iter_stretches(reader: Reader, target: Target, mapped: Numbers) -> Iterator[Stretches]:
+    """Yield the stretches to read; elsewhere is nothing."""
     if not reader.features.has_pagemap_scan or not len(mapped):
-        yield from join_regions(mapped[:, :2])
+        yield join_stretches(mapped[:, :2], _JOINED_PAGES)
         return
-    for regions in iter_populated(target.pagemap, int(mapped[0, 0]), int(mapped[-1, 1])):
-        yield from join_regions(regions)
+    for found in iter_populated(target.pagemap, int(mapped[0, 0]), int(mapped[-1, 1])):
+        yield join_stretches(found, _JOINED_PAGES)
 
 
-def number_pages(extents: Sequence[Extent]) -> Numbers:
+def number_extents(extents: Sequence[Extent]) -> Numbers:
     """Return a row for each extent: its first page, the page after its last, its kind."""
     rows = [
         (start_address // _PAGE_SIZE_BYTES, end_address // _PAGE_SIZE_BYTES, kind)
@@ -106,20 +107,11 @@ def number_pages(extents: Sequence[Extent]) -> Numbers:
     return np.array(rows, np.int64).reshape(-1, 3)
 
 
-def join_regions(regions: Numbers) -> Iterator[tuple[int, int]]:
-    """Yield the regions, rows of first page and page after the last, those close by as one."""
-    if not len(regions):
-        return
-    gaps = np.flatnonzero(regions[1:, 0] - regions[:-1, 1] > _JOINED_PAGES)
-    firsts, ends = regions[[0, *(gaps + 1)], 0], regions[[*gaps, -1], 1]
-    yield from zip(firsts.tolist(), ends.tolist(), strict=True)
-
-
 def count_states(mapped: Numbers, first_page: int, states: Bytes) -> Numbers:
     """Return how many of consecutive pages are in which state, by the kind of their mapping.
 
     Args:
-        mapped: as of `number_pages`, ascending, none overlapping.
+        mapped: as of `number_extents`, ascending, none overlapping.
         first_page: number of the first page.
         states: of each page.
 
@@ -143,7 +135,7 @@ def add_up(mapped: Numbers, counts: Numbers) -> list[Totals]:
     """Return the totals of each kind that there is, by its number; what was not counted is absent.
 
     Args:
-        mapped: as of `number_pages`.
+        mapped: as of `number_extents`.
         counts: as of `count_states`, of pages that were each counted once.
     """
     totals = []

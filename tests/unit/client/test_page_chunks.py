@@ -153,7 +153,7 @@ def test_one_stretch_of_everything_is_not_copied():
 
 
 def test_reserved_memory_is_one_run_at_once():
-    """Seen to take minutes with pages counted one by one."""
+    """Whoever counts its pages one by one does not come to the end."""
     chunk = make_chunk(1 << 40, [(1 << 39, [(3, 1, 0x5828)])])
     segment = Segment(START, START + (PAGE << 40), None)
     assert [

@@ -18,8 +18,7 @@ from cowdaemon.worker.summaries import (
     Totals,
     add_up,
     count_states,
-    join_regions,
-    number_pages,
+    number_extents,
     summarize,
 )
 from cowdaemon.worker.targets import Target
@@ -37,7 +36,7 @@ from unit.worker.served_process import (
 )
 
 Rows = list[tuple[int, int, int]]
-"""First page, page after the last, kind; as of number_pages."""
+"""First page, page after the last, kind; as of number_extents."""
 VSYSCALL = 0xFFFFFFFFFF600000
 MAPS = b"""\
 1000-3000 r--p 00000000 08:01 7   /file
@@ -137,28 +136,11 @@ def test_pages_of_extents_are_numbered() -> None:
         Extent(PAGE, 3 * PAGE, MappingKind.ANONYMOUS),
         Extent(VSYSCALL, VSYSCALL + PAGE, MappingKind.SPECIAL),
     ]
-    assert number_pages(extents).tolist() == [
+    assert number_extents(extents).tolist() == [
         [1, 3, MappingKind.ANONYMOUS],
         [VSYSCALL // PAGE, VSYSCALL // PAGE + 1, MappingKind.SPECIAL],
     ]
-    assert number_pages([]).shape == (0, 3)
-
-
-@pytest.mark.parametrize(
-    ("regions", "joined"),
-    [
-        ([], []),
-        ([(1, 2)], [(1, 2)]),
-        ([(1, 2), (2, 3)], [(1, 3)]),
-        ([(1, 2), (2 + 512, 600)], [(1, 600)]),
-        ([(1, 2), (2 + 513, 600)], [(1, 2), (515, 600)]),
-        ([(1, 2), (9, 10), (10_000, 10_001), (10_002, 10_003)], [(1, 10), (10_000, 10_003)]),
-    ],
-)
-def test_regions_close_by_are_joined(
-    regions: list[tuple[int, int]], joined: list[tuple[int, int]]
-) -> None:
-    assert list(join_regions(np.array(regions, np.int64).reshape(-1, 2))) == joined
+    assert number_extents([]).shape == (0, 3)
 
 
 @pytest.fixture
