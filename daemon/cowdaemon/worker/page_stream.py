@@ -41,18 +41,12 @@ _Run: TypeAlias = Callable[..., Iterable[Any]]
 
 
 class ChunkPages(NamedTuple):
-    """A chunk, and what may be told of the pages listed in it: one element a page.
-
-    Attributes:
-        chunk: the pages.
-        kpageflags: words; as bytes, little-endian.
-        states, attributes: a byte a page.
-    """
+    """A chunk, and what may be told of the pages listed in it: arrays of one element a page."""
 
     chunk: Chunk
-    kpageflags: Words | bytes
-    states: Bytes | bytes
-    attributes: Bytes | bytes
+    kpageflags: Words
+    states: Bytes
+    attributes: Bytes
 
 
 class PageStreams(Generic[_R]):

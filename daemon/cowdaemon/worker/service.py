@@ -7,12 +7,12 @@ Worker, unprivileged. What a call cannot answer it raises as CowdError.
 import os
 import socket
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from itertools import islice
 from typing import Final, NamedTuple
 
 import grpc
-import numpy as np
 from cowproto.v1 import pageflags_pb2 as messages
 from cowproto.v1 import twins_pb2 as twins
 
@@ -27,14 +27,13 @@ from cowdaemon.limits import (
     PIDS_PER_CALL,
     RANGES_PER_CALL,
 )
-from cowdaemon.worker.chunks import Chunk
 from cowdaemon.worker.disclosure import SAFE, DisclosureMasks
 from cowdaemon.worker.encoding import encode_pages
-from cowdaemon.worker.few_pages import FEW_PAGES, DisclosedPages
+from cowdaemon.worker.few_pages import DisclosedPages
 from cowdaemon.worker.handlers import Handlers, fail
 from cowdaemon.worker.page_states import Bytes, Words
 from cowdaemon.worker.page_stream import ChunkPages, PageStreams
-from cowdaemon.worker.pagemap import ShortReadError
+from cowdaemon.worker.pagemap import ShortReadError, read_entries
 from cowdaemon.worker.privileges import Confinement
 from cowdaemon.worker.read_ahead import read_ahead
 from cowdaemon.worker.reader import Reader, classify_readings
@@ -152,14 +151,12 @@ class PageFlagsService:
         target = self._open(request.pid)
         _verify_start_time(target, request.expected_start_time_ticks)
         for _, end in ranges:
-            self._read(target, (end - 1) * _PAGE_SIZE_BYTES, 1)  # raises if it is too far
-        page_count = sum(end - first for first, end in ranges)
-        if page_count <= FEW_PAGES:
-            few = (self._tell_range(target, first, end) for first, end in ranges)
-            return self._iter_allowed(target, few)
+            with _explaining_short_reads(target):
+                read_entries(target.pagemap, (end - 1) * _PAGE_SIZE_BYTES, 1)
         tell = partial(self._tell_chunk, target)
         chunks = self._streams.iter_chunks(target, ranges, tell, verify_wanted)
         responses = self._iter_allowed(target, chunks)
+        page_count = sum(end - first for first, end in ranges)
         return responses if page_count <= PAGES_PER_CALL else read_ahead(responses, CHUNKS_AHEAD)
 
     def _iter_allowed(self, target: Target, responses: Iterator[bytes]) -> Iterator[bytes]:
@@ -171,13 +168,6 @@ class PageFlagsService:
                 yield response
         except ShortReadError:
             raise CowdError(Reason.PROCESS_GONE, pid=target.pid) from None
-
-    def _tell_range(self, target: Target, first: int, end: int) -> bytes:
-        """Return the response about a few pages, all of them listed."""
-        pages = self._read(target, first * _PAGE_SIZE_BYTES, end - first)
-        return self._tell_chunk(
-            target, ChunkPages(Chunk(first, end, np.array([[first, end]])), *pages)
-        )
 
     def _tell_chunk(self, target: Target, pages: ChunkPages) -> bytes:
         first, end, stretches = pages.chunk
@@ -300,15 +290,11 @@ class PageFlagsService:
         self, target: Target, address: int, count: int
     ) -> DisclosedPages | tuple[Words, Bytes, Bytes]:
         reader, pagemap = self._reader, target.pagemap
-        try:
+        with _explaining_short_reads(target):
             few = reader.read_few(pagemap, address, count, self._masks)
             if few is not None:
                 return few
             readings = reader.read(pagemap, address, count)
-        except ShortReadError:
-            if target.is_alive():
-                raise CowdError(Reason.OUT_OF_ADDRESS_SPACE, pid=target.pid) from None
-            raise CowdError(Reason.PROCESS_GONE, pid=target.pid) from None
         states, attributes = classify_readings(readings, reader.features.layout)
         flags = self._masks.apply(readings.entries, readings.flags, readings.codes)
         return flags, states, attributes
@@ -347,6 +333,16 @@ class RefusingService:
 
     def await_idle(self, work_seconds: float, reading_seconds: float) -> None:
         """Nothing is ever under way."""
+
+
+@contextmanager
+def _explaining_short_reads(target: Target) -> Iterator[None]:
+    """Raise what a short read of a target's pagemap means: its end, or that of the range."""
+    try:
+        yield
+    except ShortReadError:
+        reason = Reason.OUT_OF_ADDRESS_SPACE if target.is_alive() else Reason.PROCESS_GONE
+        raise CowdError(reason, pid=target.pid) from None
 
 
 def _verify_range(address: int, count: int, most: int | None = None) -> None:
