@@ -83,7 +83,7 @@ check: .venv/ready ## Format, lint, types and unit tests in under a minute, with
 	$(VENV_PYTHON) -m ruff format --diff
 	$(VENV_PYTHON) -m ruff check
 	$(VENV_PYTHON) -m mypy
-	tests/publicly $(VENV_PYTHON) -m pytest tests/unit
+	tests/publicly $(VENV_PYTHON) -m pytest --numprocesses=auto tests/unit
 
 # A missed bound is told, and no failure: a machine may be busy. BENCH=--require makes it one.
 bench: .venv/ready ## Measure cowd side by side with programs in C and with gRPC alone; needs root

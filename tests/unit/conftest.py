@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from conftest import MakeDirectory
 from cowdaemon.system import confinement, journal, privileges
 from cowdaemon.system.journal import Journal
 from cowdaemon.system.processes import fork_child
@@ -123,22 +124,27 @@ def start_placed() -> Iterator[StartPlaced]:
 
 
 @pytest.fixture
-def start_connector(tmp_path: Path) -> Iterator[StartConnector]:
+def public_path(make_directory: MakeDirectory) -> Path:
+    """Return a fresh directory like `tmp_path`, but one that every user may enter."""
+    return make_directory()
+
+
+@pytest.fixture
+def start_connector(public_path: Path) -> Iterator[StartConnector]:
     """Return a function that starts a process which connects, by a command that runs it.
 
     Once it has connected it executes the statements `then`.
     """
-    for folder in (tmp_path, *tmp_path.parents[:2]):
-        folder.chmod(folder.stat().st_mode | 0o711)
+    path = public_path / "sock"
     with ExitStack() as stack:
         listening = stack.enter_context(socket.socket(socket.AF_UNIX))
-        listening.bind(os.fspath(tmp_path / "sock"))
-        (tmp_path / "sock").chmod(0o666)
+        listening.bind(os.fspath(path))
+        path.chmod(0o666)
         listening.listen()
         listening.settimeout(ACCEPT_SECONDS)
 
         def start(*command: str, then: str = "") -> Connector:
-            program = [sys.executable, "-I", "-c", CONNECT, str(tmp_path / "sock"), then]
+            program = [sys.executable, "-I", "-c", CONNECT, os.fspath(path), then]
             process = subprocess.Popen(
                 [*command, *program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd="/"
             )

@@ -19,10 +19,8 @@ needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: to be ano
 
 
 @pytest.fixture
-def socket_path(tmp_path: Path) -> Path:
-    for folder in (tmp_path, *tmp_path.parents[:2]):
-        folder.chmod(folder.stat().st_mode | 0o711)
-    return tmp_path / "cowd.sock"
+def socket_path(public_path: Path) -> Path:
+    return public_path / "cowd.sock"
 
 
 @pytest.fixture

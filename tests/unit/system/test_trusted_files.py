@@ -92,16 +92,14 @@ def test_what_belongs_to_another_user_is_refused(tmp_path: Path, path: Path, wha
 
 
 @needs_root
-def test_another_user_trusts_root_and_itself(path: Path, tmp_path: Path) -> None:
-    for directory in (tmp_path, *tmp_path.parents[:2]):
-        directory.chmod(directory.stat().st_mode | 0o711)
-    own, strange = tmp_path / "own", tmp_path / "strange"
-    for other, user in (own, NOBODY), (strange, GAMES):
-        other.write_text("content")
-        os.chown(other, user.uid, user.gid)
+def test_another_user_trusts_root_and_itself(public_path: Path) -> None:
+    roots, own, strange = (public_path / name for name in ("roots", "own", "strange"))
+    for path, uid in (roots, 0), (own, NOBODY.uid), (strange, GAMES.uid):
+        path.write_text("content")
+        os.chown(path, uid, uid)
     os.seteuid(NOBODY.uid)
     try:
-        assert read(path) == read(own) == "content"
+        assert read(roots) == read(own) == "content"
         assert_refused(strange, f"belongs to uid {GAMES.uid}")
     finally:
         os.seteuid(0)
