@@ -10,9 +10,9 @@ import os
 import pstats
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 from unittest import mock
 
 from cowdaemon.worker import kpageflags, page_scan, page_stream, pagemap, reader
@@ -37,38 +37,38 @@ WINDOWS = 65_536, 262_144, 524_288, 1_048_576
 
 
 def tell(pages: ChunkPages) -> bytes:
-    """Return the answer about a chunk, as the service does."""
+    """Return the answer about a chunk, as large as the service's."""
     response = twins.StreamPageFlagsResponse(count=pages.chunk.listed_page_count)
     return encode_pages(response, pages.kpageflags, pages.states, pages.attributes)
 
 
-STEPS: Mapping[str, tuple[list[Function], list[Function]]] = {
-    "scan": ([page_scan.iter_populated], []),
-    "pagemap": ([pagemap.read_stretches], []),
-    "frames": (
+class Step(NamedTuple):
+    """What of the reading is told apart: the time of functions, less of those that they call."""
+
+    title: str
+    functions: Sequence[Function]
+    others: Sequence[Function] = ()
+
+
+STEPS = {
+    "scan": Step("scan", [page_scan.iter_populated, page_scan.iter_populated_by_reading]),
+    "pagemap": Step("pagemap twice", [pagemap.read_stretches]),
+    "frames": Step(
+        "finding blocks",
         [kpageflags.read_runs, kpageflags.read_scattered],
         [kpageflags._read_runs, kpageflags._gather],
     ),
-    "kpageflags": ([kpageflags._read_runs], []),
-    "gather": ([kpageflags._gather], []),
-    "judge": (
+    "kpageflags": Step("kpageflags", [kpageflags._read_runs]),
+    "gather": Step("gathering", [kpageflags._gather]),
+    "judge": Step(
+        "judging",
         [reader.encode, reader.is_contradictory, reader.classify_readings, DisclosureMasks.apply],
-        [],
     ),
-    "tell": ([tell], []),
+    "tell": Step("encoding", [tell]),
 }
-"""The functions whose time a step is, and those that they call whose time is another's."""
 ALL = "all"
-TITLES = {
-    "scan": "scan",
-    "pagemap": "pagemap twice",
-    "frames": "finding blocks",
-    "kpageflags": "kpageflags",
-    "gather": "gathering",
-    "judge": "judging",
-    "tell": "encoding",
-    ALL: "all steps",
-}
+LEAST_TOLD = 0.8
+"""Of the whole time, that the steps have to make up."""
 
 
 class Reading:
@@ -101,12 +101,14 @@ class Reading:
         whole = profile.runcall(self.read)
         seconds = {where: row[3] for where, row in pstats.Stats(profile).stats.items()}
 
-        def add(functions: list[Function]) -> float:
+        def add(functions: Sequence[Function]) -> float:
             codes = (function.__code__ for function in functions)
             places = ((code.co_filename, code.co_firstlineno, code.co_name) for code in codes)
             return sum(seconds.get(place, 0.0) for place in places) / self._count
 
-        steps = {name: add(of) - add(not_of) for name, (of, not_of) in STEPS.items()}
+        steps = {name: add(step.functions) - add(step.others) for name, step in STEPS.items()}
+        told = sum(steps.values()) / whole
+        assert LEAST_TOLD < told <= 1, f"the steps make up {told:.0%} of the whole"
         return {**steps, ALL: whole}
 
     def count_words(self) -> float:
@@ -167,7 +169,11 @@ def measure_steps(stage: Stage, rounds: int) -> Mapping[str, Outcome]:
 PARTS = [
     Part(
         [
-            *(Case(f"steps-{name}", f"step: {TITLES[name]}, in runs") for name in TITLES),
+            *(
+                Case(f"steps-{name}", f"step: {step.title}, in runs")
+                for name, step in STEPS.items()
+            ),
+            Case(f"steps-{ALL}", "all steps, in runs"),
             *(Case(f"steps-window-{pages}", f"a page, {pages:,} together") for pages in WINDOWS),
         ],
         measure_steps,

@@ -7,6 +7,8 @@ of handlers bounds nothing.
 
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from cowdaemon.limits import (
@@ -16,8 +18,8 @@ from cowdaemon.limits import (
     DRAIN_SECONDS,
     PAGES_PER_CALL,
 )
-from harness.daemon import ROOT, StartDaemon
-from harness.programs import GAMES, NOBODY, Program, StartCaller
+from harness.daemon import ROOT, Daemon, StartDaemon
+from harness.programs import GAMES, NOBODY, Caller, Program, StartCaller
 
 READER = ROOT / "tests" / "security" / "silent_reader.py"
 BYTES_PER_PAGE = 10
@@ -62,27 +64,48 @@ def wait_until_settled(pid: int) -> int:
     return most
 
 
+@contextmanager
+def start_silent_reader(daemon: Daemon) -> Iterator[Program]:
+    """Have a client that asks and does not read; see silent_reader.py."""
+    program = Program(NOBODY.command([sys.executable, str(READER), str(daemon.socket_path)]))
+    try:
+        program.read()
+        yield program
+    finally:
+        program.kill()
+
+
+def ask(program: Program, **order: int) -> None:
+    """Have a silent reader ask so much more."""
+    program.write(order)
+    assert program.read()["open"]
+
+
+@contextmanager
+def fill_a_worker(daemon: Daemon, other: Caller, **order: int) -> Iterator[int]:
+    """Have a silent reader ask so much; yield how many bytes its worker then takes.
+
+    `other` is a caller with a worker of its own, and is served throughout.
+    """
+    other.get_server_info()
+    [of_other] = daemon.tree().workers
+    with start_silent_reader(daemon) as program:
+        ask(program, connections=1, calls=0)
+        [worker] = {*daemon.settled_tree(openers=2, workers=2).workers} - {of_other}
+        idle = wait_until_settled(worker)
+        ask(program, **order)
+        yield wait_until_settled(worker) - idle
+        assert other.get_server_info().caller.uid == GAMES.uid
+
+
 def test_unread_answers_are_bounded(start_daemon: StartDaemon, start_caller: StartCaller) -> None:
     """Seen to fail with ANSWERS_UNREAD at 10,000: the worker runs into RLIMIT_DATA."""
     daemon = start_daemon()
     other = start_caller(GAMES, daemon.socket_path)
-    other.get_server_info()
-    [of_other] = daemon.tree().workers
-    program = Program(NOBODY.command([sys.executable, str(READER), str(daemon.socket_path)]))
-    try:
-        program.read()
-        program.write({"connections": 1, "calls": 0})
-        program.read()
-        [worker] = {*daemon.settled_tree(openers=2, workers=2).workers} - {of_other}
-        idle = wait_until_settled(worker)
-        program.write({"connections": CONNECTIONS_PER_UID - 1, "calls": MANY_CALLS})
-        assert program.read()["open"]
-        taken = wait_until_settled(worker) - idle
+    order = {"connections": CONNECTIONS_PER_UID - 1, "calls": MANY_CALLS}
+    with fill_a_worker(daemon, other, **order) as taken:
         assert taken > LARGEST_ANSWER_BYTES * ANSWERS_UNREAD / 2  # it is what is looked at
         assert taken < BOUND_BYTES
-        assert other.get_server_info().caller.uid == GAMES.uid
-    finally:
-        program.kill()
 
 
 def test_unread_streams_are_bounded(start_daemon: StartDaemon, start_caller: StartCaller) -> None:
@@ -92,24 +115,10 @@ def test_unread_streams_are_bounded(start_daemon: StartDaemon, start_caller: Sta
     """
     daemon = start_daemon()
     other = start_caller(GAMES, daemon.socket_path)
-    other.get_server_info()
-    [of_other] = daemon.tree().workers
-    program = Program(NOBODY.command([sys.executable, str(READER), str(daemon.socket_path)]))
-    try:
-        program.read()
-        program.write({"connections": 1, "calls": 0})
-        program.read()
-        [worker] = {*daemon.settled_tree(openers=2, workers=2).workers} - {of_other}
-        idle = wait_until_settled(worker)
-        streams = {"connections": FEW_CONNECTIONS, "calls": FEW_CALLS, "streams": True}
-        program.write(streams)
-        assert program.read()["open"]
-        taken = wait_until_settled(worker) - idle
+    order = {"connections": FEW_CONNECTIONS, "calls": FEW_CALLS, "streams": True}
+    with fill_a_worker(daemon, other, **order) as taken:
         assert taken > LARGEST_ANSWER_BYTES * CALLS_PER_WORKER  # it is what is looked at
         assert taken < STREAMS_BOUND_BYTES
-        assert other.get_server_info().caller.uid == GAMES.uid
-    finally:
-        program.kill()
     same = start_caller(NOBODY, daemon.socket_path)
     assert same.get_server_info().caller.uid == NOBODY.uid
 
@@ -117,15 +126,10 @@ def test_unread_streams_are_bounded(start_daemon: StartDaemon, start_caller: Sta
 def test_unread_answers_hold_up_a_restart_for_a_moment_alone(start_daemon: StartDaemon) -> None:
     """And not for as long as calls are worked on. Seen to fail with one deadline for both."""
     daemon = start_daemon()
-    program = Program(NOBODY.command([sys.executable, str(READER), str(daemon.socket_path)]))
-    try:
-        program.read()
-        program.write({"connections": 2, "calls": 2})
-        assert program.read()["open"]
+    with start_silent_reader(daemon) as program:
+        ask(program, connections=2, calls=2)
         [worker] = daemon.settled_tree(openers=1, workers=1).workers
         wait_until_settled(worker)
         started = time.monotonic()
         daemon.stop()
         assert time.monotonic() - started < DRAIN_SECONDS
-    finally:
-        program.kill()

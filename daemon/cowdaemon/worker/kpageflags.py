@@ -6,7 +6,7 @@ kernel 60 ns, a system call by itself 300 ns: so frames are read by blocks, and 
 at once. Which blocks are needed is found with a table, and flags are gathered by index: there is no
 sorting and no loop over pages. The more pages at a time, the fewer words are read for nothing: the
 frames of a million pages that were touched in no order fill the blocks that they are in, those of
-65,536 pages a fifteenth of them.
+65,536 pages are a page or two of each.
 """
 
 from collections.abc import Callable, Iterable, Sequence

@@ -38,6 +38,7 @@ from unit.worker.served_process import (
     PID,
     PRESENT,
     SECOND,
+    SECONDS,
     SOFT_DIRTY,
     START_TIME_TICKS,
     SWAPPED,
@@ -47,6 +48,14 @@ from unit.worker.served_process import (
     ask_flags,
     refuse,
 )
+
+REQUESTS = {
+    "GetPageFlags": ask_flags(),
+    "StreamPageFlags": messages.StreamPageFlagsRequest(
+        pid=PID, ranges=[messages.PageRange(count=1)]
+    ),
+    "ListMappings": messages.ListMappingsRequest(pid=PID),
+}
 
 
 def test_page_flags_of_every_page(stub: Any) -> None:
@@ -143,7 +152,7 @@ def test_expected_start_time_that_is_right(stub: Any) -> None:
     assert response.start_time_ticks == START_TIME_TICKS
 
 
-@pytest.mark.parametrize("method", ["GetPageFlags", "ListMappings"])
+@pytest.mark.parametrize("method", REQUESTS)
 @pytest.mark.parametrize(
     "reason",
     [
@@ -160,8 +169,8 @@ def test_refusal_to_open_is_passed_on(
     stub: Any, process: Process, method: str, reason: Reason
 ) -> None:
     process.refusal = CowdError(reason, pid=PID, seconds=2.0)
-    request = ask_flags() if method == "GetPageFlags" else messages.ListMappingsRequest(pid=PID)
-    refusal = refuse(lambda: getattr(stub, method)(request))
+    request = REQUESTS[method]
+    refusal = refuse(lambda: list(getattr(stub, method)(request, timeout=SECONDS)))
     assert refusal.info.reason == reason.name
     assert refusal.message == str(process.refusal)
 
@@ -264,9 +273,12 @@ def test_masks_of_a_caller_are_told_and_applied(
     reader = Reader(make_file(np.array(words, "<u8").tobytes()), FEATURES)
     service = PageFlagsService(CALLER, process, reader, CONFINEMENT, FULL)  # type: ignore[arg-type]
     stub = pageflags_pb2_grpc.PageFlagsServiceStub(serve(service))
-    response = stub.GetPageFlags(ask_flags(address=PAGE, count=2))
-    assert list(response.kpageflags) == words[1:]
+    wanted = messages.PageRange(address=PAGE, count=2)
+    request = messages.StreamPageFlagsRequest(pid=PID, ranges=[wanted])
+    response = stub.GetPageFlags(ask_flags(address=wanted.address, count=wanted.count))
     every_bit = 2**64 - 1
     masks = messages.DisclosureMasks(private_flags_mask=every_bit, shared_flags_mask=every_bit)
-    assert response.masks == masks
+    for each in (response, *stub.StreamPageFlags(request)):
+        assert list(each.kpageflags) == words[1:]
+        assert each.masks == masks
     assert stub.GetServerInfo(messages.GetServerInfoRequest()).masks == masks

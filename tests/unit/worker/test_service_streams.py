@@ -4,19 +4,16 @@
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import grpc
 import numpy as np
 import pytest
 from cowdaemon.errors import CowdError, Reason
 from cowdaemon.limits import PAGES_PER_CALL, RANGES_PER_CALL
 from cowdaemon.worker import service as module
-from cowdaemon.worker.disclosure import FULL, SAFE
+from cowdaemon.worker.disclosure import SAFE
 from cowdaemon.worker.page_states import Kpageflags
 from cowdaemon.worker.reader import Reader
 from cowdaemon.worker.service import PageFlagsService
-from cowdaemon.worker.worker import Service
 from cowproto.v1 import pageflags_pb2 as messages
-from cowproto.v1 import pageflags_pb2_grpc
 from unit.worker.served_process import (
     ANON_WORD,
     CALLER,
@@ -157,25 +154,6 @@ def test_as_many_ranges_as_are_allowed(stub: Any) -> None:
     assert list_places(list(stub.StreamPageFlags(ask(*ranges)))) == ranges
 
 
-@pytest.mark.parametrize(
-    "reason",
-    [
-        Reason.NO_SUCH_PROCESS,
-        Reason.ACCESS_DENIED,
-        Reason.OWN_PROCESS,
-        Reason.NO_ADDRESS_SPACE,
-        Reason.OPENER_LOST,
-        Reason.OPEN_TIMED_OUT,
-    ],
-    ids=lambda reason: reason.name,
-)
-def test_refusal_to_open_is_passed_on(stub: Any, process: Process, reason: Reason) -> None:
-    process.refusal = CowdError(reason, pid=PID, seconds=2.0)
-    refusal = refuse(lambda: next(stub.StreamPageFlags(ask((0, 1)), timeout=SECONDS)))
-    assert refusal.info.reason == reason.name
-    assert refusal.message == str(process.refusal)
-
-
 @pytest.fixture
 def parts(
     process: Process, make_file: MakeFile, monkeypatch: pytest.MonkeyPatch
@@ -213,18 +191,3 @@ def test_process_that_has_gone_is_no_matter_of_access(
     with pytest.raises(CowdError) as failure:
         list(told)
     assert failure.value.reason is Reason.PROCESS_GONE
-
-
-def test_masks_of_a_caller_are_told_and_applied(
-    serve: Callable[[Service], grpc.Channel], process: Process, make_file: MakeFile
-) -> None:
-    words = [0, 2**64 - 1, FILE_WORD | Kpageflags.THP | 1 << 63]
-    reader = Reader(make_file(np.array(words, "<u8").tobytes()), FEATURES)
-    service = PageFlagsService(CALLER, process, reader, CONFINEMENT, FULL)  # type: ignore[arg-type]
-    stub = pageflags_pb2_grpc.PageFlagsServiceStub(serve(service))
-    [response] = stub.StreamPageFlags(ask((1, 2)))
-    assert list(response.kpageflags) == words[1:]
-    every_bit = 2**64 - 1
-    assert response.masks == messages.DisclosureMasks(
-        private_flags_mask=every_bit, shared_flags_mask=every_bit
-    )
