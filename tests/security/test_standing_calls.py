@@ -30,13 +30,13 @@ def stand_still(self, pagemap, address, count, masks):
         threading.Event().wait()
     return read_few(self, pagemap, address, count, masks)
 Reader.read_few = stand_still
-from cowdaemon.worker import service
-number_ranges = service._number_ranges
+from cowdaemon.worker import page_calls
+number_ranges = page_calls.number_ranges
 def stand_still_first(ranges):
     if ranges[0].count == {STANDING_COUNT}:
         threading.Event().wait()
     return number_ranges(ranges)
-service._number_ranges = stand_still_first
+page_calls.number_ranges = stand_still_first
 """
 SECONDS = 20.0
 PATIENCE_SECONDS = 0.1

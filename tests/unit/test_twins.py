@@ -59,7 +59,50 @@ def test_page_flags_twin_is_the_typed_response(
     assert_twins(twin, typed)
 
 
-@pytest.mark.parametrize("enumeration", [pageflags_pb2.PageState, pageflags_pb2.PageAttribute])
+@given(
+    header=st.tuples(WORDS, WORDS, WORDS, WORDS, WORDS),
+    stretches=st.lists(st.tuples(WORDS, st.integers(0, 2**32 - 1)), max_size=30),
+    pages=st.lists(st.tuples(BYTES, BYTES, BYTES, BYTES), max_size=300),
+    totals=st.lists(st.tuples(BYTES, BYTES, BYTES, BYTES, WORDS), max_size=30),
+)
+def test_comparison_twin_is_the_typed_response(
+    header: tuple[int, int, int, int, int],
+    stretches: list[tuple[int, int]],
+    pages: list[tuple[int, int, int, int]],
+    totals: list[tuple[int, int, int, int, int]],
+) -> None:
+    names = ("page_size_bytes", "address", "count", "start_time_ticks", "other_start_time_ticks")
+    fields = dict(zip(names, header, strict=True))
+    lists = ("comparison", "state", "other_state", "copied_by")
+    columns = dict(zip(lists, zip(*pages, strict=True), strict=True)) if pages else {}
+    twin = twins_pb2.ComparePagesResponse(
+        **fields,
+        stretch_address=b"".join(struct.pack("<Q", address) for address, _ in stretches),
+        stretch_page_count=b"".join(struct.pack("<I", count) for _, count in stretches),
+        **{name: bytes(column) for name, column in columns.items()},
+    )
+    typed = pageflags_pb2.ComparePagesResponse(
+        **fields,
+        stretch_address=[address for address, _ in stretches],
+        stretch_page_count=[count for _, count in stretches],
+        **{name: list(column) for name, column in columns.items()},
+    )
+    for each in totals:
+        row = dict(zip((*lists, "page_count"), each, strict=True))
+        for message in twin, typed:
+            message.totals.add(**row)
+    assert_twins(twin, typed)
+
+
+@pytest.mark.parametrize(
+    "enumeration",
+    [
+        pageflags_pb2.PageState,
+        pageflags_pb2.PageAttribute,
+        pageflags_pb2.PageComparison,
+        pageflags_pb2.PageCopier,
+    ],
+)
 def test_values_take_one_byte_each(enumeration) -> None:
     assert sum(enumeration.values()) < 128
 

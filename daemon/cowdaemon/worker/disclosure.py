@@ -37,6 +37,13 @@ class DisclosureMasks:
         object.__setattr__(self, "_of_codes", tabulate(self._choose))
         object.__setattr__(self, "_of_code", self._of_codes.data)
 
+    def as_fields(self) -> dict[str, int]:
+        """Return the fields of cowd.v1.DisclosureMasks."""
+        return {
+            "private_flags_mask": int(self.private_flags),
+            "shared_flags_mask": int(self.shared_flags),
+        }
+
     def apply(self, entries: Words, flags: Words, codes: Codes | None = None) -> Words:
         """Return `flags` without the hidden bits, given the pagemap entries of the same pages.
 

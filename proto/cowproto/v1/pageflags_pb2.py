@@ -13,21 +13,25 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1b\x63owproto/v1/pageflags.proto\x12\x07\x63owd.v1\"H\n\x0f\x44isclosureMasks\x12\x1a\n\x12private_flags_mask\x18\x01 \x01(\x06\x12\x19\n\x11shared_flags_mask\x18\x02 \x01(\x06\"e\n\x13GetPageFlagsRequest\x12\x0b\n\x03pid\x18\x01 \x01(\x05\x12\x0f\n\x07\x61\x64\x64ress\x18\x02 \x01(\x06\x12\r\n\x05\x63ount\x18\x03 \x01(\x04\x12!\n\x19\x65xpected_start_time_ticks\x18\x04 \x01(\x04\"\xce\x01\n\x14GetPageFlagsResponse\x12\x17\n\x0fpage_size_bytes\x18\x01 \x01(\x04\x12\x0f\n\x07\x61\x64\x64ress\x18\x02 \x01(\x06\x12\x18\n\x10start_time_ticks\x18\x03 \x01(\x04\x12\'\n\x05masks\x18\x04 \x01(\x0b\x32\x18.cowd.v1.DisclosureMasks\x12\x12\n\nkpageflags\x18\x05 \x03(\x06\x12!\n\x05state\x18\x06 \x03(\x0e\x32\x12.cowd.v1.PageState\x12\x12\n\nattributes\x18\x07 \x03(\r\"+\n\tPageRange\x12\x0f\n\x07\x61\x64\x64ress\x18\x01 \x01(\x06\x12\r\n\x05\x63ount\x18\x02 \x01(\x04\"l\n\x16StreamPageFlagsRequest\x12\x0b\n\x03pid\x18\x01 \x01(\x05\x12\"\n\x06ranges\x18\x02 \x03(\x0b\x32\x12.cowd.v1.PageRange\x12!\n\x19\x65xpected_start_time_ticks\x18\x03 \x01(\x04\"\x95\x02\n\x17StreamPageFlagsResponse\x12\x17\n\x0fpage_size_bytes\x18\x01 \x01(\x04\x12\x0f\n\x07\x61\x64\x64ress\x18\x02 \x01(\x06\x12\r\n\x05\x63ount\x18\x03 \x01(\x04\x12\x18\n\x10start_time_ticks\x18\x04 \x01(\x04\x12\'\n\x05masks\x18\x05 \x01(\x0b\x32\x18.cowd.v1.DisclosureMasks\x12\x17\n\x0fstretch_address\x18\x06 \x03(\x06\x12\x1a\n\x12stretch_page_count\x18\x07 \x03(\x07\x12\x12\n\nkpageflags\x18\x08 \x03(\x06\x12!\n\x05state\x18\t \x03(\x0e\x32\x12.cowd.v1.PageState\x12\x12\n\nattributes\x18\n \x03(\r\"\\\n\x13ListMappingsRequest\x12\x0b\n\x03pid\x18\x01 \x01(\x05\x12\x15\n\rstart_address\x18\x02 \x01(\x06\x12!\n\x19\x65xpected_start_time_ticks\x18\x03 \x01(\x04\"\x97\x01\n\x07Mapping\x12\x15\n\rstart_address\x18\x01 \x01(\x06\x12\x13\n\x0b\x65nd_address\x18\x02 \x01(\x06\x12\x13\n\x0bpermissions\x18\x03 \x01(\t\x12\x19\n\x11\x66ile_offset_bytes\x18\x04 \x01(\x06\x12\x0c\n\x04path\x18\x05 \x01(\x0c\x12\"\n\x04kind\x18\x06 \x01(\x0e\x32\x14.cowd.v1.MappingKind\"p\n\x14ListMappingsResponse\x12\x18\n\x10start_time_ticks\x18\x01 \x01(\x04\x12\"\n\x08mappings\x18\x02 \x03(\x0b\x32\x10.cowd.v1.Mapping\x12\x1a\n\x12next_start_address\x18\x03 \x01(\x06\")\n\x19SummarizeProcessesRequest\x12\x0c\n\x04pids\x18\x01 \x03(\x05\"\x84\x02\n\nPageTotals\x12\"\n\x04kind\x18\x01 \x01(\x0e\x32\x14.cowd.v1.MappingKind\x12\x15\n\rmapping_count\x18\x02 \x01(\x04\x12\x19\n\x11\x61\x62sent_page_count\x18\x03 \x01(\x04\x12\x17\n\x0f\x66ile_page_count\x18\x04 \x01(\x04\x12\x17\n\x0f\x61non_page_count\x18\x05 \x01(\x04\x12\x1f\n\x17\x61non_swapped_page_count\x18\x06 \x01(\x04\x12\x17\n\x0fzero_page_count\x18\x07 \x01(\x04\x12\x18\n\x10guard_page_count\x18\x08 \x01(\x04\x12\x1a\n\x12unknown_page_count\x18\t \x01(\x04\"8\n\x07\x46\x61ilure\x12\x0c\n\x04\x63ode\x18\x01 \x01(\x05\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12\x0f\n\x07message\x18\x03 \x01(\t\"\xa4\x01\n\x1aSummarizeProcessesResponse\x12\x0b\n\x03pid\x18\x01 \x01(\x05\x12\x18\n\x10start_time_ticks\x18\x02 \x01(\x04\x12\x17\n\x0fpage_size_bytes\x18\x03 \x01(\x04\x12#\n\x06totals\x18\x04 \x03(\x0b\x32\x13.cowd.v1.PageTotals\x12!\n\x07\x66\x61ilure\x18\x05 \x01(\x0b\x32\x10.cowd.v1.Failure\"\x16\n\x14GetServerInfoRequest\"<\n\x10\x43\x61llerCredential\x12\x0b\n\x03uid\x18\x01 \x01(\r\x12\x0b\n\x03gid\x18\x02 \x01(\r\x12\x0e\n\x06groups\x18\x03 \x03(\r\"b\n\x0eKernelFeatures\x12\x12\n\nsoft_dirty\x18\x01 \x01(\x08\x12\x15\n\rguard_regions\x18\x02 \x01(\x08\x12\x0f\n\x07markers\x18\x03 \x01(\x08\x12\x14\n\x0cpagemap_scan\x18\x04 \x01(\x08\"4\n\x0b\x43onfinement\x12\x0f\n\x07seccomp\x18\x01 \x01(\x08\x12\x14\n\x0clandlock_abi\x18\x02 \x01(\r\"\xb3\x03\n\x15GetServerInfoResponse\x12\x0f\n\x07version\x18\x01 \x01(\t\x12\x17\n\x0fpage_size_bytes\x18\x02 \x01(\x04\x12)\n\x06\x63\x61ller\x18\x03 \x01(\x0b\x32\x19.cowd.v1.CallerCredential\x12\x1a\n\x12maximum_page_count\x18\x04 \x01(\x04\x12\x1d\n\x15maximum_mapping_count\x18\x05 \x01(\x04\x12\'\n\x05masks\x18\x06 \x01(\x0b\x32\x18.cowd.v1.DisclosureMasks\x12\x30\n\x0fkernel_features\x18\x07 \x01(\x0b\x32\x17.cowd.v1.KernelFeatures\x12%\n\x1dmaximum_concurrent_call_count\x18\x08 \x01(\r\x12)\n\x0b\x63onfinement\x18\t \x01(\x0b\x32\x14.cowd.v1.Confinement\x12%\n\x07granted\x18\n \x01(\x0e\x32\x14.cowd.v1.GrantDetail\x12\x19\n\x11maximum_pid_count\x18\x0b \x01(\r\x12\x1b\n\x13maximum_range_count\x18\x0c \x01(\r*\xc8\x01\n\tPageState\x12\x1a\n\x16PAGE_STATE_UNSPECIFIED\x10\x00\x12\x15\n\x11PAGE_STATE_ABSENT\x10\x01\x12\x13\n\x0fPAGE_STATE_FILE\x10\x02\x12\x13\n\x0fPAGE_STATE_ANON\x10\x03\x12\x1b\n\x17PAGE_STATE_ANON_SWAPPED\x10\x04\x12\x13\n\x0fPAGE_STATE_ZERO\x10\x05\x12\x14\n\x10PAGE_STATE_GUARD\x10\x06\x12\x16\n\x12PAGE_STATE_UNKNOWN\x10\x07*\xc2\x01\n\rPageAttribute\x12\x1e\n\x1aPAGE_ATTRIBUTE_UNSPECIFIED\x10\x00\x12\x1c\n\x18PAGE_ATTRIBUTE_EXCLUSIVE\x10\x01\x12\x1d\n\x19PAGE_ATTRIBUTE_SOFT_DIRTY\x10\x02\x12\x1a\n\x16PAGE_ATTRIBUTE_UFFD_WP\x10\x04\x12\x1b\n\x17PAGE_ATTRIBUTE_LAZYFREE\x10\x08\x12\x1b\n\x17PAGE_ATTRIBUTE_UNSTABLE\x10\x10*\x9e\x01\n\x0bMappingKind\x12\x1c\n\x18MAPPING_KIND_UNSPECIFIED\x10\x00\x12\x1d\n\x19MAPPING_KIND_PRIVATE_FILE\x10\x01\x12\x1c\n\x18MAPPING_KIND_SHARED_FILE\x10\x02\x12\x1a\n\x16MAPPING_KIND_ANONYMOUS\x10\x03\x12\x18\n\x14MAPPING_KIND_SPECIAL\x10\x04*t\n\x0bGrantDetail\x12\x1c\n\x18GRANT_DETAIL_UNSPECIFIED\x10\x00\x12\x15\n\x11GRANT_DETAIL_NONE\x10\x01\x12\x18\n\x14GRANT_DETAIL_SUMMARY\x10\x02\x12\x16\n\x12GRANT_DETAIL_PAGES\x10\x03\x32\xb5\x03\n\x10PageFlagsService\x12K\n\x0cGetPageFlags\x12\x1c.cowd.v1.GetPageFlagsRequest\x1a\x1d.cowd.v1.GetPageFlagsResponse\x12V\n\x0fStreamPageFlags\x12\x1f.cowd.v1.StreamPageFlagsRequest\x1a .cowd.v1.StreamPageFlagsResponse0\x01\x12K\n\x0cListMappings\x12\x1c.cowd.v1.ListMappingsRequest\x1a\x1d.cowd.v1.ListMappingsResponse\x12_\n\x12SummarizeProcesses\x12\".cowd.v1.SummarizeProcessesRequest\x1a#.cowd.v1.SummarizeProcessesResponse0\x01\x12N\n\rGetServerInfo\x12\x1d.cowd.v1.GetServerInfoRequest\x1a\x1e.cowd.v1.GetServerInfoResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1b\x63owproto/v1/pageflags.proto\x12\x07\x63owd.v1\"H\n\x0f\x44isclosureMasks\x12\x1a\n\x12private_flags_mask\x18\x01 \x01(\x06\x12\x19\n\x11shared_flags_mask\x18\x02 \x01(\x06\"e\n\x13GetPageFlagsRequest\x12\x0b\n\x03pid\x18\x01 \x01(\x05\x12\x0f\n\x07\x61\x64\x64ress\x18\x02 \x01(\x06\x12\r\n\x05\x63ount\x18\x03 \x01(\x04\x12!\n\x19\x65xpected_start_time_ticks\x18\x04 \x01(\x04\"\xce\x01\n\x14GetPageFlagsResponse\x12\x17\n\x0fpage_size_bytes\x18\x01 \x01(\x04\x12\x0f\n\x07\x61\x64\x64ress\x18\x02 \x01(\x06\x12\x18\n\x10start_time_ticks\x18\x03 \x01(\x04\x12\'\n\x05masks\x18\x04 \x01(\x0b\x32\x18.cowd.v1.DisclosureMasks\x12\x12\n\nkpageflags\x18\x05 \x03(\x06\x12!\n\x05state\x18\x06 \x03(\x0e\x32\x12.cowd.v1.PageState\x12\x12\n\nattributes\x18\x07 \x03(\r\"+\n\tPageRange\x12\x0f\n\x07\x61\x64\x64ress\x18\x01 \x01(\x06\x12\r\n\x05\x63ount\x18\x02 \x01(\x04\"l\n\x16StreamPageFlagsRequest\x12\x0b\n\x03pid\x18\x01 \x01(\x05\x12\"\n\x06ranges\x18\x02 \x03(\x0b\x32\x12.cowd.v1.PageRange\x12!\n\x19\x65xpected_start_time_ticks\x18\x03 \x01(\x04\"\x95\x02\n\x17StreamPageFlagsResponse\x12\x17\n\x0fpage_size_bytes\x18\x01 \x01(\x04\x12\x0f\n\x07\x61\x64\x64ress\x18\x02 \x01(\x06\x12\r\n\x05\x63ount\x18\x03 \x01(\x04\x12\x18\n\x10start_time_ticks\x18\x04 \x01(\x04\x12\'\n\x05masks\x18\x05 \x01(\x0b\x32\x18.cowd.v1.DisclosureMasks\x12\x17\n\x0fstretch_address\x18\x06 \x03(\x06\x12\x1a\n\x12stretch_page_count\x18\x07 \x03(\x07\x12\x12\n\nkpageflags\x18\x08 \x03(\x06\x12!\n\x05state\x18\t \x03(\x0e\x32\x12.cowd.v1.PageState\x12\x12\n\nattributes\x18\n \x03(\r\"v\n\x13ListMappingsRequest\x12\x0b\n\x03pid\x18\x01 \x01(\x05\x12\x15\n\rstart_address\x18\x02 \x01(\x06\x12!\n\x19\x65xpected_start_time_ticks\x18\x03 \x01(\x04\x12\x18\n\x10with_page_counts\x18\x04 \x01(\x08\"\xc9\x01\n\nPageCounts\x12\x19\n\x11\x61\x62sent_page_count\x18\x01 \x01(\x04\x12\x17\n\x0f\x66ile_page_count\x18\x02 \x01(\x04\x12\x17\n\x0f\x61non_page_count\x18\x03 \x01(\x04\x12\x1f\n\x17\x61non_swapped_page_count\x18\x04 \x01(\x04\x12\x17\n\x0fzero_page_count\x18\x05 \x01(\x04\x12\x18\n\x10guard_page_count\x18\x06 \x01(\x04\x12\x1a\n\x12unknown_page_count\x18\x07 \x01(\x04\"\xc1\x01\n\x07Mapping\x12\x15\n\rstart_address\x18\x01 \x01(\x06\x12\x13\n\x0b\x65nd_address\x18\x02 \x01(\x06\x12\x13\n\x0bpermissions\x18\x03 \x01(\t\x12\x19\n\x11\x66ile_offset_bytes\x18\x04 \x01(\x06\x12\x0c\n\x04path\x18\x05 \x01(\x0c\x12\"\n\x04kind\x18\x06 \x01(\x0e\x32\x14.cowd.v1.MappingKind\x12(\n\x0bpage_counts\x18\x07 \x01(\x0b\x32\x13.cowd.v1.PageCounts\"p\n\x14ListMappingsResponse\x12\x18\n\x10start_time_ticks\x18\x01 \x01(\x04\x12\"\n\x08mappings\x18\x02 \x03(\x0b\x32\x10.cowd.v1.Mapping\x12\x1a\n\x12next_start_address\x18\x03 \x01(\x06\")\n\x19SummarizeProcessesRequest\x12\x0c\n\x04pids\x18\x01 \x03(\x05\"\x84\x02\n\nPageTotals\x12\"\n\x04kind\x18\x01 \x01(\x0e\x32\x14.cowd.v1.MappingKind\x12\x15\n\rmapping_count\x18\x02 \x01(\x04\x12\x19\n\x11\x61\x62sent_page_count\x18\x03 \x01(\x04\x12\x17\n\x0f\x66ile_page_count\x18\x04 \x01(\x04\x12\x17\n\x0f\x61non_page_count\x18\x05 \x01(\x04\x12\x1f\n\x17\x61non_swapped_page_count\x18\x06 \x01(\x04\x12\x17\n\x0fzero_page_count\x18\x07 \x01(\x04\x12\x18\n\x10guard_page_count\x18\x08 \x01(\x04\x12\x1a\n\x12unknown_page_count\x18\t \x01(\x04\"8\n\x07\x46\x61ilure\x12\x0c\n\x04\x63ode\x18\x01 \x01(\x05\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12\x0f\n\x07message\x18\x03 \x01(\t\"\xa4\x01\n\x1aSummarizeProcessesResponse\x12\x0b\n\x03pid\x18\x01 \x01(\x05\x12\x18\n\x10start_time_ticks\x18\x02 \x01(\x04\x12\x17\n\x0fpage_size_bytes\x18\x03 \x01(\x04\x12#\n\x06totals\x18\x04 \x03(\x0b\x32\x13.cowd.v1.PageTotals\x12!\n\x07\x66\x61ilure\x18\x05 \x01(\x0b\x32\x10.cowd.v1.Failure\"\xba\x01\n\x13\x43omparePagesRequest\x12\x0b\n\x03pid\x18\x01 \x01(\x05\x12\x11\n\tother_pid\x18\x02 \x01(\x05\x12\"\n\x06ranges\x18\x03 \x03(\x0b\x32\x12.cowd.v1.PageRange\x12!\n\x19\x65xpected_start_time_ticks\x18\x04 \x01(\x04\x12\'\n\x1fother_expected_start_time_ticks\x18\x05 \x01(\x04\x12\x13\n\x0btotals_only\x18\x06 \x01(\x08\"\xc4\x01\n\rComparedPages\x12+\n\ncomparison\x18\x01 \x01(\x0e\x32\x17.cowd.v1.PageComparison\x12!\n\x05state\x18\x02 \x01(\x0e\x32\x12.cowd.v1.PageState\x12\'\n\x0bother_state\x18\x03 \x01(\x0e\x32\x12.cowd.v1.PageState\x12&\n\tcopied_by\x18\x04 \x01(\x0e\x32\x13.cowd.v1.PageCopier\x12\x12\n\npage_count\x18\x05 \x01(\x04\"\x87\x03\n\x14\x43omparePagesResponse\x12\x17\n\x0fpage_size_bytes\x18\x01 \x01(\x04\x12\x0f\n\x07\x61\x64\x64ress\x18\x02 \x01(\x06\x12\r\n\x05\x63ount\x18\x03 \x01(\x04\x12\x18\n\x10start_time_ticks\x18\x04 \x01(\x04\x12\x1e\n\x16other_start_time_ticks\x18\x05 \x01(\x04\x12&\n\x06totals\x18\x06 \x03(\x0b\x32\x16.cowd.v1.ComparedPages\x12\x17\n\x0fstretch_address\x18\x07 \x03(\x06\x12\x1a\n\x12stretch_page_count\x18\x08 \x03(\x07\x12+\n\ncomparison\x18\t \x03(\x0e\x32\x17.cowd.v1.PageComparison\x12!\n\x05state\x18\n \x03(\x0e\x32\x12.cowd.v1.PageState\x12\'\n\x0bother_state\x18\x0b \x03(\x0e\x32\x12.cowd.v1.PageState\x12&\n\tcopied_by\x18\x0c \x03(\x0e\x32\x13.cowd.v1.PageCopier\"\x16\n\x14GetServerInfoRequest\"<\n\x10\x43\x61llerCredential\x12\x0b\n\x03uid\x18\x01 \x01(\r\x12\x0b\n\x03gid\x18\x02 \x01(\r\x12\x0e\n\x06groups\x18\x03 \x03(\r\"x\n\x0eKernelFeatures\x12\x12\n\nsoft_dirty\x18\x01 \x01(\x08\x12\x15\n\rguard_regions\x18\x02 \x01(\x08\x12\x0f\n\x07markers\x18\x03 \x01(\x08\x12\x14\n\x0cpagemap_scan\x18\x04 \x01(\x08\x12\x14\n\x0cpage_copiers\x18\x05 \x01(\x08\"4\n\x0b\x43onfinement\x12\x0f\n\x07seccomp\x18\x01 \x01(\x08\x12\x14\n\x0clandlock_abi\x18\x02 \x01(\r\"\xb3\x03\n\x15GetServerInfoResponse\x12\x0f\n\x07version\x18\x01 \x01(\t\x12\x17\n\x0fpage_size_bytes\x18\x02 \x01(\x04\x12)\n\x06\x63\x61ller\x18\x03 \x01(\x0b\x32\x19.cowd.v1.CallerCredential\x12\x1a\n\x12maximum_page_count\x18\x04 \x01(\x04\x12\x1d\n\x15maximum_mapping_count\x18\x05 \x01(\x04\x12\'\n\x05masks\x18\x06 \x01(\x0b\x32\x18.cowd.v1.DisclosureMasks\x12\x30\n\x0fkernel_features\x18\x07 \x01(\x0b\x32\x17.cowd.v1.KernelFeatures\x12%\n\x1dmaximum_concurrent_call_count\x18\x08 \x01(\r\x12)\n\x0b\x63onfinement\x18\t \x01(\x0b\x32\x14.cowd.v1.Confinement\x12%\n\x07granted\x18\n \x01(\x0e\x32\x14.cowd.v1.GrantDetail\x12\x19\n\x11maximum_pid_count\x18\x0b \x01(\r\x12\x1b\n\x13maximum_range_count\x18\x0c \x01(\r*\xc8\x01\n\tPageState\x12\x1a\n\x16PAGE_STATE_UNSPECIFIED\x10\x00\x12\x15\n\x11PAGE_STATE_ABSENT\x10\x01\x12\x13\n\x0fPAGE_STATE_FILE\x10\x02\x12\x13\n\x0fPAGE_STATE_ANON\x10\x03\x12\x1b\n\x17PAGE_STATE_ANON_SWAPPED\x10\x04\x12\x13\n\x0fPAGE_STATE_ZERO\x10\x05\x12\x14\n\x10PAGE_STATE_GUARD\x10\x06\x12\x16\n\x12PAGE_STATE_UNKNOWN\x10\x07*\xc2\x01\n\rPageAttribute\x12\x1e\n\x1aPAGE_ATTRIBUTE_UNSPECIFIED\x10\x00\x12\x1c\n\x18PAGE_ATTRIBUTE_EXCLUSIVE\x10\x01\x12\x1d\n\x19PAGE_ATTRIBUTE_SOFT_DIRTY\x10\x02\x12\x1a\n\x16PAGE_ATTRIBUTE_UFFD_WP\x10\x04\x12\x1b\n\x17PAGE_ATTRIBUTE_LAZYFREE\x10\x08\x12\x1b\n\x17PAGE_ATTRIBUTE_UNSTABLE\x10\x10*\x9e\x01\n\x0bMappingKind\x12\x1c\n\x18MAPPING_KIND_UNSPECIFIED\x10\x00\x12\x1d\n\x19MAPPING_KIND_PRIVATE_FILE\x10\x01\x12\x1c\n\x18MAPPING_KIND_SHARED_FILE\x10\x02\x12\x1a\n\x16MAPPING_KIND_ANONYMOUS\x10\x03\x12\x18\n\x14MAPPING_KIND_SPECIAL\x10\x04*\xe5\x01\n\x0ePageComparison\x12\x1f\n\x1bPAGE_COMPARISON_UNSPECIFIED\x10\x00\x12\x18\n\x14PAGE_COMPARISON_SAME\x10\x01\x12\x1d\n\x19PAGE_COMPARISON_DIFFERENT\x10\x02\x12\x1e\n\x1aPAGE_COMPARISON_ONLY_FIRST\x10\x03\x12\x1f\n\x1bPAGE_COMPARISON_ONLY_SECOND\x10\x04\x12\x1b\n\x17PAGE_COMPARISON_NEITHER\x10\x05\x12\x1b\n\x17PAGE_COMPARISON_UNKNOWN\x10\x06*n\n\nPageCopier\x12\x1b\n\x17PAGE_COPIER_UNSPECIFIED\x10\x00\x12\x15\n\x11PAGE_COPIER_FIRST\x10\x01\x12\x16\n\x12PAGE_COPIER_SECOND\x10\x02\x12\x14\n\x10PAGE_COPIER_BOTH\x10\x03*t\n\x0bGrantDetail\x12\x1c\n\x18GRANT_DETAIL_UNSPECIFIED\x10\x00\x12\x15\n\x11GRANT_DETAIL_NONE\x10\x01\x12\x18\n\x14GRANT_DETAIL_SUMMARY\x10\x02\x12\x16\n\x12GRANT_DETAIL_PAGES\x10\x03\x32\x84\x04\n\x10PageFlagsService\x12K\n\x0cGetPageFlags\x12\x1c.cowd.v1.GetPageFlagsRequest\x1a\x1d.cowd.v1.GetPageFlagsResponse\x12V\n\x0fStreamPageFlags\x12\x1f.cowd.v1.StreamPageFlagsRequest\x1a .cowd.v1.StreamPageFlagsResponse0\x01\x12K\n\x0cListMappings\x12\x1c.cowd.v1.ListMappingsRequest\x1a\x1d.cowd.v1.ListMappingsResponse\x12_\n\x12SummarizeProcesses\x12\".cowd.v1.SummarizeProcessesRequest\x1a#.cowd.v1.SummarizeProcessesResponse0\x01\x12M\n\x0c\x43omparePages\x12\x1c.cowd.v1.ComparePagesRequest\x1a\x1d.cowd.v1.ComparePagesResponse0\x01\x12N\n\rGetServerInfo\x12\x1d.cowd.v1.GetServerInfoRequest\x1a\x1e.cowd.v1.GetServerInfoResponseb\x06proto3')
 
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, globals())
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'cowproto.v1.pageflags_pb2', globals())
 if _descriptor._USE_C_DESCRIPTORS == False:
 
   DESCRIPTOR._options = None
-  _PAGESTATE._serialized_start=2433
-  _PAGESTATE._serialized_end=2633
-  _PAGEATTRIBUTE._serialized_start=2636
-  _PAGEATTRIBUTE._serialized_end=2830
-  _MAPPINGKIND._serialized_start=2833
-  _MAPPINGKIND._serialized_end=2991
-  _GRANTDETAIL._serialized_start=2993
-  _GRANTDETAIL._serialized_end=3109
+  _PAGESTATE._serialized_start=3509
+  _PAGESTATE._serialized_end=3709
+  _PAGEATTRIBUTE._serialized_start=3712
+  _PAGEATTRIBUTE._serialized_end=3906
+  _MAPPINGKIND._serialized_start=3909
+  _MAPPINGKIND._serialized_end=4067
+  _PAGECOMPARISON._serialized_start=4070
+  _PAGECOMPARISON._serialized_end=4299
+  _PAGECOPIER._serialized_start=4301
+  _PAGECOPIER._serialized_end=4411
+  _GRANTDETAIL._serialized_start=4413
+  _GRANTDETAIL._serialized_end=4529
   _DISCLOSUREMASKS._serialized_start=40
   _DISCLOSUREMASKS._serialized_end=112
   _GETPAGEFLAGSREQUEST._serialized_start=114
@@ -41,29 +45,37 @@ if _descriptor._USE_C_DESCRIPTORS == False:
   _STREAMPAGEFLAGSRESPONSE._serialized_start=582
   _STREAMPAGEFLAGSRESPONSE._serialized_end=859
   _LISTMAPPINGSREQUEST._serialized_start=861
-  _LISTMAPPINGSREQUEST._serialized_end=953
-  _MAPPING._serialized_start=956
-  _MAPPING._serialized_end=1107
-  _LISTMAPPINGSRESPONSE._serialized_start=1109
-  _LISTMAPPINGSRESPONSE._serialized_end=1221
-  _SUMMARIZEPROCESSESREQUEST._serialized_start=1223
-  _SUMMARIZEPROCESSESREQUEST._serialized_end=1264
-  _PAGETOTALS._serialized_start=1267
-  _PAGETOTALS._serialized_end=1527
-  _FAILURE._serialized_start=1529
-  _FAILURE._serialized_end=1585
-  _SUMMARIZEPROCESSESRESPONSE._serialized_start=1588
-  _SUMMARIZEPROCESSESRESPONSE._serialized_end=1752
-  _GETSERVERINFOREQUEST._serialized_start=1754
-  _GETSERVERINFOREQUEST._serialized_end=1776
-  _CALLERCREDENTIAL._serialized_start=1778
-  _CALLERCREDENTIAL._serialized_end=1838
-  _KERNELFEATURES._serialized_start=1840
-  _KERNELFEATURES._serialized_end=1938
-  _CONFINEMENT._serialized_start=1940
-  _CONFINEMENT._serialized_end=1992
-  _GETSERVERINFORESPONSE._serialized_start=1995
-  _GETSERVERINFORESPONSE._serialized_end=2430
-  _PAGEFLAGSSERVICE._serialized_start=3112
-  _PAGEFLAGSSERVICE._serialized_end=3549
+  _LISTMAPPINGSREQUEST._serialized_end=979
+  _PAGECOUNTS._serialized_start=982
+  _PAGECOUNTS._serialized_end=1183
+  _MAPPING._serialized_start=1186
+  _MAPPING._serialized_end=1379
+  _LISTMAPPINGSRESPONSE._serialized_start=1381
+  _LISTMAPPINGSRESPONSE._serialized_end=1493
+  _SUMMARIZEPROCESSESREQUEST._serialized_start=1495
+  _SUMMARIZEPROCESSESREQUEST._serialized_end=1536
+  _PAGETOTALS._serialized_start=1539
+  _PAGETOTALS._serialized_end=1799
+  _FAILURE._serialized_start=1801
+  _FAILURE._serialized_end=1857
+  _SUMMARIZEPROCESSESRESPONSE._serialized_start=1860
+  _SUMMARIZEPROCESSESRESPONSE._serialized_end=2024
+  _COMPAREPAGESREQUEST._serialized_start=2027
+  _COMPAREPAGESREQUEST._serialized_end=2213
+  _COMPAREDPAGES._serialized_start=2216
+  _COMPAREDPAGES._serialized_end=2412
+  _COMPAREPAGESRESPONSE._serialized_start=2415
+  _COMPAREPAGESRESPONSE._serialized_end=2806
+  _GETSERVERINFOREQUEST._serialized_start=2808
+  _GETSERVERINFOREQUEST._serialized_end=2830
+  _CALLERCREDENTIAL._serialized_start=2832
+  _CALLERCREDENTIAL._serialized_end=2892
+  _KERNELFEATURES._serialized_start=2894
+  _KERNELFEATURES._serialized_end=3014
+  _CONFINEMENT._serialized_start=3016
+  _CONFINEMENT._serialized_end=3068
+  _GETSERVERINFORESPONSE._serialized_start=3071
+  _GETSERVERINFORESPONSE._serialized_end=3506
+  _PAGEFLAGSSERVICE._serialized_start=4532
+  _PAGEFLAGSSERVICE._serialized_end=5048
 # @@protoc_insertion_point(module_scope)

@@ -20,6 +20,17 @@ PAGE_ATTRIBUTE_SOFT_DIRTY: PageAttribute
 PAGE_ATTRIBUTE_UFFD_WP: PageAttribute
 PAGE_ATTRIBUTE_UNSPECIFIED: PageAttribute
 PAGE_ATTRIBUTE_UNSTABLE: PageAttribute
+PAGE_COMPARISON_DIFFERENT: PageComparison
+PAGE_COMPARISON_NEITHER: PageComparison
+PAGE_COMPARISON_ONLY_FIRST: PageComparison
+PAGE_COMPARISON_ONLY_SECOND: PageComparison
+PAGE_COMPARISON_SAME: PageComparison
+PAGE_COMPARISON_UNKNOWN: PageComparison
+PAGE_COMPARISON_UNSPECIFIED: PageComparison
+PAGE_COPIER_BOTH: PageCopier
+PAGE_COPIER_FIRST: PageCopier
+PAGE_COPIER_SECOND: PageCopier
+PAGE_COPIER_UNSPECIFIED: PageCopier
 PAGE_STATE_ABSENT: PageState
 PAGE_STATE_ANON: PageState
 PAGE_STATE_ANON_SWAPPED: PageState
@@ -38,6 +49,64 @@ class CallerCredential(_message.Message):
     groups: _containers.RepeatedScalarFieldContainer[int]
     uid: int
     def __init__(self, uid: _Optional[int] = ..., gid: _Optional[int] = ..., groups: _Optional[_Iterable[int]] = ...) -> None: ...
+
+class ComparePagesRequest(_message.Message):
+    __slots__ = ["expected_start_time_ticks", "other_expected_start_time_ticks", "other_pid", "pid", "ranges", "totals_only"]
+    EXPECTED_START_TIME_TICKS_FIELD_NUMBER: _ClassVar[int]
+    OTHER_EXPECTED_START_TIME_TICKS_FIELD_NUMBER: _ClassVar[int]
+    OTHER_PID_FIELD_NUMBER: _ClassVar[int]
+    PID_FIELD_NUMBER: _ClassVar[int]
+    RANGES_FIELD_NUMBER: _ClassVar[int]
+    TOTALS_ONLY_FIELD_NUMBER: _ClassVar[int]
+    expected_start_time_ticks: int
+    other_expected_start_time_ticks: int
+    other_pid: int
+    pid: int
+    ranges: _containers.RepeatedCompositeFieldContainer[PageRange]
+    totals_only: bool
+    def __init__(self, pid: _Optional[int] = ..., other_pid: _Optional[int] = ..., ranges: _Optional[_Iterable[_Union[PageRange, _Mapping]]] = ..., expected_start_time_ticks: _Optional[int] = ..., other_expected_start_time_ticks: _Optional[int] = ..., totals_only: bool = ...) -> None: ...
+
+class ComparePagesResponse(_message.Message):
+    __slots__ = ["address", "comparison", "copied_by", "count", "other_start_time_ticks", "other_state", "page_size_bytes", "start_time_ticks", "state", "stretch_address", "stretch_page_count", "totals"]
+    ADDRESS_FIELD_NUMBER: _ClassVar[int]
+    COMPARISON_FIELD_NUMBER: _ClassVar[int]
+    COPIED_BY_FIELD_NUMBER: _ClassVar[int]
+    COUNT_FIELD_NUMBER: _ClassVar[int]
+    OTHER_START_TIME_TICKS_FIELD_NUMBER: _ClassVar[int]
+    OTHER_STATE_FIELD_NUMBER: _ClassVar[int]
+    PAGE_SIZE_BYTES_FIELD_NUMBER: _ClassVar[int]
+    START_TIME_TICKS_FIELD_NUMBER: _ClassVar[int]
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    STRETCH_ADDRESS_FIELD_NUMBER: _ClassVar[int]
+    STRETCH_PAGE_COUNT_FIELD_NUMBER: _ClassVar[int]
+    TOTALS_FIELD_NUMBER: _ClassVar[int]
+    address: int
+    comparison: _containers.RepeatedScalarFieldContainer[PageComparison]
+    copied_by: _containers.RepeatedScalarFieldContainer[PageCopier]
+    count: int
+    other_start_time_ticks: int
+    other_state: _containers.RepeatedScalarFieldContainer[PageState]
+    page_size_bytes: int
+    start_time_ticks: int
+    state: _containers.RepeatedScalarFieldContainer[PageState]
+    stretch_address: _containers.RepeatedScalarFieldContainer[int]
+    stretch_page_count: _containers.RepeatedScalarFieldContainer[int]
+    totals: _containers.RepeatedCompositeFieldContainer[ComparedPages]
+    def __init__(self, page_size_bytes: _Optional[int] = ..., address: _Optional[int] = ..., count: _Optional[int] = ..., start_time_ticks: _Optional[int] = ..., other_start_time_ticks: _Optional[int] = ..., totals: _Optional[_Iterable[_Union[ComparedPages, _Mapping]]] = ..., stretch_address: _Optional[_Iterable[int]] = ..., stretch_page_count: _Optional[_Iterable[int]] = ..., comparison: _Optional[_Iterable[_Union[PageComparison, str]]] = ..., state: _Optional[_Iterable[_Union[PageState, str]]] = ..., other_state: _Optional[_Iterable[_Union[PageState, str]]] = ..., copied_by: _Optional[_Iterable[_Union[PageCopier, str]]] = ...) -> None: ...
+
+class ComparedPages(_message.Message):
+    __slots__ = ["comparison", "copied_by", "other_state", "page_count", "state"]
+    COMPARISON_FIELD_NUMBER: _ClassVar[int]
+    COPIED_BY_FIELD_NUMBER: _ClassVar[int]
+    OTHER_STATE_FIELD_NUMBER: _ClassVar[int]
+    PAGE_COUNT_FIELD_NUMBER: _ClassVar[int]
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    comparison: PageComparison
+    copied_by: PageCopier
+    other_state: PageState
+    page_count: int
+    state: PageState
+    def __init__(self, comparison: _Optional[_Union[PageComparison, str]] = ..., state: _Optional[_Union[PageState, str]] = ..., other_state: _Optional[_Union[PageState, str]] = ..., copied_by: _Optional[_Union[PageCopier, str]] = ..., page_count: _Optional[int] = ...) -> None: ...
 
 class Confinement(_message.Message):
     __slots__ = ["landlock_abi", "seccomp"]
@@ -128,26 +197,30 @@ class GetServerInfoResponse(_message.Message):
     def __init__(self, version: _Optional[str] = ..., page_size_bytes: _Optional[int] = ..., caller: _Optional[_Union[CallerCredential, _Mapping]] = ..., maximum_page_count: _Optional[int] = ..., maximum_mapping_count: _Optional[int] = ..., masks: _Optional[_Union[DisclosureMasks, _Mapping]] = ..., kernel_features: _Optional[_Union[KernelFeatures, _Mapping]] = ..., maximum_concurrent_call_count: _Optional[int] = ..., confinement: _Optional[_Union[Confinement, _Mapping]] = ..., granted: _Optional[_Union[GrantDetail, str]] = ..., maximum_pid_count: _Optional[int] = ..., maximum_range_count: _Optional[int] = ...) -> None: ...
 
 class KernelFeatures(_message.Message):
-    __slots__ = ["guard_regions", "markers", "pagemap_scan", "soft_dirty"]
+    __slots__ = ["guard_regions", "markers", "page_copiers", "pagemap_scan", "soft_dirty"]
     GUARD_REGIONS_FIELD_NUMBER: _ClassVar[int]
     MARKERS_FIELD_NUMBER: _ClassVar[int]
     PAGEMAP_SCAN_FIELD_NUMBER: _ClassVar[int]
+    PAGE_COPIERS_FIELD_NUMBER: _ClassVar[int]
     SOFT_DIRTY_FIELD_NUMBER: _ClassVar[int]
     guard_regions: bool
     markers: bool
+    page_copiers: bool
     pagemap_scan: bool
     soft_dirty: bool
-    def __init__(self, soft_dirty: bool = ..., guard_regions: bool = ..., markers: bool = ..., pagemap_scan: bool = ...) -> None: ...
+    def __init__(self, soft_dirty: bool = ..., guard_regions: bool = ..., markers: bool = ..., pagemap_scan: bool = ..., page_copiers: bool = ...) -> None: ...
 
 class ListMappingsRequest(_message.Message):
-    __slots__ = ["expected_start_time_ticks", "pid", "start_address"]
+    __slots__ = ["expected_start_time_ticks", "pid", "start_address", "with_page_counts"]
     EXPECTED_START_TIME_TICKS_FIELD_NUMBER: _ClassVar[int]
     PID_FIELD_NUMBER: _ClassVar[int]
     START_ADDRESS_FIELD_NUMBER: _ClassVar[int]
+    WITH_PAGE_COUNTS_FIELD_NUMBER: _ClassVar[int]
     expected_start_time_ticks: int
     pid: int
     start_address: int
-    def __init__(self, pid: _Optional[int] = ..., start_address: _Optional[int] = ..., expected_start_time_ticks: _Optional[int] = ...) -> None: ...
+    with_page_counts: bool
+    def __init__(self, pid: _Optional[int] = ..., start_address: _Optional[int] = ..., expected_start_time_ticks: _Optional[int] = ..., with_page_counts: bool = ...) -> None: ...
 
 class ListMappingsResponse(_message.Message):
     __slots__ = ["mappings", "next_start_address", "start_time_ticks"]
@@ -160,20 +233,40 @@ class ListMappingsResponse(_message.Message):
     def __init__(self, start_time_ticks: _Optional[int] = ..., mappings: _Optional[_Iterable[_Union[Mapping, _Mapping]]] = ..., next_start_address: _Optional[int] = ...) -> None: ...
 
 class Mapping(_message.Message):
-    __slots__ = ["end_address", "file_offset_bytes", "kind", "path", "permissions", "start_address"]
+    __slots__ = ["end_address", "file_offset_bytes", "kind", "page_counts", "path", "permissions", "start_address"]
     END_ADDRESS_FIELD_NUMBER: _ClassVar[int]
     FILE_OFFSET_BYTES_FIELD_NUMBER: _ClassVar[int]
     KIND_FIELD_NUMBER: _ClassVar[int]
+    PAGE_COUNTS_FIELD_NUMBER: _ClassVar[int]
     PATH_FIELD_NUMBER: _ClassVar[int]
     PERMISSIONS_FIELD_NUMBER: _ClassVar[int]
     START_ADDRESS_FIELD_NUMBER: _ClassVar[int]
     end_address: int
     file_offset_bytes: int
     kind: MappingKind
+    page_counts: PageCounts
     path: bytes
     permissions: str
     start_address: int
-    def __init__(self, start_address: _Optional[int] = ..., end_address: _Optional[int] = ..., permissions: _Optional[str] = ..., file_offset_bytes: _Optional[int] = ..., path: _Optional[bytes] = ..., kind: _Optional[_Union[MappingKind, str]] = ...) -> None: ...
+    def __init__(self, start_address: _Optional[int] = ..., end_address: _Optional[int] = ..., permissions: _Optional[str] = ..., file_offset_bytes: _Optional[int] = ..., path: _Optional[bytes] = ..., kind: _Optional[_Union[MappingKind, str]] = ..., page_counts: _Optional[_Union[PageCounts, _Mapping]] = ...) -> None: ...
+
+class PageCounts(_message.Message):
+    __slots__ = ["absent_page_count", "anon_page_count", "anon_swapped_page_count", "file_page_count", "guard_page_count", "unknown_page_count", "zero_page_count"]
+    ABSENT_PAGE_COUNT_FIELD_NUMBER: _ClassVar[int]
+    ANON_PAGE_COUNT_FIELD_NUMBER: _ClassVar[int]
+    ANON_SWAPPED_PAGE_COUNT_FIELD_NUMBER: _ClassVar[int]
+    FILE_PAGE_COUNT_FIELD_NUMBER: _ClassVar[int]
+    GUARD_PAGE_COUNT_FIELD_NUMBER: _ClassVar[int]
+    UNKNOWN_PAGE_COUNT_FIELD_NUMBER: _ClassVar[int]
+    ZERO_PAGE_COUNT_FIELD_NUMBER: _ClassVar[int]
+    absent_page_count: int
+    anon_page_count: int
+    anon_swapped_page_count: int
+    file_page_count: int
+    guard_page_count: int
+    unknown_page_count: int
+    zero_page_count: int
+    def __init__(self, absent_page_count: _Optional[int] = ..., file_page_count: _Optional[int] = ..., anon_page_count: _Optional[int] = ..., anon_swapped_page_count: _Optional[int] = ..., zero_page_count: _Optional[int] = ..., guard_page_count: _Optional[int] = ..., unknown_page_count: _Optional[int] = ...) -> None: ...
 
 class PageRange(_message.Message):
     __slots__ = ["address", "count"]
@@ -266,6 +359,12 @@ class PageAttribute(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = []
 
 class MappingKind(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = []
+
+class PageComparison(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = []
+
+class PageCopier(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = []
 
 class GrantDetail(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):

@@ -35,6 +35,11 @@ class PageFlagsServiceStub(object):
                 request_serializer=cowproto_dot_v1_dot_pageflags__pb2.SummarizeProcessesRequest.SerializeToString,
                 response_deserializer=cowproto_dot_v1_dot_pageflags__pb2.SummarizeProcessesResponse.FromString,
                 )
+        self.ComparePages = channel.unary_stream(
+                '/cowd.v1.PageFlagsService/ComparePages',
+                request_serializer=cowproto_dot_v1_dot_pageflags__pb2.ComparePagesRequest.SerializeToString,
+                response_deserializer=cowproto_dot_v1_dot_pageflags__pb2.ComparePagesResponse.FromString,
+                )
         self.GetServerInfo = channel.unary_unary(
                 '/cowd.v1.PageFlagsService/GetServerInfo',
                 request_serializer=cowproto_dot_v1_dot_pageflags__pb2.GetServerInfoRequest.SerializeToString,
@@ -81,7 +86,8 @@ class PageFlagsServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def ListMappings(self, request, context):
-        """Returns the mappings of a process in address order, a bounded number a call.
+        """Returns the mappings of a process in address order, a bounded number a call; on request with how
+        many pages of each state they have.
 
         Fails as GetPageFlags does, apart from the failures that concern a range.
         Who may call it: anybody who can connect; the kernel decides for each process.
@@ -102,6 +108,22 @@ class PageFlagsServiceServicer(object):
 
         Fails with INVALID_ARGUMENT for more pids than GetServerInfoResponse.maximum_pid_count.
         Who may call it: anybody who can connect; the kernel decides for each process, or a grant.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ComparePages(self, request, context):
+        """Compares two processes page by page: whether both map the same frame. Which frame is not told.
+        This answers what is still shared after a fork, and what has been copied, by whom. Where neither
+        has anything, pages are not listed one by one, as in StreamPageFlags.
+
+        Both are read twice; a page that moved meanwhile is read again, and one that keeps moving is
+        PAGE_COMPARISON_UNKNOWN. The caller's access to both is asked for again while the call lasts.
+
+        Fails as StreamPageFlags does, for either process.
+        Who may call it: anybody who can connect; the kernel decides for each of the two processes, or a
+        grant of pages. A grant of summaries does not cover it.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -137,6 +159,11 @@ def add_PageFlagsServiceServicer_to_server(servicer, server):
                     servicer.SummarizeProcesses,
                     request_deserializer=cowproto_dot_v1_dot_pageflags__pb2.SummarizeProcessesRequest.FromString,
                     response_serializer=cowproto_dot_v1_dot_pageflags__pb2.SummarizeProcessesResponse.SerializeToString,
+            ),
+            'ComparePages': grpc.unary_stream_rpc_method_handler(
+                    servicer.ComparePages,
+                    request_deserializer=cowproto_dot_v1_dot_pageflags__pb2.ComparePagesRequest.FromString,
+                    response_serializer=cowproto_dot_v1_dot_pageflags__pb2.ComparePagesResponse.SerializeToString,
             ),
             'GetServerInfo': grpc.unary_unary_rpc_method_handler(
                     servicer.GetServerInfo,
@@ -219,6 +246,23 @@ class PageFlagsService(object):
         return grpc.experimental.unary_stream(request, target, '/cowd.v1.PageFlagsService/SummarizeProcesses',
             cowproto_dot_v1_dot_pageflags__pb2.SummarizeProcessesRequest.SerializeToString,
             cowproto_dot_v1_dot_pageflags__pb2.SummarizeProcessesResponse.FromString,
+            options, channel_credentials,
+            insecure, call_credentials, compression, wait_for_ready, timeout, metadata)
+
+    @staticmethod
+    def ComparePages(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(request, target, '/cowd.v1.PageFlagsService/ComparePages',
+            cowproto_dot_v1_dot_pageflags__pb2.ComparePagesRequest.SerializeToString,
+            cowproto_dot_v1_dot_pageflags__pb2.ComparePagesResponse.FromString,
             options, channel_credentials,
             insecure, call_credentials, compression, wait_for_ready, timeout, metadata)
 

@@ -13,7 +13,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17\x63owproto/v1/twins.proto\x12\rcowd.twins.v1\"H\n\x0f\x44isclosureMasks\x12\x1a\n\x12private_flags_mask\x18\x01 \x01(\x06\x12\x19\n\x11shared_flags_mask\x18\x02 \x01(\x06\"\xc0\x01\n\x14GetPageFlagsResponse\x12\x17\n\x0fpage_size_bytes\x18\x01 \x01(\x04\x12\x0f\n\x07\x61\x64\x64ress\x18\x02 \x01(\x06\x12\x18\n\x10start_time_ticks\x18\x03 \x01(\x04\x12-\n\x05masks\x18\x04 \x01(\x0b\x32\x1e.cowd.twins.v1.DisclosureMasks\x12\x12\n\nkpageflags\x18\x05 \x01(\x0c\x12\r\n\x05state\x18\x06 \x01(\x0c\x12\x12\n\nattributes\x18\x07 \x01(\x0c\"\x87\x02\n\x17StreamPageFlagsResponse\x12\x17\n\x0fpage_size_bytes\x18\x01 \x01(\x04\x12\x0f\n\x07\x61\x64\x64ress\x18\x02 \x01(\x06\x12\r\n\x05\x63ount\x18\x03 \x01(\x04\x12\x18\n\x10start_time_ticks\x18\x04 \x01(\x04\x12-\n\x05masks\x18\x05 \x01(\x0b\x32\x1e.cowd.twins.v1.DisclosureMasks\x12\x17\n\x0fstretch_address\x18\x06 \x01(\x0c\x12\x1a\n\x12stretch_page_count\x18\x07 \x01(\x0c\x12\x12\n\nkpageflags\x18\x08 \x01(\x0c\x12\r\n\x05state\x18\t \x01(\x0c\x12\x12\n\nattributes\x18\n \x01(\x0c\"&\n\x03\x41ny\x12\x10\n\x08type_url\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x0c\"L\n\x06Status\x12\x0c\n\x04\x63ode\x18\x01 \x01(\x05\x12\x0f\n\x07message\x18\x02 \x01(\t\x12#\n\x07\x64\x65tails\x18\x03 \x03(\x0b\x32\x12.cowd.twins.v1.Any\"+\n\tErrorInfo\x12\x0e\n\x06reason\x18\x01 \x01(\t\x12\x0e\n\x06\x64omain\x18\x02 \x01(\t\"*\n\x08\x44uration\x12\x0f\n\x07seconds\x18\x01 \x01(\x03\x12\r\n\x05nanos\x18\x02 \x01(\x05\"9\n\tRetryInfo\x12,\n\x0bretry_delay\x18\x01 \x01(\x0b\x32\x17.cowd.twins.v1.Duration\"%\n\x12HealthCheckRequest\x12\x0f\n\x07service\x18\x01 \x01(\t\"\xc4\x01\n\x13HealthCheckResponse\x12@\n\x06status\x18\x01 \x01(\x0e\x32\x30.cowd.twins.v1.HealthCheckResponse.ServingStatus\"k\n\rServingStatus\x12\x1e\n\x1aSERVING_STATUS_UNSPECIFIED\x10\x00\x12\x1a\n\x16SERVING_STATUS_SERVING\x10\x01\x12\x1e\n\x1aSERVING_STATUS_NOT_SERVING\x10\x02\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17\x63owproto/v1/twins.proto\x12\rcowd.twins.v1\"H\n\x0f\x44isclosureMasks\x12\x1a\n\x12private_flags_mask\x18\x01 \x01(\x06\x12\x19\n\x11shared_flags_mask\x18\x02 \x01(\x06\"\xc0\x01\n\x14GetPageFlagsResponse\x12\x17\n\x0fpage_size_bytes\x18\x01 \x01(\x04\x12\x0f\n\x07\x61\x64\x64ress\x18\x02 \x01(\x06\x12\x18\n\x10start_time_ticks\x18\x03 \x01(\x04\x12-\n\x05masks\x18\x04 \x01(\x0b\x32\x1e.cowd.twins.v1.DisclosureMasks\x12\x12\n\nkpageflags\x18\x05 \x01(\x0c\x12\r\n\x05state\x18\x06 \x01(\x0c\x12\x12\n\nattributes\x18\x07 \x01(\x0c\"\x87\x02\n\x17StreamPageFlagsResponse\x12\x17\n\x0fpage_size_bytes\x18\x01 \x01(\x04\x12\x0f\n\x07\x61\x64\x64ress\x18\x02 \x01(\x06\x12\r\n\x05\x63ount\x18\x03 \x01(\x04\x12\x18\n\x10start_time_ticks\x18\x04 \x01(\x04\x12-\n\x05masks\x18\x05 \x01(\x0b\x32\x1e.cowd.twins.v1.DisclosureMasks\x12\x17\n\x0fstretch_address\x18\x06 \x01(\x0c\x12\x1a\n\x12stretch_page_count\x18\x07 \x01(\x0c\x12\x12\n\nkpageflags\x18\x08 \x01(\x0c\x12\r\n\x05state\x18\t \x01(\x0c\x12\x12\n\nattributes\x18\n \x01(\x0c\"n\n\rComparedPages\x12\x12\n\ncomparison\x18\x01 \x01(\r\x12\r\n\x05state\x18\x02 \x01(\r\x12\x13\n\x0bother_state\x18\x03 \x01(\r\x12\x11\n\tcopied_by\x18\x04 \x01(\r\x12\x12\n\npage_count\x18\x05 \x01(\x04\"\xb7\x02\n\x14\x43omparePagesResponse\x12\x17\n\x0fpage_size_bytes\x18\x01 \x01(\x04\x12\x0f\n\x07\x61\x64\x64ress\x18\x02 \x01(\x06\x12\r\n\x05\x63ount\x18\x03 \x01(\x04\x12\x18\n\x10start_time_ticks\x18\x04 \x01(\x04\x12\x1e\n\x16other_start_time_ticks\x18\x05 \x01(\x04\x12,\n\x06totals\x18\x06 \x03(\x0b\x32\x1c.cowd.twins.v1.ComparedPages\x12\x17\n\x0fstretch_address\x18\x07 \x01(\x0c\x12\x1a\n\x12stretch_page_count\x18\x08 \x01(\x0c\x12\x12\n\ncomparison\x18\t \x01(\x0c\x12\r\n\x05state\x18\n \x01(\x0c\x12\x13\n\x0bother_state\x18\x0b \x01(\x0c\x12\x11\n\tcopied_by\x18\x0c \x01(\x0c\"&\n\x03\x41ny\x12\x10\n\x08type_url\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x0c\"L\n\x06Status\x12\x0c\n\x04\x63ode\x18\x01 \x01(\x05\x12\x0f\n\x07message\x18\x02 \x01(\t\x12#\n\x07\x64\x65tails\x18\x03 \x03(\x0b\x32\x12.cowd.twins.v1.Any\"+\n\tErrorInfo\x12\x0e\n\x06reason\x18\x01 \x01(\t\x12\x0e\n\x06\x64omain\x18\x02 \x01(\t\"*\n\x08\x44uration\x12\x0f\n\x07seconds\x18\x01 \x01(\x03\x12\r\n\x05nanos\x18\x02 \x01(\x05\"9\n\tRetryInfo\x12,\n\x0bretry_delay\x18\x01 \x01(\x0b\x32\x17.cowd.twins.v1.Duration\"%\n\x12HealthCheckRequest\x12\x0f\n\x07service\x18\x01 \x01(\t\"\xc4\x01\n\x13HealthCheckResponse\x12@\n\x06status\x18\x01 \x01(\x0e\x32\x30.cowd.twins.v1.HealthCheckResponse.ServingStatus\"k\n\rServingStatus\x12\x1e\n\x1aSERVING_STATUS_UNSPECIFIED\x10\x00\x12\x1a\n\x16SERVING_STATUS_SERVING\x10\x01\x12\x1e\n\x1aSERVING_STATUS_NOT_SERVING\x10\x02\x62\x06proto3')
 
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, globals())
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'cowproto.v1.twins_pb2', globals())
@@ -26,20 +26,24 @@ if _descriptor._USE_C_DESCRIPTORS == False:
   _GETPAGEFLAGSRESPONSE._serialized_end=309
   _STREAMPAGEFLAGSRESPONSE._serialized_start=312
   _STREAMPAGEFLAGSRESPONSE._serialized_end=575
-  _ANY._serialized_start=577
-  _ANY._serialized_end=615
-  _STATUS._serialized_start=617
-  _STATUS._serialized_end=693
-  _ERRORINFO._serialized_start=695
-  _ERRORINFO._serialized_end=738
-  _DURATION._serialized_start=740
-  _DURATION._serialized_end=782
-  _RETRYINFO._serialized_start=784
-  _RETRYINFO._serialized_end=841
-  _HEALTHCHECKREQUEST._serialized_start=843
-  _HEALTHCHECKREQUEST._serialized_end=880
-  _HEALTHCHECKRESPONSE._serialized_start=883
-  _HEALTHCHECKRESPONSE._serialized_end=1079
-  _HEALTHCHECKRESPONSE_SERVINGSTATUS._serialized_start=972
-  _HEALTHCHECKRESPONSE_SERVINGSTATUS._serialized_end=1079
+  _COMPAREDPAGES._serialized_start=577
+  _COMPAREDPAGES._serialized_end=687
+  _COMPAREPAGESRESPONSE._serialized_start=690
+  _COMPAREPAGESRESPONSE._serialized_end=1001
+  _ANY._serialized_start=1003
+  _ANY._serialized_end=1041
+  _STATUS._serialized_start=1043
+  _STATUS._serialized_end=1119
+  _ERRORINFO._serialized_start=1121
+  _ERRORINFO._serialized_end=1164
+  _DURATION._serialized_start=1166
+  _DURATION._serialized_end=1208
+  _RETRYINFO._serialized_start=1210
+  _RETRYINFO._serialized_end=1267
+  _HEALTHCHECKREQUEST._serialized_start=1269
+  _HEALTHCHECKREQUEST._serialized_end=1306
+  _HEALTHCHECKRESPONSE._serialized_start=1309
+  _HEALTHCHECKRESPONSE._serialized_end=1505
+  _HEALTHCHECKRESPONSE_SERVINGSTATUS._serialized_start=1398
+  _HEALTHCHECKRESPONSE_SERVINGSTATUS._serialized_end=1505
 # @@protoc_insertion_point(module_scope)

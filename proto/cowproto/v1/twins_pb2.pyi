@@ -14,6 +14,48 @@ class Any(_message.Message):
     value: bytes
     def __init__(self, type_url: _Optional[str] = ..., value: _Optional[bytes] = ...) -> None: ...
 
+class ComparePagesResponse(_message.Message):
+    __slots__ = ["address", "comparison", "copied_by", "count", "other_start_time_ticks", "other_state", "page_size_bytes", "start_time_ticks", "state", "stretch_address", "stretch_page_count", "totals"]
+    ADDRESS_FIELD_NUMBER: _ClassVar[int]
+    COMPARISON_FIELD_NUMBER: _ClassVar[int]
+    COPIED_BY_FIELD_NUMBER: _ClassVar[int]
+    COUNT_FIELD_NUMBER: _ClassVar[int]
+    OTHER_START_TIME_TICKS_FIELD_NUMBER: _ClassVar[int]
+    OTHER_STATE_FIELD_NUMBER: _ClassVar[int]
+    PAGE_SIZE_BYTES_FIELD_NUMBER: _ClassVar[int]
+    START_TIME_TICKS_FIELD_NUMBER: _ClassVar[int]
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    STRETCH_ADDRESS_FIELD_NUMBER: _ClassVar[int]
+    STRETCH_PAGE_COUNT_FIELD_NUMBER: _ClassVar[int]
+    TOTALS_FIELD_NUMBER: _ClassVar[int]
+    address: int
+    comparison: bytes
+    copied_by: bytes
+    count: int
+    other_start_time_ticks: int
+    other_state: bytes
+    page_size_bytes: int
+    start_time_ticks: int
+    state: bytes
+    stretch_address: bytes
+    stretch_page_count: bytes
+    totals: _containers.RepeatedCompositeFieldContainer[ComparedPages]
+    def __init__(self, page_size_bytes: _Optional[int] = ..., address: _Optional[int] = ..., count: _Optional[int] = ..., start_time_ticks: _Optional[int] = ..., other_start_time_ticks: _Optional[int] = ..., totals: _Optional[_Iterable[_Union[ComparedPages, _Mapping]]] = ..., stretch_address: _Optional[bytes] = ..., stretch_page_count: _Optional[bytes] = ..., comparison: _Optional[bytes] = ..., state: _Optional[bytes] = ..., other_state: _Optional[bytes] = ..., copied_by: _Optional[bytes] = ...) -> None: ...
+
+class ComparedPages(_message.Message):
+    __slots__ = ["comparison", "copied_by", "other_state", "page_count", "state"]
+    COMPARISON_FIELD_NUMBER: _ClassVar[int]
+    COPIED_BY_FIELD_NUMBER: _ClassVar[int]
+    OTHER_STATE_FIELD_NUMBER: _ClassVar[int]
+    PAGE_COUNT_FIELD_NUMBER: _ClassVar[int]
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    comparison: int
+    copied_by: int
+    other_state: int
+    page_count: int
+    state: int
+    def __init__(self, comparison: _Optional[int] = ..., state: _Optional[int] = ..., other_state: _Optional[int] = ..., copied_by: _Optional[int] = ..., page_count: _Optional[int] = ...) -> None: ...
+
 class DisclosureMasks(_message.Message):
     __slots__ = ["private_flags_mask", "shared_flags_mask"]
     PRIVATE_FLAGS_MASK_FIELD_NUMBER: _ClassVar[int]

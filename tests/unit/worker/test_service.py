@@ -17,10 +17,11 @@ from cowdaemon.limits import (
     RANGES_PER_CALL,
 )
 from cowdaemon.wire import Detail
-from cowdaemon.worker import service as module
+from cowdaemon.worker import process_calls as module
 from cowdaemon.worker.disclosure import FULL, SAFE
 from cowdaemon.worker.page_states import Kpageflags, encode
 from cowdaemon.worker.reader import PageReadings, Reader
+from cowdaemon.worker.requests import verify_range
 from cowdaemon.worker.service import PageFlagsService
 from cowdaemon.worker.worker import Service
 from cowproto.v1 import pageflags_pb2 as messages
@@ -143,8 +144,8 @@ def test_request_that_cannot_be_answered(stub: Any, fields: dict[str, int], reas
 
 def test_range_ends_where_numbers_end() -> None:
     """The last page of all is no overflow; what lies there the kernel says."""
-    module._verify_range(2**64 - PAGE, 1)
-    module._verify_range(0, PAGES_PER_CALL)
+    verify_range(2**64 - PAGE, 1)
+    verify_range(0, PAGES_PER_CALL)
 
 
 def test_expected_start_time_that_is_right(stub: Any) -> None:

@@ -8,16 +8,14 @@ import numpy as np
 import pytest
 from cowdaemon.errors import CowdError, Reason
 from cowdaemon.limits import PAGES_PER_CALL, RANGES_PER_CALL
-from cowdaemon.worker import service as module
+from cowdaemon.worker import page_calls as module
 from cowdaemon.worker.disclosure import SAFE
+from cowdaemon.worker.page_calls import PageCalls
 from cowdaemon.worker.page_states import Kpageflags
 from cowdaemon.worker.reader import Reader
-from cowdaemon.worker.service import PageFlagsService
 from cowproto.v1 import pageflags_pb2 as messages
 from unit.worker.served_process import (
     ANON_WORD,
-    CALLER,
-    CONFINEMENT,
     ENTRIES,
     EXCLUSIVE,
     FEATURES,
@@ -162,9 +160,9 @@ def parts(
     monkeypatch.setattr(module, "read_ahead", lambda parts, _: parts)
     process.write_pagemap(np.full(9 * PAGES_PER_CALL, PRESENT | 3, np.uint64))
     reader = Reader(make_file(np.full(5, Kpageflags.ANON, "<u8").tobytes()), FEATURES)
-    service = PageFlagsService(CALLER, process, reader, CONFINEMENT)  # type: ignore[arg-type]
+    calls = PageCalls(process, reader, SAFE)  # type: ignore[arg-type]
     request = ask((0, 9 * PAGES_PER_CALL))
-    return lambda: service._stream_page_flags(request, lambda: None)
+    return lambda: calls.stream_page_flags(request, lambda: None)
 
 
 def test_access_that_is_lost_ends_the_stream(
