@@ -18,6 +18,16 @@ from typing import TYPE_CHECKING, Any
 from cowd._address import DEFAULT_ADDRESS
 from cowd._backend import BACKENDS, Backend, BackendName
 from cowd._client import Client
+from cowd._comparisons import (
+    ComparedPages,
+    Comparison,
+    ComparisonChunk,
+    ComparisonTotals,
+    MappingComparison,
+    PageComparison,
+    PageCopier,
+)
+from cowd._counts import PageCounts
 from cowd._errors import (
     Aborted,
     AccessDenied,
@@ -31,22 +41,20 @@ from cowd._errors import (
     Unavailable,
 )
 from cowd._kpageflags import KernelPageFlags
+from cowd._mappings import Mapping, MappingKind, MappingList, is_copied
 from cowd._pages import (
     CallerCredential,
     Confinement,
     DisclosureMasks,
     KernelFeatures,
-    Mapping,
-    MappingKind,
-    MappingList,
     PageAttributes,
     PageChunk,
     PageFlags,
     PageState,
     ServerInfo,
-    is_copied,
 )
 from cowd._runs import Run
+from cowd._summaries import KindTotals, ProcessSummary
 
 if TYPE_CHECKING:
     from cowd._buffer_pages import Pages, Summary, copied, pages
@@ -64,6 +72,10 @@ __all__ = [
     "CallerCredential",
     "Change",
     "Client",
+    "ComparedPages",
+    "Comparison",
+    "ComparisonChunk",
+    "ComparisonTotals",
     "Confinement",
     "DisclosureMasks",
     "Error",
@@ -72,17 +84,23 @@ __all__ = [
     "InvalidRequest",
     "KernelFeatures",
     "KernelPageFlags",
+    "KindTotals",
     "LimitReached",
     "Local",
     "Mapping",
+    "MappingComparison",
     "MappingKind",
     "MappingList",
     "NoSuchProcess",
     "PageAttributes",
     "PageChunk",
+    "PageComparison",
+    "PageCopier",
+    "PageCounts",
     "PageFlags",
     "PageState",
     "Pages",
+    "ProcessSummary",
     "Run",
     "ServerInfo",
     "Span",

@@ -8,14 +8,12 @@ from mmap import PAGESIZE
 from cowproto.v1 import pageflags_pb2, twins_pb2
 
 from cowd._errors import InternalError
+from cowd._mappings import Mapping, MappingKind, MappingList
 from cowd._pages import (
     CallerCredential,
     Confinement,
     DisclosureMasks,
     KernelFeatures,
-    Mapping,
-    MappingKind,
-    MappingList,
     PageFlags,
     ServerInfo,
 )

@@ -6,7 +6,8 @@ from typing import Final, Literal, Protocol, TypeAlias, TypeVar
 
 from cowd._client import Client
 from cowd._errors import AccessDenied, Error, InvalidRequest, Unavailable
-from cowd._pages import MappingList, PageChunk, PageFlags
+from cowd._mappings import MappingList
+from cowd._pages import PageChunk, PageFlags
 
 __all__ = ["BACKENDS", "Backend", "BackendName", "ask"]
 

@@ -20,15 +20,9 @@ from cowd._backend import Backend, BackendName, ask
 from cowd._buffers import Memory, Span, as_array
 from cowd._errors import Aborted, Error, FailedPrecondition, InvalidRequest
 from cowd._kpageflags import format_letters
+from cowd._mappings import Mapping, MappingKind
 from cowd._page_scan import has_pagemap_scan
-from cowd._pages import (
-    DisclosureMasks,
-    Mapping,
-    MappingKind,
-    PageAttributes,
-    PageChunk,
-    PageState,
-)
+from cowd._pages import DisclosureMasks, PageAttributes, PageChunk, PageState
 from cowd._process import open_process
 from cowd._runs import Run, Segment, iter_runs, iter_segments
 

@@ -12,7 +12,8 @@ from typing import Final, Self
 from cowd._address import resolve_address
 from cowd._arguments import as_ranges
 from cowd._errors import FailedPrecondition, InternalError, InvalidRequest
-from cowd._pages import Mapping, MappingList, PageChunk, PageFlags, ServerInfo
+from cowd._mappings import Mapping, MappingList
+from cowd._pages import PageChunk, PageFlags, ServerInfo
 
 __all__ = ["Client"]
 

@@ -14,16 +14,9 @@ from typing import Final
 from cowd import _pagemap
 from cowd._arguments import as_integer, as_ranges
 from cowd._errors import InvalidRequest
+from cowd._mappings import MappingKind, MappingList
 from cowd._page_scan import has_pagemap_scan, iter_populated, iter_zero_pages
-from cowd._pages import (
-    PAGES_PER_PART,
-    MappingKind,
-    MappingList,
-    PageAttributes,
-    PageChunk,
-    PageFlags,
-    PageState,
-)
+from cowd._pages import PAGES_PER_PART, PageAttributes, PageChunk, PageFlags, PageState
 from cowd._process import Process, open_process
 
 __all__ = ["Local"]

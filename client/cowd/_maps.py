@@ -5,7 +5,7 @@ import re
 from collections.abc import Iterable, Iterator
 from typing import Final
 
-from cowd._pages import Mapping, MappingKind
+from cowd._mappings import Mapping, MappingKind
 
 __all__ = ["iter_mappings"]
 

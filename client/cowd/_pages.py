@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the client returns: pages, mappings and the server, as plain values without protobuf."""
+"""What the client returns: pages and the server, as plain values without protobuf."""
 
 from array import array
 from collections.abc import Iterator, Sequence
@@ -13,15 +13,11 @@ __all__ = [
     "Confinement",
     "DisclosureMasks",
     "KernelFeatures",
-    "Mapping",
-    "MappingKind",
-    "MappingList",
     "PageAttributes",
     "PageChunk",
     "PageFlags",
     "PageState",
     "ServerInfo",
-    "is_copied",
 ]
 
 PAGES_PER_PART: Final = 65_536
@@ -67,36 +63,6 @@ class PageAttributes(IntFlag, boundary=KEEP):
             for bit in bits
             if self & bit
         )
-
-
-class MappingKind(IntEnum):
-    """What backs a mapping (cowd.v1.MappingKind)."""
-
-    UNSPECIFIED = 0
-    PRIVATE_FILE = 1
-    SHARED_FILE = 2
-    ANONYMOUS = 3
-    SPECIAL = 4
-
-    @classmethod
-    def _missing_(cls, value: object) -> "MappingKind":  # noqa: ARG003
-        return cls.UNSPECIFIED  # Of a newer daemon.
-
-
-def is_copied(kind: MappingKind | None, state: PageState) -> bool | None:
-    """Say whether a page is a private copy of its file's page.
-
-    Args:
-        kind: what backs the mapping that the page is in; None outside any mapping.
-        state: what the page is.
-
-    Returns:
-        None where the question has no meaning (only a private mapping of a file has an original
-        to be copied from) or no answer is known.
-    """
-    if kind is not MappingKind.PRIVATE_FILE or state is PageState.UNKNOWN:
-        return None
-    return state in (PageState.ANON, PageState.ANON_SWAPPED)
 
 
 @dataclass(frozen=True, slots=True)
@@ -261,34 +227,6 @@ class PageChunk:
             states=states,
             attributes=attributes,
         )
-
-
-@dataclass(frozen=True, slots=True)
-class Mapping:
-    """One line of /proc/PID/maps.
-
-    Attributes:
-        start_address: first address, in bytes.
-        end_address: first address after the mapping, in bytes.
-        permissions: four characters, such as "rw-p".
-        path: as the kernel writes it. File names are bytes; they may hold anything.
-    """
-
-    start_address: int
-    end_address: int
-    permissions: str
-    file_offset_bytes: int
-    path: bytes
-    kind: MappingKind
-
-
-@dataclass(frozen=True, slots=True)
-class MappingList:
-    """All mappings of one process in address order."""
-
-    pid: int
-    start_time_ticks: int
-    mappings: Sequence[Mapping]
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,9 +24,9 @@ from cowd._errors import (
     NoSuchProcess,
     TimedOut,
 )
+from cowd._mappings import Mapping
 from cowd._maps import iter_mappings
 from cowd._pagemap import ENTRY_BYTES
-from cowd._pages import Mapping
 
 __all__ = ["Process", "open_process"]
 

@@ -9,7 +9,8 @@ from mmap import PAGESIZE
 from operator import itemgetter
 from typing import NamedTuple, TypeAlias
 
-from cowd._pages import Mapping, PageAttributes, PageChunk, PageFlags, PageState, is_copied
+from cowd._mappings import Mapping, is_copied
+from cowd._pages import PageAttributes, PageChunk, PageFlags, PageState
 
 __all__ = ["Run", "Segment", "iter_runs", "iter_segments", "join_segments"]
 

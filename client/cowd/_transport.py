@@ -26,8 +26,9 @@ from cowd._errors import (
     Unavailable,
     error_from_status,
 )
+from cowd._mappings import MappingList
 from cowd._page_stream import PageStream
-from cowd._pages import MappingList, PageChunk, PageFlags, ServerInfo
+from cowd._pages import PageChunk, PageFlags, ServerInfo
 from cowd._statuses import decode_details, explain_lost
 
 __all__ = ["Transport"]
