@@ -136,6 +136,7 @@ class PageFlagsService:
                 guard_regions=features.has_guard_regions,
                 markers=features.layout.marker_type is not None,
                 pagemap_scan=features.has_pagemap_scan,
+                page_copiers=features.has_page_copiers,
             ),
             maximum_concurrent_call_count=self._calls_per_worker,
             confinement=messages.Confinement(
