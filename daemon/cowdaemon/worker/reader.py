@@ -180,6 +180,10 @@ class Reader:
         is_zero: Mask = (flags & _ZERO_PAGE) != 0
         return is_zero[np.searchsorted(distinct, heads)]
 
+    def read_flags(self, entries: Words) -> Words:
+        """Return the flags of the pages of these entries, in any order; 0 where none is present."""
+        return read_flags(self._kpageflags, entries)
+
     def look(self, pagemap: int, stretches: Stretches) -> tuple[Words, PageReadings | None]:
         """Read the entries of stretches of pages; and their flags, if frames follow each other.
 
