@@ -7,7 +7,9 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from cowdaemon.errors import CowdError, Reason
 from cowdaemon.limits import PAGES_PER_CALL, SETTLE_ROUNDS
+from cowdaemon.worker import comparison_stream as module
 from cowdaemon.worker.comparison_stream import ComparedChunk, ComparisonStreams, iter_union
 from cowdaemon.worker.comparisons import Comparison, Copier, find_comparisons, find_copiers
 from cowdaemon.worker.page_states import Bytes, PageState, Words
@@ -184,6 +186,28 @@ def test_flags_are_read_of_no_more_pages_than_need_them(
     compared = compare()
     assert find_comparisons(compared.findings)[7] == Comparison.DIFFERENT
     assert reader.flags_read == 2
+
+
+@pytest.mark.parametrize("is_other", [False, True])
+def test_nothing_is_found_in_a_process_that_has_gone(
+    process: Process,
+    other: Process,
+    reader: RestlessReader,
+    monkeypatch: pytest.MonkeyPatch,
+    is_other: bool,
+) -> None:
+    """Which is no answer, as by PAGEMAP_SCAN. Seen to fail without the look whether both live."""
+    reader.between = lambda: None
+    reader.features = replace(reader.features, has_pagemap_scan=True)  # type: ignore[misc]
+    monkeypatch.setattr(module, "iter_populated", lambda *_: iter(()))
+    targets: tuple[Target, Target] = process.open(PID, None), other.open(PID, None)  # type: ignore[arg-type]
+    with ThreadPoolExecutor(2) as threads:
+        streams = ComparisonStreams(reader, threads)
+        assert list(streams.iter_chunks(targets, [(0, PAGES)], lambda it: it, lambda: None))
+        (other if is_other else process).exit()
+        with pytest.raises(CowdError) as failure:
+            list(streams.iter_chunks(targets, [(0, PAGES)], lambda it: it, lambda: None))
+    assert failure.value.reason is Reason.PROCESS_GONE
 
 
 def test_chunks_and_threads_keep_the_order(
