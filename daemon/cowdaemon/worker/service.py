@@ -85,10 +85,6 @@ class PageFlagsService:
                     messages.GetPageFlagsRequest,
                     self._page_calls.get_page_flags,
                 ),
-                f"/{_SERVICE}/ListMappings": (
-                    messages.ListMappingsRequest,
-                    self._process_calls.list_mappings,
-                ),
                 f"/{_SERVICE}/GetServerInfo": (messages.GetServerInfoRequest, self._get_info),
                 f"/{_HEALTH}/Check": (twins.HealthCheckRequest, self._check_health),
             },
@@ -100,6 +96,12 @@ class PageFlagsService:
                 f"/{_SERVICE}/SummarizeProcesses": (
                     messages.SummarizeProcessesRequest,
                     self._process_calls.summarize_processes,
+                ),
+            },
+            long_calls={
+                f"/{_SERVICE}/ListMappings": (
+                    messages.ListMappingsRequest,
+                    self._process_calls.list_mappings,
                 ),
             },
         )
