@@ -111,7 +111,10 @@ class Stage:
         scene = start(user, "scene.py", kind, *([os.fspath(file)] if file else []))
         try:
             told = scene.read(ANSWER_SECONDS)
-            yield {name: Pages(told["pid"], *place) for name, place in told["ranges"].items()}
+            yield {
+                name: Pages(told["forks"].get(name, told["pid"]), *place)
+                for name, place in told["ranges"].items()
+            }
         finally:
             scene.close()
 

@@ -24,7 +24,7 @@ from cowdaemon.worker.pagemap import ShortReadError, Stretches, count_pages
 from cowdaemon.worker.reader import PageReadings, Reader, classify_readings
 from cowdaemon.worker.targets import Target
 
-__all__ = ["ChunkPages", "PageStreams", "map_ahead"]
+__all__ = ["ChunkPages", "PageStreams", "map_ahead", "map_at_once", "take"]
 
 _NO_ENTRIES: Final[Words] = np.empty(0, np.uint64)
 
@@ -94,7 +94,7 @@ class PageStreams(Generic[_R]):
         pieces = iter_pieces(iter_chunks(ranges, find))
         is_small = sum(end - first for first, end in ranges) <= PAGES_PER_CALL
         run: _Run = map if is_small else partial(map_ahead, self.threads)
-        run_at_once: _Run = _map_at_once if is_small else self.threads.map
+        run_at_once: _Run = map_at_once if is_small else self.threads.map
         stream = _Stream(reader, self._masks, target, tell, verify_wanted, run, run_at_once)
         window: list[_Look[_R]] = []
         page_count = 0
@@ -148,8 +148,8 @@ class _Stream(NamedTuple, Generic[_R]):
             flags = deque(self.reader.read_scattered(entries, self.run, self.verify_wanted))
             del entries
             # At once: whoever takes no answers does not put the second look off.
-            settled = iter(self.run_at_once(self._settle, _take(scattered), _take(flags)))
-        for told in _take(tolds):
+            settled = iter(self.run_at_once(self._settle, take(scattered), take(flags)))
+        for told in take(tolds):
             if not self.target.is_alive():  # what was skipped may have been empty for that
                 raise ShortReadError
             yield from next(settled) if told is None else told
@@ -172,12 +172,14 @@ class _Stream(NamedTuple, Generic[_R]):
         return told
 
 
-def _take(items: deque[_T]) -> Iterator[_T]:
+def take(items: deque[_T]) -> Iterator[_T]:
+    """Yield the items, and hold none that has been taken."""
     while items:
         yield items.popleft()
 
 
-def _map_at_once(function: Callable[..., _R], *iterables: Iterable[Any]) -> Iterator[_R]:
+def map_at_once(function: Callable[..., _R], *iterables: Iterable[Any]) -> Iterator[_R]:
+    """Do what `map` does before anything is taken, as threads do."""
     return iter(list(map(function, *iterables)))
 
 

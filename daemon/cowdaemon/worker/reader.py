@@ -184,6 +184,10 @@ class Reader:
         """Return the flags of the pages of these entries, in any order; 0 where none is present."""
         return read_flags(self._kpageflags, entries)
 
+    def read_runs(self, entries: Words) -> Words | None:
+        """Return what `read_flags` does if frames follow each other, or are few; else None."""
+        return read_runs(self._kpageflags, entries)
+
     def look(self, pagemap: int, stretches: Stretches) -> tuple[Words, PageReadings | None]:
         """Read the entries of stretches of pages; and their flags, if frames follow each other.
 
