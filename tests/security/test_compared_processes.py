@@ -96,7 +96,7 @@ def test_grant_of_summaries_compares_nothing_and_one_of_pages_does(
 ) -> None:
     """Whatever a summary has opened a moment ago.
 
-    Seen to fail with targets opened for a summary, and with those kept for pages.
+    Seen to fail with the second process opened for a summary.
     """
     granting = start_daemon(config=GRANTS)
     mine, theirs = start_subject("anonymous"), start_subject("fork", user=GAMES)

@@ -228,7 +228,7 @@ def test_settings_in_examples_are_valid_and_as_they_are_explained(pages):
 # The contract
 
 
-STREAMS = {"StreamPageFlags", "SummarizeProcesses"}
+STREAMS = {"StreamPageFlags", "SummarizeProcesses", "ComparePages"}
 """Descriptors do not tell in protobuf 3.21."""
 
 

@@ -217,7 +217,7 @@ def test_chunks_and_threads_keep_the_order(
 ) -> None:
     """Of many pages, and each has its own pages' findings, whether or not it waits for flags.
 
-    Seen to fail with the pages of the first chunk told of each, and with what waits told last.
+    Seen to fail with what waits told last.
     """
     reader.between = lambda: None
     count = 3 * PAGES_PER_CALL
