@@ -7,10 +7,13 @@ both of them; and what has gone shares nothing, which must not be said of what w
 
 import os
 import signal
+from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+from cowdaemon.limits import RANGES_PER_CALL
 from cowproto.v1 import pageflags_pb2
+from harness.changed_zygote import in_zygote
 from harness.comparisons import finish_comparison, make_request, name_pages, try_comparison
 from harness.daemon import Daemon, StartDaemon
 from harness.endings import EndRace
@@ -43,6 +46,9 @@ INSPECTOR = NOBODY._replace(groups=(PAGES_GID,))
 TIMES = 8
 """So often all pages of a subject are compared in one call, so that its end falls into the call."""
 LAST_PAGE = 2**64 - PAGE_BYTES
+READ_BYTES = 8 << 20
+"""So much is read when a comparison is under way; all of it is over a hundred times as much."""
+SOON_ASK_AGAIN = in_zygote("from cowdaemon import limits\nlimits.TARGET_KEPT_SECONDS = 0.01")
 
 
 def outcomes_in_both_places(caller: Caller, mine: Subject, pid: int) -> set[tuple[str, str] | None]:
@@ -118,6 +124,38 @@ def test_grant_of_summaries_compares_nothing_and_one_of_pages_does(
         pageflags_pb2.PAGE_COMPARISON_SAME,
         pageflags_pb2.PAGE_COMPARISON_DIFFERENT,
     ]
+
+
+@pytest.mark.parametrize("other_way_round", [False, True], ids=["", "exchanged"])
+def test_access_that_is_lost_ends_the_comparison(
+    start_daemon: StartDaemon,
+    start_caller: StartCaller,
+    start_subject: StartSubject,
+    other_way_round: bool,
+) -> None:
+    """To either of the two. Seen to fail without asking again while the call lasts."""
+    daemon = start_daemon(change=SOON_ASK_AGAIN)
+    caller, subject = start_caller(socket_path=daemon.socket_path), start_subject("large-forked")
+    pair = subject.pid, subject.description["child"]
+    ranges = [(subject.address, subject.description["count"])] * RANGES_PER_CALL
+    request = make_request(*(pair[::-1] if other_way_round else pair), ranges, totals_only=True)
+    caller.get_server_info()
+    [worker] = daemon.tree().workers
+    before = count_read_bytes(worker)
+    caller.begin("ComparePages", request, most=EVERY)
+    while count_read_bytes(worker) < before + READ_BYTES:
+        os.sched_yield()  # it has begun
+    subject.write({"undumpable": True})
+    subject.read()
+    with pytest.raises(CallError) as failure:
+        finish_comparison(caller)
+    assert failure.value.outcome == DENIED
+
+
+def count_read_bytes(pid: int) -> int:
+    """Return how much a process has read of files."""
+    fields = Path(f"/proc/{pid}/io").read_text().split()
+    return int(fields[fields.index("rchar:") + 1])
 
 
 class Child(NamedTuple):
