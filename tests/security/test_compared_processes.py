@@ -177,8 +177,8 @@ def test_process_that_ends_while_it_is_compared(
 ) -> None:
     """At any moment: what they share is told whole, or the call fails.
 
-    Seen to fail with a reader that leaves what it could not read at zero, and with no look whether
-    both live.
+    Seen to fail with what could not be read left at zero, no look whether both live, and access not
+    asked for again, all three: each of these alone finds out.
     """
     end_race = EndRace(ending)
     for _ in end_race.rounds():
