@@ -107,6 +107,22 @@ class Asker:
             "anonymous": int(states[ANON]),
         }
 
+    def summarize(self, pids: list[int]) -> dict[str, Any]:
+        """Have processes summarized, or all that the user may see; as `read` does otherwise."""
+        request = pageflags_pb2.SummarizeProcessesRequest(pids=pids)
+        start = time.monotonic()
+        summaries = list(self._stub.SummarizeProcesses(request, timeout=TIMEOUT_SECONDS))
+        end = time.monotonic()
+        totals = [total for summary in summaries for total in summary.totals]
+        anonymous = sum(total.anon_page_count + total.zero_page_count for total in totals)
+        return {
+            "start": start,
+            "end": end,
+            "pids": [summary.pid for summary in summaries],
+            "present": anonymous + sum(total.file_page_count for total in totals),
+            "anonymous": anonymous,
+        }
+
     def call(self, way: str, calls: int, pid: int, address: int, count: int) -> dict[str, Any]:
         """Make calls one after the other; return the median of their seconds."""
         make = self._ways(pid, address, count)[way]
@@ -151,7 +167,10 @@ def main() -> None:
     asker = Asker(*sys.argv[1:])
     deeds = {
         deed.__name__: deed
-        for deed in (asker.read, asker.call, asker.begin_streaming, asker.end_streaming)
+        for deed in (
+            *(asker.read, asker.summarize, asker.call),
+            *(asker.begin_streaming, asker.end_streaming),
+        )
     }
     for line in sys.stdin:
         order = json.loads(line)

@@ -7,16 +7,19 @@ counted, those that are unmapped count as absent. Fails if the address space goe
 """
 
 import os
-from collections.abc import Callable, Iterator, Sequence
-from typing import Final, NamedTuple
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
+from typing import Final, NamedTuple, TypeVar
 
 import numpy as np
 
+from cowdaemon.limits import PAGES_PER_CALL, TARGETS_TOGETHER
 from cowdaemon.worker.chunks import divide_stretches
 from cowdaemon.worker.mappings import Extent, MappingKind
 from cowdaemon.worker.page_scan import iter_populated
-from cowdaemon.worker.page_states import Bytes, PageState
+from cowdaemon.worker.page_states import Bytes, Mask, PageState
 from cowdaemon.worker.pagemap import (
+    PROCESS_SHIFT,
     Numbers,
     ShortReadError,
     Stretches,
@@ -34,12 +37,16 @@ __all__ = [
     "add_up",
     "count_mappings",
     "count_states",
+    "iter_summaries",
     "number_extents",
     "summarize",
 ]
 
+_T = TypeVar("_T")
+
 _PAGE_SIZE_BYTES: Final = os.sysconf("SC_PAGE_SIZE")
 _STATES: Final = max(PageState) + 1
+_KINDS: Final = np.array(MappingKind)
 _JOINED_PAGES: Final = 64
 """Regions this close are read as one. An empty page costs some 10 ns, a read by itself 600."""
 _FEW_PAGES: Final = 16_384
@@ -54,6 +61,70 @@ class Totals(NamedTuple):
     page_counts: dict[PageState, int]
 
 
+class _Listed(NamedTuple):
+    """A process, its mappings, and which of them pagemap has entries of."""
+
+    target: Target
+    mapped: Numbers
+    is_inside: Mask
+
+    @property
+    def page_count(self) -> int:
+        """Pages that pagemap has entries of."""
+        return count_pages(self.mapped[self.is_inside])
+
+
+def iter_summaries(
+    reader: Reader, asked: Iterable[tuple[_T, Target | None]], verify_wanted: Callable[[], None]
+) -> Iterator[tuple[_T, list[Totals] | None]]:
+    """Yield the totals of each kind of mapping that processes have, in the order of the processes.
+
+    Small ones are read together: what numpy's calls cost is shared by them.
+
+    Args:
+        reader: reads their pages.
+        asked: the processes, each with anything that the caller knows it by; None for none.
+        verify_wanted: called before each part of the work; what it raises ends the reading.
+
+    Yields:
+        What the process is known by, and its totals; None if its address space is gone.
+    """
+    together: list[tuple[_T, _Listed | None]] = []
+    page_count = 0
+    for name, target in asked:
+        verify_wanted()
+        listed = _list_mappings(target) if target else None
+        size_pages = listed.page_count if listed else 0
+        if page_count + size_pages > PAGES_PER_CALL or len(together) == TARGETS_TOGETHER:
+            yield from _summarize_together(reader, together, verify_wanted)
+            together, page_count = [], 0
+        together.append((name, listed))
+        page_count += size_pages
+    yield from _summarize_together(reader, together, verify_wanted)
+
+
+def _summarize_together(
+    reader: Reader,
+    together: Sequence[tuple[_T, _Listed | None]],
+    verify_wanted: Callable[[], None],
+) -> Iterator[tuple[_T, list[Totals] | None]]:
+    small = [each for _, each in together if each and each.page_count <= _FEW_PAGES]
+    try:
+        tables = dict(zip(map(id, small), _count_small(reader, small), strict=True))
+    except ShortReadError:  # of one of them
+        tables = {}
+    for name, listed in together:
+        totals = None
+        if listed:
+            counts = tables.get(id(listed))
+            with suppress(ShortReadError):
+                if counts is None:
+                    counts = _count(reader, listed, verify_wanted)
+                if listed.target.is_alive():  # what was skipped may have been empty for that
+                    totals = add_up(listed.mapped, counts)
+        yield name, totals
+
+
 def summarize(reader: Reader, target: Target, verify_wanted: Callable[[], None]) -> list[Totals]:
     """Return the totals of each kind of mapping that a process has.
 
@@ -65,8 +136,10 @@ def summarize(reader: Reader, target: Target, verify_wanted: Callable[[], None])
     Raises:
         ShortReadError: the address space is gone.
     """
-    mapped = number_extents(target.list_extents())
-    return add_up(mapped, count_mappings(reader, target, mapped, verify_wanted))
+    [(_, totals)] = iter_summaries(reader, [(None, target)], verify_wanted)
+    if totals is None:
+        raise ShortReadError
+    return totals
 
 
 def count_mappings(
@@ -91,10 +164,31 @@ def count_mappings(
     Raises:
         ShortReadError: the address space is gone.
     """
-    counts = np.zeros((len(mapped), _STATES), np.int64)
+    counts = _count(reader, _list_inside(target, mapped), verify_wanted, most_pages)
+    if not target.is_alive():  # what was skipped may have been empty for that
+        raise ShortReadError
+    return counts
+
+
+def _list_mappings(target: Target) -> _Listed:
+    return _list_inside(target, number_extents(target.list_extents()))
+
+
+def _list_inside(target: Target, mapped: Numbers) -> _Listed:
     is_inside = np.ones(len(mapped), np.bool_)
-    for place in (mapped[:, 2] == MappingKind.SPECIAL).nonzero()[0]:
+    for place in (mapped[:, 2] == MappingKind.SPECIAL).nonzero()[0].tolist():
         is_inside[place] = _is_inside(target, int(mapped[place, 0]))
+    return _Listed(target, mapped, is_inside)
+
+
+def _count(
+    reader: Reader,
+    listed: _Listed,
+    verify_wanted: Callable[[], None],
+    most_pages: int | None = None,
+) -> Numbers:
+    """Do what `count_mappings` does."""
+    target, mapped, is_inside = listed
     inside = mapped[is_inside]
     anonymous = inside[inside[:, 2] == MappingKind.ANONYMOUS, :2]
     counted = np.zeros((len(inside), _STATES), np.int64)
@@ -110,13 +204,38 @@ def count_mappings(
         if last_page is None and most_pages is not None and read_count >= most_pages:
             # To the end of the mapping that has the last page that was read.
             last_page = mapped[np.searchsorted(mapped[:, 0], piece[-1, 1]) - 1, 1]
-    if not target.is_alive():  # what was skipped may have been empty for that
-        raise ShortReadError
-    counts[is_inside] = counted
-    sizes = mapped[:, 1] - mapped[:, 0]
-    counts[~is_inside, PageState.UNKNOWN] = sizes[~is_inside]
-    counts[:, PageState.ABSENT] += sizes - counts.sum(1)
+    counts = _complete(listed, counted)
     return counts if last_page is None else counts[mapped[:, 1] <= last_page]
+
+
+def _count_small(reader: Reader, small: Sequence[_Listed]) -> list[Numbers]:
+    """Do what `_count` does for several processes, all of whose pages are read at once."""
+    if not small:
+        return []
+    parts = [each.mapped[each.is_inside] for each in small]
+    inside = np.concatenate(parts)
+    lengths = np.array([len(part) for part in parts])
+    inside[:, :2] += np.repeat(np.arange(len(parts)) << PROCESS_SHIFT, lengths)[:, None]
+    pagemaps = [each.target.pagemap for each in small]
+    stretches = join_stretches(inside[:, :2], _JOINED_PAGES)
+    anonymous = inside[inside[:, 2] == MappingKind.ANONYMOUS, :2]
+    states = reader.read_states(pagemaps, stretches, anonymous)
+    counted = np.zeros((len(inside), _STATES), np.int64)
+    where, table = count_states(inside, stretches, states)
+    counted[where] = table
+    divided = np.split(counted, np.cumsum(lengths)[:-1])
+    return [_complete(each, part) for each, part in zip(small, divided, strict=True)]
+
+
+def _complete(listed: _Listed, counted: Numbers) -> Numbers:
+    """Return a row for each mapping: what was not counted is absent, or cannot be told."""
+    _, mapped, is_inside = listed
+    counts = np.zeros((len(mapped), _STATES), np.int64)
+    counts[is_inside] = counted
+    missing = mapped[:, 1] - mapped[:, 0] - counts.sum(1)
+    counts[:, PageState.ABSENT] += np.where(is_inside, missing, 0)
+    counts[:, PageState.UNKNOWN] += np.where(is_inside, 0, missing)
+    return counts
 
 
 def _is_inside(target: Target, first_page: int) -> bool:
@@ -176,11 +295,11 @@ def add_up(mapped: Numbers, counts: Numbers) -> list[Totals]:
         mapped: as of `number_extents`.
         counts: of each mapping, as of `count_mappings`.
     """
-    totals = []
-    for kind in MappingKind:
-        is_of_kind = mapped[:, 2] == kind
-        if is_of_kind.any():
-            of_kind = counts[is_of_kind]
-            page_counts = dict(zip(PageState, of_kind.sum(0).tolist()[1:], strict=True))
-            totals.append(Totals(kind, len(of_kind), page_counts))
-    return totals
+    is_of_kind = mapped[:, 2] == _KINDS[:, None]
+    mapping_counts = is_of_kind.sum(1).tolist()
+    tables = (is_of_kind.astype(np.int64) @ counts).tolist()
+    return [
+        Totals(kind, mapping_count, dict(zip(PageState, table[1:], strict=True)))
+        for kind, mapping_count, table in zip(MappingKind, mapping_counts, tables, strict=True)
+        if mapping_count
+    ]
