@@ -9,6 +9,7 @@ counted, those that are unmapped count as absent. Fails if the address space goe
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
+from itertools import chain, islice
 from typing import Final, NamedTuple, TypeVar
 
 import numpy as np
@@ -49,8 +50,12 @@ _STATES: Final = max(PageState) + 1
 _KINDS: Final = np.array(MappingKind)
 _JOINED_PAGES: Final = 64
 """Regions this close are read as one. An empty page costs some 10 ns, a read by itself 600."""
-_FEW_PAGES: Final = 16_384
+_FEW_PAGES: Final = 8_192
 """Up to so many pages of mappings are all read: to find out what is empty takes longer."""
+_MANY_REGIONS: Final = 2_048
+"""Of what was found at once: they are small then, and where some are, there mostly are more."""
+_AROUND_PAGES: Final = 1 << 17
+"""Read without a look then: the empty pages in it cost less than to find so many regions."""
 
 
 class Totals(NamedTuple):
@@ -62,16 +67,12 @@ class Totals(NamedTuple):
 
 
 class _Listed(NamedTuple):
-    """A process, its mappings, and which of them pagemap has entries of."""
+    """A process, its mappings, which of them pagemap has entries of, and what is to be read."""
 
     target: Target
     mapped: Numbers
     is_inside: Mask
-
-    @property
-    def page_count(self) -> int:
-        """Pages that pagemap has entries of."""
-        return count_pages(self.mapped[self.is_inside])
+    pieces: Iterator[Stretches]
 
 
 def iter_summaries(
@@ -89,31 +90,41 @@ def iter_summaries(
     Yields:
         What the process is known by, and its totals; None if its address space is gone.
     """
-    together: list[tuple[_T, _Listed | None]] = []
+    together: list[tuple[_T, _Listed | None, Stretches | None]] = []
     page_count = 0
     for name, target in asked:
         verify_wanted()
-        listed = _list_mappings(target) if target else None
-        size_pages = listed.page_count if listed else 0
+        listed, piece = _find_only_piece(_list_mappings(reader, target)) if target else (None, None)
+        size_pages = 0 if piece is None else count_pages(piece)
         if page_count + size_pages > PAGES_PER_CALL or len(together) == TARGETS_TOGETHER:
             yield from _summarize_together(reader, together, verify_wanted)
             together, page_count = [], 0
-        together.append((name, listed))
+        together.append((name, listed, piece))
         page_count += size_pages
     yield from _summarize_together(reader, together, verify_wanted)
 
 
+def _find_only_piece(listed: _Listed) -> tuple[_Listed, Stretches | None]:
+    """Return all that is to be read of a process, if that is one piece, and the process."""
+    found = list(islice(listed.pieces, 2))
+    if len(found) == 1:
+        return listed._replace(pieces=iter(found)), found[0]
+    return listed._replace(pieces=chain(found, listed.pieces)), None
+
+
 def _summarize_together(
     reader: Reader,
-    together: Sequence[tuple[_T, _Listed | None]],
+    together: Sequence[tuple[_T, _Listed | None, Stretches | None]],
     verify_wanted: Callable[[], None],
 ) -> Iterator[tuple[_T, list[Totals] | None]]:
-    small = [each for _, each in together if each and each.page_count <= _FEW_PAGES]
+    small = [(listed, piece) for _, listed, piece in together if listed and piece is not None]
     try:
-        tables = dict(zip(map(id, small), _count_small(reader, small), strict=True))
+        tables = dict(
+            zip((id(each) for each, _ in small), _count_small(reader, small), strict=True)
+        )
     except ShortReadError:  # of one of them
         tables = {}
-    for name, listed in together:
+    for name, listed, _ in together:
         totals = None
         if listed:
             counts = tables.get(id(listed))
@@ -164,21 +175,22 @@ def count_mappings(
     Raises:
         ShortReadError: the address space is gone.
     """
-    counts = _count(reader, _list_inside(target, mapped), verify_wanted, most_pages)
+    counts = _count(reader, _list_inside(reader, target, mapped), verify_wanted, most_pages)
     if not target.is_alive():  # what was skipped may have been empty for that
         raise ShortReadError
     return counts
 
 
-def _list_mappings(target: Target) -> _Listed:
-    return _list_inside(target, number_extents(target.list_extents()))
+def _list_mappings(reader: Reader, target: Target) -> _Listed:
+    return _list_inside(reader, target, number_extents(target.list_extents()))
 
 
-def _list_inside(target: Target, mapped: Numbers) -> _Listed:
+def _list_inside(reader: Reader, target: Target, mapped: Numbers) -> _Listed:
     is_inside = np.ones(len(mapped), np.bool_)
     for place in (mapped[:, 2] == MappingKind.SPECIAL).nonzero()[0].tolist():
         is_inside[place] = _is_inside(target, int(mapped[place, 0]))
-    return _Listed(target, mapped, is_inside)
+    pieces = _iter_pieces(reader, target, mapped[is_inside, :2])
+    return _Listed(target, mapped, is_inside, pieces)
 
 
 def _count(
@@ -188,12 +200,12 @@ def _count(
     most_pages: int | None = None,
 ) -> Numbers:
     """Do what `count_mappings` does."""
-    target, mapped, is_inside = listed
+    target, mapped, is_inside, pieces = listed
     inside = mapped[is_inside]
     anonymous = inside[inside[:, 2] == MappingKind.ANONYMOUS, :2]
     counted = np.zeros((len(inside), _STATES), np.int64)
     read_count, last_page = 0, None
-    for piece in _iter_pieces(reader, target, inside):
+    for piece in pieces:
         if last_page is not None and piece[0, 0] >= last_page:
             break
         verify_wanted()
@@ -208,28 +220,35 @@ def _count(
     return counts if last_page is None else counts[mapped[:, 1] <= last_page]
 
 
-def _count_small(reader: Reader, small: Sequence[_Listed]) -> list[Numbers]:
-    """Do what `_count` does for several processes, all of whose pages are read at once."""
+def _count_small(reader: Reader, small: Sequence[tuple[_Listed, Stretches]]) -> list[Numbers]:
+    """Do what `_count` does for several processes, given all that is to be read of each."""
     if not small:
         return []
-    parts = [each.mapped[each.is_inside] for each in small]
-    inside = np.concatenate(parts)
+    parts = [listed.mapped[listed.is_inside] for listed, _ in small]
     lengths = np.array([len(part) for part in parts])
-    inside[:, :2] += np.repeat(np.arange(len(parts)) << PROCESS_SHIFT, lengths)[:, None]
-    pagemaps = [each.target.pagemap for each in small]
-    stretches = join_stretches(inside[:, :2], _JOINED_PAGES)
+    inside = _put_together(parts)
+    stretches = _put_together([piece for _, piece in small])
     anonymous = inside[inside[:, 2] == MappingKind.ANONYMOUS, :2]
+    pagemaps = [listed.target.pagemap for listed, _ in small]
     states = reader.read_states(pagemaps, stretches, anonymous)
     counted = np.zeros((len(inside), _STATES), np.int64)
     where, table = count_states(inside, stretches, states)
     counted[where] = table
     divided = np.split(counted, np.cumsum(lengths)[:-1])
-    return [_complete(each, part) for each, part in zip(small, divided, strict=True)]
+    return [_complete(listed, part) for (listed, _), part in zip(small, divided, strict=True)]
+
+
+def _put_together(parts: Sequence[Numbers]) -> Numbers:
+    """Return the rows of several processes, their pages numbered as `Pagemap` says."""
+    rows = np.concatenate(parts)
+    places = np.repeat(np.arange(len(parts)), [len(part) for part in parts])
+    rows[:, :2] += (places << PROCESS_SHIFT)[:, None]
+    return rows
 
 
 def _complete(listed: _Listed, counted: Numbers) -> Numbers:
     """Return a row for each mapping: what was not counted is absent, or cannot be told."""
-    _, mapped, is_inside = listed
+    mapped, is_inside = listed.mapped, listed.is_inside
     counts = np.zeros((len(mapped), _STATES), np.int64)
     counts[is_inside] = counted
     missing = mapped[:, 1] - mapped[:, 0] - counts.sum(1)
@@ -247,15 +266,27 @@ def _is_inside(target: Target, first_page: int) -> bool:
     return True
 
 
-def _iter_pieces(reader: Reader, target: Target, mapped: Numbers) -> Iterator[Stretches]:
+def _iter_pieces(reader: Reader, target: Target, mapped: Stretches) -> Iterator[Stretches]:
     """Yield what is to be read, at most PAGES_PER_CALL pages at a time; elsewhere is nothing."""
-    if not len(mapped):
-        return
     if not reader.features.has_pagemap_scan or count_pages(mapped) <= _FEW_PAGES:
-        yield from divide_stretches(join_stretches(mapped[:, :2], _JOINED_PAGES))
+        if len(mapped):
+            yield from divide_stretches(join_stretches(mapped, _JOINED_PAGES))
         return
-    for found in iter_populated(target.pagemap, int(mapped[0, 0]), int(mapped[-1, 1])):
-        yield from divide_stretches(join_stretches(found, _JOINED_PAGES))
+    first, end = int(mapped[0, 0]), int(mapped[-1, 1])
+    while first < end:
+        for found in iter_populated(target.pagemap, first, end):
+            yield from divide_stretches(join_stretches(found, _JOINED_PAGES))
+            if len(found) >= _MANY_REGIONS and found[-1, 1] - found[0, 0] <= _AROUND_PAGES:
+                first = int(found[-1, 1])
+                break
+        else:
+            return
+        # Full of holes: to find them takes longer than to read what is around here, holes or not.
+        around = mapped[find_overlap(mapped, np.array([[first, first + _AROUND_PAGES]]))]
+        around = around.clip(first, first + _AROUND_PAGES)
+        first += _AROUND_PAGES
+        if len(around):
+            yield from divide_stretches(join_stretches(around, _JOINED_PAGES))
 
 
 def number_extents(extents: Sequence[Extent]) -> Numbers:
