@@ -7,6 +7,8 @@ Runs in the process of the benchmark.
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from harness.programs import NOBODY, User
+
 from bench.cases import Case, Outcome, Part
 from bench.ranges import NEAR, SCENE_BYTES
 from bench.rounds import measure
@@ -14,6 +16,8 @@ from bench.scene import CROWD
 from bench.stage import PAGES, Stage, ask
 
 GIBIBYTE = 1 << 30
+NOBODY_ELSE = User("crowd", 71_999, 71_999)
+"""Who has no processes but those of the benchmark."""
 
 
 class Summarizer:
@@ -21,11 +25,13 @@ class Summarizer:
 
     Args:
         stage: where they are measured.
+        user: who asks, and whose they are.
         pids: of the processes; none for all that the user has.
     """
 
-    def __init__(self, stage: Stage, pids: Sequence[int] = ()) -> None:
+    def __init__(self, stage: Stage, user: User, pids: Sequence[int] = ()) -> None:
         self._stage = stage
+        self._user = user
         self._asked = list(pids)
         self._pids = list(pids)
         self._found: tuple[int, int] = (0, 0)
@@ -34,7 +40,7 @@ class Summarizer:
 
     def cowd(self) -> float:
         """Have the daemon summarize, as an unprivileged user."""
-        answer = ask(self._stage.asker(), {"do": "summarize", "pids": self._asked})
+        answer = ask(self._stage.asker(self._user), {"do": "summarize", "pids": self._asked})
         self._pids = answer["pids"]
         self._found = answer["present"], answer["anonymous"]
         present, anonymous = self._found
@@ -66,7 +72,7 @@ def measure_alone(stage: Stage, rounds: int) -> Mapping[str, Outcome]:
 
 def compare(stage: Stage, rounds: int, pids: Sequence[int]) -> Outcome:
     """Return what a summary takes, and the plain pass."""
-    summarizer = Summarizer(stage, pids)
+    summarizer = Summarizer(stage, NOBODY, pids)
     ways = {"cowd": summarizer.cowd, "pass": summarizer.c(with_opening=False)}
     figures = measure(ways, rounds, "a summary")
     return Outcome(figures["cowd"], figures["pass"], summarizer.details)
@@ -74,8 +80,8 @@ def compare(stage: Stage, rounds: int, pids: Sequence[int]) -> Outcome:
 
 def measure_crowd(stage: Stage, rounds: int) -> Mapping[str, Outcome]:
     """All processes of a user who has hundreds."""
-    with stage.scene("crowd"):
-        summarizer = Summarizer(stage)
+    with stage.scene("crowd", NOBODY_ELSE):
+        summarizer = Summarizer(stage, NOBODY_ELSE)
         assert summarizer.details["processes"] > CROWD
         ways = {
             "cowd": summarizer.cowd,

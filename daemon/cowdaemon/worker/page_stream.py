@@ -8,7 +8,7 @@ the kernel. Fails if the address space goes meanwhile.
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from functools import partial
 from typing import Any, Final, Generic, NamedTuple, TypeAlias, TypeVar
@@ -21,6 +21,7 @@ from cowdaemon.worker.disclosure import DisclosureMasks
 from cowdaemon.worker.page_scan import iter_populated, iter_populated_by_reading
 from cowdaemon.worker.page_states import Bytes, Words
 from cowdaemon.worker.pagemap import ShortReadError, Stretches, count_pages
+from cowdaemon.worker.read_ahead import map_ahead
 from cowdaemon.worker.reader import PageReadings, Reader, classify_readings
 from cowdaemon.worker.targets import Target
 
@@ -93,7 +94,7 @@ class PageStreams(Generic[_R]):
 
         pieces = iter_pieces(iter_chunks(ranges, find))
         is_small = sum(end - first for first, end in ranges) <= PAGES_PER_CALL
-        run: _Run = map if is_small else partial(_map_ahead, self._threads)
+        run: _Run = map if is_small else partial(map_ahead, self._threads)
         run_at_once: _Run = _map_at_once if is_small else self._threads.map
         stream = _Stream(reader, self._masks, target, tell, verify_wanted, run, run_at_once)
         window: list[_Look[_R]] = []
@@ -179,16 +180,3 @@ def _take(items: deque[_T]) -> Iterator[_T]:
 
 def _map_at_once(function: Callable[..., _R], *iterables: Iterable[Any]) -> Iterator[_R]:
     return iter(list(map(function, *iterables)))
-
-
-def _map_ahead(
-    threads: ThreadPoolExecutor, function: Callable[..., _R], *iterables: Iterable[Any]
-) -> Iterator[_R]:
-    """Do what `map` does in several threads, few results ahead of what has been taken."""
-    under_way: deque[Future[_R]] = deque()
-    for arguments in zip(*iterables, strict=False):
-        under_way.append(threads.submit(function, *arguments))
-        if len(under_way) > READING_THREADS:
-            yield under_way.popleft().result()
-    while under_way:
-        yield under_way.popleft().result()

@@ -6,6 +6,8 @@ Worker, unprivileged. What a call cannot answer it raises as CowdError.
 
 import os
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Final, NamedTuple
 
 from cowproto.v1 import pageflags_pb2 as messages
@@ -17,10 +19,13 @@ from cowdaemon.limits import (
     MAPPINGS_PATH_BYTES,
     MAPPINGS_PER_CALL,
     PIDS_PER_CALL,
+    READING_THREADS,
+    TARGETS_AHEAD,
 )
 from cowdaemon.worker.mappings import Extent
 from cowdaemon.worker.page_states import PageState
 from cowdaemon.worker.pagemap import ShortReadError
+from cowdaemon.worker.read_ahead import map_ahead
 from cowdaemon.worker.reader import Reader
 from cowdaemon.worker.requests import open_target, verify_start_time
 from cowdaemon.worker.summaries import Totals, count_mappings, iter_summaries, number_extents
@@ -53,6 +58,7 @@ class ProcessCalls:
     def __init__(self, targets: Targets, reader: Reader) -> None:
         self._targets = targets
         self._reader = reader
+        self._run = partial(map_ahead, ThreadPoolExecutor(READING_THREADS, "counting"))
 
     def list_mappings(
         self, request: messages.ListMappingsRequest, verify_wanted: Callable[[], None]
@@ -88,7 +94,9 @@ class ProcessCalls:
         """Add them to each mapping, and take mappings away that would be too much work."""
         mapped = number_extents(extents)
         try:
-            counts = count_mappings(self._reader, target, mapped, verify_wanted, COUNTED_PAGES)
+            counts = count_mappings(
+                self._reader, target, mapped, verify_wanted, COUNTED_PAGES, self._run
+            )
         except ShortReadError:
             raise CowdError(Reason.PROCESS_GONE, pid=target.pid) from None
         if len(counts) < len(extents):
@@ -105,7 +113,9 @@ class ProcessCalls:
             raise CowdError(Reason.TOO_MANY_PIDS, count=len(request.pids), maximum=PIDS_PER_CALL)
         purpose = wire.Purpose.SUMMARY if request.pids else wire.Purpose.SWEEP
         asked = self._iter_opened(request.pids, purpose, verify_wanted)
-        for pid, failure, start_time_ticks, totals in self._iter_answers(asked, verify_wanted):
+        for pid, failure, start_time_ticks, totals in self._iter_answers(
+            asked, verify_wanted, are_many=len(request.pids) != 1
+        ):
             response = messages.SummarizeProcessesResponse(
                 pid=pid, page_size_bytes=_PAGE_SIZE_BYTES, start_time_ticks=start_time_ticks
             )
@@ -124,11 +134,13 @@ class ProcessCalls:
             yield response.SerializeToString()
 
     def _iter_answers(
-        self, asked: Iterator[_Asked], verify_wanted: Callable[[], None]
+        self, asked: Iterator[_Asked], verify_wanted: Callable[[], None], are_many: bool
     ) -> Iterator[tuple[int, CowdError | None, int, list[Totals]]]:
         """Yield the pid of each process, why it cannot be told of, its start time and totals."""
         named = ((each, each.target) for each in asked)
-        for (pid, target, failure), totals in iter_summaries(self._reader, named, verify_wanted):
+        ahead = TARGETS_AHEAD if are_many else 0
+        summaries = iter_summaries(self._reader, named, verify_wanted, self._run, ahead)
+        for (pid, target, failure), totals in summaries:
             if target is None or totals is None:
                 yield pid, failure or CowdError(Reason.PROCESS_GONE, pid=pid), 0, []
             else:

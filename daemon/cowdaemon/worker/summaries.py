@@ -10,7 +10,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from itertools import chain, islice
-from typing import Final, NamedTuple, TypeVar
+from typing import Any, Final, NamedTuple, TypeVar
 
 import numpy as np
 
@@ -30,6 +30,7 @@ from cowdaemon.worker.pagemap import (
     read_entries,
     spread,
 )
+from cowdaemon.worker.read_ahead import read_ahead
 from cowdaemon.worker.reader import Reader
 from cowdaemon.worker.targets import Target
 
@@ -44,6 +45,8 @@ __all__ = [
 ]
 
 _T = TypeVar("_T")
+Run = Callable[..., Iterable[Any]]
+"""How a function is applied to many things: `map`, or the same in several threads."""
 
 _PAGE_SIZE_BYTES: Final = os.sysconf("SC_PAGE_SIZE")
 _STATES: Final = max(PageState) + 1
@@ -76,7 +79,11 @@ class _Listed(NamedTuple):
 
 
 def iter_summaries(
-    reader: Reader, asked: Iterable[tuple[_T, Target | None]], verify_wanted: Callable[[], None]
+    reader: Reader,
+    asked: Iterable[tuple[_T, Target | None]],
+    verify_wanted: Callable[[], None],
+    run: Run = map,
+    targets_ahead: int = 0,
 ) -> Iterator[tuple[_T, list[Totals] | None]]:
     """Yield the totals of each kind of mapping that processes have, in the order of the processes.
 
@@ -86,22 +93,35 @@ def iter_summaries(
         reader: reads their pages.
         asked: the processes, each with anything that the caller knows it by; None for none.
         verify_wanted: called before each part of the work; what it raises ends the reading.
+        run: as of `count_mappings`.
+        targets_ahead: how many processes another thread looks at before it is their turn.
 
     Yields:
         What the process is known by, and its totals; None if its address space is gone.
     """
     together: list[tuple[_T, _Listed | None, Stretches | None]] = []
     page_count = 0
-    for name, target in asked:
-        verify_wanted()
-        listed, piece = _find_only_piece(_list_mappings(reader, target)) if target else (None, None)
+    looks = _iter_looks(reader, asked, verify_wanted)
+    for name, listed, piece in read_ahead(looks, targets_ahead) if targets_ahead else looks:
         size_pages = 0 if piece is None else count_pages(piece)
         if page_count + size_pages > PAGES_PER_CALL or len(together) == TARGETS_TOGETHER:
-            yield from _summarize_together(reader, together, verify_wanted)
+            yield from _summarize_together(reader, together, verify_wanted, run)
             together, page_count = [], 0
         together.append((name, listed, piece))
         page_count += size_pages
-    yield from _summarize_together(reader, together, verify_wanted)
+    yield from _summarize_together(reader, together, verify_wanted, run)
+
+
+def _iter_looks(
+    reader: Reader, asked: Iterable[tuple[_T, Target | None]], verify_wanted: Callable[[], None]
+) -> Iterator[tuple[_T, _Listed | None, Stretches | None]]:
+    """Yield the processes with all that is to be read of each, if that is one piece."""
+    for name, target in asked:
+        verify_wanted()
+        if target is None:
+            yield name, None, None
+        else:
+            yield name, *_find_only_piece(_list_mappings(reader, target))
 
 
 def _find_only_piece(listed: _Listed) -> tuple[_Listed, Stretches | None]:
@@ -116,6 +136,7 @@ def _summarize_together(
     reader: Reader,
     together: Sequence[tuple[_T, _Listed | None, Stretches | None]],
     verify_wanted: Callable[[], None],
+    run: Run,
 ) -> Iterator[tuple[_T, list[Totals] | None]]:
     small = [(listed, piece) for _, listed, piece in together if listed and piece is not None]
     try:
@@ -130,7 +151,7 @@ def _summarize_together(
             counts = tables.get(id(listed))
             with suppress(ShortReadError):
                 if counts is None:
-                    counts = _count(reader, listed, verify_wanted)
+                    counts = _count(reader, listed, verify_wanted, run)
                 if listed.target.is_alive():  # what was skipped may have been empty for that
                     totals = add_up(listed.mapped, counts)
         yield name, totals
@@ -159,6 +180,7 @@ def count_mappings(
     mapped: Numbers,
     verify_wanted: Callable[[], None],
     most_pages: int | None = None,
+    run: Run = map,
 ) -> Numbers:
     """Return how many pages of each mapping are in which state.
 
@@ -168,6 +190,7 @@ def count_mappings(
         mapped: its mappings, as of `number_extents`.
         verify_wanted: called before each piece; what it raises ends the reading.
         most_pages: once so many have been read, the mapping that is being read is the last.
+        run: applies a function to all pieces: `map`, or the same in several threads.
 
     Returns:
         A row for each mapping, or for the first ones, and a column for each state, by its number.
@@ -175,7 +198,7 @@ def count_mappings(
     Raises:
         ShortReadError: the address space is gone.
     """
-    counts = _count(reader, _list_inside(reader, target, mapped), verify_wanted, most_pages)
+    counts = _count(reader, _list_inside(reader, target, mapped), verify_wanted, run, most_pages)
     if not target.is_alive():  # what was skipped may have been empty for that
         raise ShortReadError
     return counts
@@ -197,6 +220,7 @@ def _count(
     reader: Reader,
     listed: _Listed,
     verify_wanted: Callable[[], None],
+    run: Run,
     most_pages: int | None = None,
 ) -> Numbers:
     """Do what `count_mappings` does."""
@@ -205,11 +229,14 @@ def _count(
     anonymous = inside[inside[:, 2] == MappingKind.ANONYMOUS, :2]
     counted = np.zeros((len(inside), _STATES), np.int64)
     read_count, last_page = 0, None
-    for piece in pieces:
+
+    def read(piece: Stretches) -> tuple[Stretches, Bytes]:
+        verify_wanted()
+        return piece, reader.read_states(target.pagemap, piece, anonymous)
+
+    for piece, states in run(read, pieces):
         if last_page is not None and piece[0, 0] >= last_page:
             break
-        verify_wanted()
-        states = reader.read_states(target.pagemap, piece, anonymous)
         where, table = count_states(inside, piece, states)
         counted[where] += table
         read_count += len(states)
