@@ -131,6 +131,22 @@ class Asker:
         listed = sum(answer.comparison.count(same) for answer in answers)
         return {"seconds": seconds, "same": counted if totals_only else listed}
 
+    def summarize(self, pids: list[int]) -> dict[str, Any]:
+        """Have processes summarized, or all that the user may see; as `read` does otherwise."""
+        request = pageflags_pb2.SummarizeProcessesRequest(pids=pids)
+        start = time.monotonic()
+        summaries = list(self._stub.SummarizeProcesses(request, timeout=TIMEOUT_SECONDS))
+        end = time.monotonic()
+        totals = [total for summary in summaries for total in summary.totals]
+        anonymous = sum(total.anon_page_count + total.zero_page_count for total in totals)
+        return {
+            "start": start,
+            "end": end,
+            "pids": [summary.pid for summary in summaries],
+            "present": anonymous + sum(total.file_page_count for total in totals),
+            "anonymous": anonymous,
+        }
+
     def call(self, way: str, calls: int, pid: int, address: int, count: int) -> dict[str, Any]:
         """Make calls one after the other; return the median of their seconds."""
         make = self._ways(pid, address, count)[way]
@@ -176,7 +192,7 @@ def main() -> None:
     deeds = {
         deed.__name__: deed
         for deed in (
-            *(asker.read, asker.compare, asker.call),
+            *(asker.read, asker.compare, asker.summarize, asker.call),
             *(asker.begin_streaming, asker.end_streaming),
         )
     }

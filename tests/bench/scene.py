@@ -11,6 +11,7 @@ import json
 import mmap
 import os
 import random
+import signal
 import sys
 from collections.abc import Callable
 from contextlib import suppress
@@ -27,6 +28,11 @@ CLUSTER_PAGES = 256
 LARGE_PAGES = 16_000_000
 FORKED_PAGES = 1_000_000
 LARGE_PIECES = 4_000
+SPARSE_SHARE = 2
+"""Of so many pages one is there."""
+CROWD = 300
+CROWD_PAGES = 3_500
+"""Of each process, besides what the interpreter and its libraries have: 4 GiB in all."""
 FEW_PAGES = 4
 SEED = 20261123
 
@@ -39,6 +45,7 @@ _KEPT: list[object] = []
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.mmap.restype = ctypes.c_void_p
 _libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, *[ctypes.c_int] * 3, ctypes.c_long]
+_PR_SET_PDEATHSIG = 1  # linux/prctl.h
 _FIXED, _NORESERVE = 0x10, 0x4000  # linux/mman.h; no names in Python before 3.13
 
 
@@ -160,6 +167,35 @@ def fork_waiting(act: Callable[[], None]) -> int:
     return pid
 
 
+def make_sparse(count: str) -> Ranges:
+    """Have so many pages in random places, and as many holes between them."""
+    pages = int(count)
+    address, words = reserve(SPARSE_SHARE * pages * PAGE_BYTES)
+    words[np.random.default_rng(SEED).permutation(SPARSE_SHARE * pages)[:pages] * PAGE_BYTES] = 1
+    return {"all": (address, SPARSE_SHARE * pages)}
+
+
+def make_crowd() -> Ranges:
+    """Have children, as a server has that forks after it has loaded: half of their pages is shared.
+
+    They end with this process.
+    """
+    _, shared = reserve(CROWD_PAGES // 2 * PAGE_BYTES)
+    shared[::PAGE_BYTES] = 1
+    for _ in range(CROWD):
+        reader, writer = os.pipe()
+        if os.fork() == 0:
+            _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+            _, own = reserve(CROWD_PAGES // 2 * PAGE_BYTES)
+            own[np.random.permutation(CROWD_PAGES // 2) * PAGE_BYTES] = 1
+            os.write(writer, b"x")
+            signal.pause()
+        os.close(writer)
+        os.read(reader, 1)
+        os.close(reader)
+    return {"shared": (shared.ctypes.data, CROWD_PAGES // 2)}
+
+
 def make_few() -> Ranges:
     """Have four pages."""
     address, words = reserve(FEW_PAGES * PAGE_BYTES)
@@ -173,6 +209,8 @@ KINDS = {
     "reserved": make_reserved,
     "large": make_large,
     "forked": make_forked,
+    "sparse": make_sparse,
+    "crowd": make_crowd,
     "few": make_few,
 }
 

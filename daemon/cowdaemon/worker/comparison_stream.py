@@ -21,7 +21,7 @@ from cowdaemon.worker.comparisons import close, compare, find_moved, is_open, te
 from cowdaemon.worker.mappings import MappingKind
 from cowdaemon.worker.page_scan import iter_populated, iter_populated_by_reading
 from cowdaemon.worker.page_states import Bytes, Mask, Words
-from cowdaemon.worker.page_stream import map_ahead, map_at_once, take
+from cowdaemon.worker.page_stream import map_at_once, take
 from cowdaemon.worker.pagemap import (
     JOINED_PAGES,
     NO_STRETCHES,
@@ -31,6 +31,7 @@ from cowdaemon.worker.pagemap import (
     number_pages,
     read_stretches,
 )
+from cowdaemon.worker.read_ahead import map_ahead
 from cowdaemon.worker.reader import Reader
 from cowdaemon.worker.summaries import number_extents
 from cowdaemon.worker.targets import Target

@@ -8,7 +8,7 @@ the kernel. Fails if the address space goes meanwhile.
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from functools import partial
 from typing import Any, Final, Generic, NamedTuple, TypeAlias, TypeVar
@@ -21,10 +21,11 @@ from cowdaemon.worker.disclosure import DisclosureMasks
 from cowdaemon.worker.page_scan import iter_populated, iter_populated_by_reading
 from cowdaemon.worker.page_states import Bytes, Words
 from cowdaemon.worker.pagemap import ShortReadError, Stretches, count_pages
+from cowdaemon.worker.read_ahead import map_ahead
 from cowdaemon.worker.reader import PageReadings, Reader, classify_readings
 from cowdaemon.worker.targets import Target
 
-__all__ = ["ChunkPages", "PageStreams", "map_ahead", "map_at_once", "take"]
+__all__ = ["ChunkPages", "PageStreams", "map_at_once", "take"]
 
 _NO_ENTRIES: Final[Words] = np.empty(0, np.uint64)
 
@@ -181,16 +182,3 @@ def take(items: deque[_T]) -> Iterator[_T]:
 def map_at_once(function: Callable[..., _R], *iterables: Iterable[Any]) -> Iterator[_R]:
     """Do what `map` does before anything is taken, as threads do."""
     return iter(list(map(function, *iterables)))
-
-
-def map_ahead(
-    threads: ThreadPoolExecutor, function: Callable[..., _R], *iterables: Iterable[Any]
-) -> Iterator[_R]:
-    """Do what `map` does in several threads, few results ahead of what has been taken."""
-    under_way: deque[Future[_R]] = deque()
-    for arguments in zip(*iterables, strict=False):
-        under_way.append(threads.submit(function, *arguments))
-        if len(under_way) > READING_THREADS:
-            yield under_way.popleft().result()
-    while under_way:
-        yield under_way.popleft().result()
