@@ -150,7 +150,7 @@ def read_smaps(pid: int, key: str) -> int:
 
 
 def test_a_family_adds_up_to_smaps(daemon: Daemon, forked: Forked) -> None:
-    """Exactly, as both are stopped. Seen to fail where a mapping is not cut at a border."""
+    """Exactly, as both are stopped. Seen to fail where [vdso] is left out, as [vsyscall] is."""
     pids = forked.pid, forked.child
     for pid in pids:
         os.kill(pid, signal.SIGSTOP)
@@ -224,7 +224,7 @@ def zeros() -> Iterator[tuple[int, int]]:
 def test_streams_that_tasks_leave_end_in_the_daemon(daemon: Daemon, zeros: tuple[int, int]) -> None:
     """It works on four calls at once: the last one would not be answered in time.
 
-    Seen to fail where calls are not cancelled.
+    Seen to fail where calls are neither cancelled nor forgotten.
     """
 
     async def ask() -> int:
