@@ -228,7 +228,8 @@ def test_streams_that_tasks_leave_end_in_the_daemon(daemon: Daemon, zeros: tuple
     """
 
     async def ask() -> int:
-        async with cowd.aio.Client(str(daemon.socket_path), timeout_seconds=5) as client:
+        address = str(daemon.socket_path)
+        async with cowd.aio.Client(address) as client:
             for _ in range(3 * CALLS_PER_WORKER):
                 stream = client.stream_page_flags(os.getpid(), [zeros] * 200)
                 await anext(stream)
@@ -238,8 +239,9 @@ def test_streams_that_tasks_leave_end_in_the_daemon(daemon: Daemon, zeros: tuple
                 with pytest.raises(asyncio.CancelledError):
                     await waiting
                 del stream
-            listed = await client.list_mappings(os.getpid(), with_page_counts=True)
-            return len(listed.mappings)
+            async with cowd.aio.Client(address, timeout_seconds=5) as hasty:
+                listed = await hasty.list_mappings(os.getpid(), with_page_counts=True)
+                return len(listed.mappings)
 
     assert asyncio.run(asyncio.wait_for(ask(), 3 * SECONDS))
 
