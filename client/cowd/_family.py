@@ -10,7 +10,6 @@ from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import astuple, dataclass
 from enum import StrEnum
 from operator import add
-from types import MappingProxyType
 from typing import Final
 
 from cowd._client import Client
@@ -180,7 +179,7 @@ def _compare_child(client: Client, parent: MappingList, pid: int) -> Child:
         pid=pid,
         start_time_ticks=listed.start_time_ticks,
         comparison=comparison,
-        groups=MappingProxyType(group(comparison.mappings)),
+        groups=group(comparison.mappings),
         page_counts=_add_up(listed),
     )
 
