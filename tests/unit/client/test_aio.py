@@ -222,10 +222,8 @@ def test_a_call_that_begins_after_the_cancellation_ends_as_well():
     assert not cancellation.is_cancelled
     cancellation.cancel()
     cancellation.attach(late)
-    cancellation.cancel()
     assert cancellation.is_cancelled
-    assert (first.count, second.count) == (0, 1)
-    assert late.count >= 1
+    assert (first.count, second.count, late.count) == (0, 1, 1)
 
 
 def test_errors_are_those_of_the_client(fake, tmp_path):
