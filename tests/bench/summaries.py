@@ -98,16 +98,16 @@ def measure_crowd(stage: Stage, rounds: int) -> Mapping[str, Outcome]:
 PARTS = [
     Part(
         [
-            Case("summary", "summary of 1M pages, pagemap in C", 2.0),
-            Case("summary-sparse", "with 1M holes, pagemap in C", 2.0),
+            Case("summary", "summary of 1M pages, C's pass", 2.0),
+            Case("summary-sparse", "with 1M holes, C's pass", 2.0),
         ],
         measure_alone,
         SCENE_BYTES,
     ),
     Part(
         [
-            Case("sweep", "sweep of 300, pagemap in C", 3.0),
-            Case("sweep-opened", "the same, opened and mapped in C"),
+            Case("sweep", "sweep of 300, C's passes", 3.0),
+            Case("sweep-opened", "the same, C opening as well"),
         ],
         measure_crowd,
         4 * GIBIBYTE,

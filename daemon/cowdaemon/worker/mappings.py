@@ -136,13 +136,14 @@ def _read_chunk(maps: int, offset: int, length_bytes: int) -> bytes:
 
 
 def _find_kind(permissions: bytes, inode: bytes, path: bytes) -> MappingKind:
+    is_shared = permissions.endswith(b"s")
+    if inode != b"0":  # nearly always
+        if is_shared:
+            return MappingKind.SHARED_FILE
+        return MappingKind.ANONYMOUS if path in _ANONYMOUS else MappingKind.PRIVATE_FILE
     if path in _SPECIAL:
         return MappingKind.SPECIAL
-    if permissions.endswith(b"s"):
-        return MappingKind.SHARED_FILE
-    if inode != b"0" and path not in _ANONYMOUS:
-        return MappingKind.PRIVATE_FILE
-    return MappingKind.ANONYMOUS
+    return MappingKind.SHARED_FILE if is_shared else MappingKind.ANONYMOUS
 
 
 def parse_mapping(line: bytes) -> Mapping:
