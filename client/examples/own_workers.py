@@ -25,15 +25,15 @@ CALLS = {
     "32,768 pages": "all(client.stream_page_flags(os.getpid(), [(page, 32_768)]))",
 }
 CALLER = """
-import os, cowd
-import numpy as np
+import mmap, os, sys
+import cowd, numpy as np
 
-memory = np.ones(130 << 20, dtype="u1")
-page = memory.ctypes.data // 4096 * 4096
+memory = np.ones((32_768 + 1) * mmap.PAGESIZE, dtype="u1")
+page = cowd.pages(memory[:1], backend="local").span.address + mmap.PAGESIZE
 with cowd.Client() as client:
     {call}
     print(flush=True)
-    input()
+    sys.stdin.read()
 """
 FIRST_UID = 60_000
 """Of the callers, who need not exist."""
@@ -67,7 +67,7 @@ def running_daemon(directory: Path) -> Iterator[tuple[int, str]]:
 
 @contextmanager
 def running_caller(uid: int, call: str, address: str) -> Iterator[None]:
-    """Have somebody make a call, and stay connected."""
+    """Have somebody make a call, and stay connected until standard input ends."""
     with subprocess.Popen(
         [sys.executable, "-c", CALLER.format(call=call)],
         env=os.environ | {"COWD_SOCKET": address},
@@ -77,11 +77,9 @@ def running_caller(uid: int, call: str, address: str) -> Iterator[None]:
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
     ) as caller:
-        assert caller.stdin and caller.stdout  # noqa: S101
-        if not caller.stdout.readline():
+        if not caller.stdout or not caller.stdout.readline():
             sys.exit("own_workers: a caller failed")
         yield
-        caller.communicate(b"\n")
 
 
 def read_children(pid: int, name: str | None = None) -> list[int]:

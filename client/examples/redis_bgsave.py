@@ -9,7 +9,6 @@ the server: as long as that lives, each page that the server writes to is there 
 daemon, and Debian's package redis-server or redis-tools, of which the second starts no service.
 """
 
-import os
 import shutil
 import socket
 import subprocess
@@ -25,7 +24,7 @@ KEYS: Final = 30_000
 VALUE_BYTES: Final = 1000
 SAVE_DELAY_MICROSECONDS: Final = 60
 """For each key, to give the save some seconds."""
-WRITES: Final = 500
+WRITES: Final = 400
 """Between two looks."""
 BUSY_PERCENT: Final = 70
 """Of the save that is done when the writes end."""
@@ -85,9 +84,7 @@ def start_server(directory: Path) -> "subprocess.Popen[bytes]":
         "rdb-key-save-delay": str(SAVE_DELAY_MICROSECONDS),
     }
     words = [word for name, value in options.items() for word in (f"--{name}", value)]
-    return subprocess.Popen(
-        ["redis-server", *words], executable=program, stdout=subprocess.DEVNULL
-    )
+    return subprocess.Popen(["redis-server", *words], executable=program, stdout=subprocess.DEVNULL)
 
 
 def connect(server: "subprocess.Popen[bytes]", path: Path) -> Redis:
@@ -155,7 +152,7 @@ def main() -> None:
             while (told := redis.read_persistence())["rdb_bgsave_in_progress"]:
                 time.sleep(0.01)
         finally:
-            server.kill()
+            server.terminate()  # which has it end its save, too
             server.wait()
     print(f"cowd, at the last look: {last / MEBIBYTE:.1f} MiB")
     print(f"rdb_last_cow_size: {told['rdb_last_cow_size'] / MEBIBYTE:.1f} MiB")
