@@ -114,7 +114,7 @@ def main() -> None:
     print("WORKER WAS ASKED SHARED COPIED ZYGOTE    OWN (MiB)")
     for each in family.children:
         total = each.total
-        copied = total.copied_by_child + total.both
+        copied = total.copied_by_child + total.both + total.different
         pages = [total.shared, copied, total.copied_by_parent, total.own]
         sizes = [count * family.page_size_bytes / MEBIBYTE for count in pages]
         print(f"{calls[each.pid]:16}", *(f"{size:6.1f}" for size in sizes))

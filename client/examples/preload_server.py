@@ -65,12 +65,20 @@ def serve(number: int, records: list[Record], requests: socket.socket) -> None:
         requests.send(kind)
 
 
+def sum_copies(shares: cowd.Shares) -> int:
+    """Return how many pages a worker has copied.
+
+    Of parts of huge pages it cannot be told by whom; the server hardly writes, so by the worker.
+    """
+    return shares.copied_by_child + shares.both + shares.different
+
+
 def show(request: str, family: cowd.Family) -> None:
     """Print what each worker shares with the server, what either has copied, and what is new."""
     factor = family.page_size_bytes / MEBIBYTE
     for number, worker in enumerate(family.children, 1):
         total = worker.total
-        copied = total.copied_by_child + total.both
+        copied = sum_copies(total)
         sizes = [total.shared, copied, total.copied_by_parent, total.own]
         print(f"{request:16}{number:6}", *(f"{size * factor:6.1f}" for size in sizes))
 
@@ -78,7 +86,7 @@ def show(request: str, family: cowd.Family) -> None:
 def show_groups(worker: cowd.Child, page_size_bytes: int) -> None:
     """Print where the copies of a worker are."""
     places = {
-        group.value: (shares.copied_by_child + shares.both) * page_size_bytes / MEBIBYTE
+        group.value: sum_copies(shares) * page_size_bytes / MEBIBYTE
         for group, shares in worker.groups.items()
     }
     named = [f"{group} {size:.1f}" for group, size in places.items() if size >= 0.1]

@@ -48,7 +48,9 @@ def main() -> None:
     print("WORKER READS SHARED COPIED    OWN (MiB)")
     for worker in family.children:
         total = worker.total
-        sizes = [total.shared, total.copied_by_child + total.both, total.own]
+        # What can be told of parts of huge pages is not by whom: the parent does not write.
+        copied = total.copied_by_child + total.both + total.different
+        sizes = [total.shared, copied, total.own]
         factor = family.page_size_bytes / MEBIBYTE
         print(f"{names[worker.pid]:12}", *(f"{size * factor:6.1f}" for size in sizes))
 
