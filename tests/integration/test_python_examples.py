@@ -52,7 +52,7 @@ def run_example(
 def test_checkpoint_saves_what_differs_and_restores_it(
     public_directory: Path, size: int, start: int, copied: list[int]
 ) -> None:
-    """Seen to fail with a checkpoint that has a page's bytes without its place."""
+    """Seen to fail with all pages saved as if they were the first."""
     original = os.urandom(size)
     file, checkpoint = public_directory / "original", public_directory / "checkpoint"
     file.write_bytes(original)
@@ -104,7 +104,8 @@ def preload(daemon: Daemon, *arguments: str) -> tuple[dict[str, Row], dict[str, 
 def test_preload_server_copies_less_after_gc_freeze(daemon: Daemon) -> None:
     """Both at once: what a collection copies is gone with gc.freeze(), what reading copies is not.
 
-    Seen to fail without the call of gc.freeze(), and without that of gc.collect().
+    Seen to fail without the call of gc.freeze(), without that of gc.collect(), and with workers that
+    read nothing.
     """
     plain, plain_groups = preload(daemon)
     frozen, frozen_groups = preload(daemon, "--freeze")
@@ -122,7 +123,7 @@ def test_preload_server_copies_less_after_gc_freeze(daemon: Daemon) -> None:
 
 
 def test_shared_list_is_copied_by_reading_and_the_array_is_not(daemon: Daemon) -> None:
-    """Seen to fail with two arrays."""
+    """Seen to fail with an array in the place of the list."""
     heading, *rows = run_example("shared_list.py", socket_path=daemon.socket_path)
     assert heading.split() == ["WORKER", "READS", "SHARED", "COPIED", "OWN", "(MiB)"]
     read = {
@@ -139,7 +140,7 @@ def test_shared_list_is_copied_by_reading_and_the_array_is_not(daemon: Daemon) -
 def test_redis_says_the_same_of_its_save(daemon: Daemon) -> None:
     """Within a tenth, or 2 MiB.
 
-    Seen to fail with the sum of what the child has copied alone, and of the pages that are shared.
+    Seen to fail with nothing but what the child has copied, and with what they share added.
     """
     if not shutil.which("redis-check-rdb", path=os.defpath):
         pytest.skip("no Redis: make setup installs it")
@@ -154,7 +155,7 @@ def test_redis_says_the_same_of_its_save(daemon: Daemon) -> None:
 
 
 def test_own_workers_share_what_the_zygote_imported(reachable: None) -> None:  # noqa: ARG001
-    """Seen to fail with workers that import numpy and gRPC themselves: 6 MiB shared."""
+    """Seen to fail with workers that fill 20 MiB of their own."""
     heading, *rows = run_example("own_workers.py", user=ROOT_USER)
     assert heading.split()[-5:] == ["SHARED", "COPIED", "ZYGOTE", "OWN", "(MiB)"]
     assert [row[:16].rstrip() for row in rows] == ["who they are", "4 pages", "32,768 pages"]

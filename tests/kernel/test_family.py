@@ -95,8 +95,8 @@ def name_share(pages: cowd.ComparedPages) -> str:
 def test_family_has_what_its_members_did(stopped: Stopped, client: cowd.Client) -> None:
     """Every page of the regions that they acted on.
 
-    Seen to fail with the second process taken for the first, with copies of the child's told as the
-    parent's, and with every page of a huge page taken for the same.
+    Seen to fail with the child's copies told as the parent's, with the flags of a part of a huge
+    page believed, and with the page of zeros taken for a page.
     """
     for number, child in enumerate(stopped.children):
         for region, (address, pages) in stopped.due.items():
@@ -108,8 +108,8 @@ def test_family_has_what_its_members_did(stopped: Stopped, client: cowd.Client) 
 def test_totals_are_those_of_smaps(stopped: Stopped) -> None:
     """Anonymous, Rss and Swap of each, both from its own counts and from the comparisons.
 
-    Seen to fail with the page of zeros counted as resident, with copies of a file's pages left out,
-    and with swapped pages taken for present ones.
+    Seen to fail with the page of zeros counted as resident, with the parent's counts told as a
+    child's, and with only those mappings compared that both have.
     """
     told = {child.pid: [child.page_counts] for child in stopped.told.children}
     told[stopped.pid] = [stopped.told.parent]
@@ -132,7 +132,8 @@ def test_totals_are_those_of_smaps(stopped: Stopped) -> None:
 def test_groups_are_those_of_smaps(stopped: Stopped) -> None:
     """All that either of two has in its heap, on its stack and in other anonymous memory.
 
-    Seen to fail with what the child alone has left out, and with the stack counted as anonymous.
+    Seen to fail with what the child alone has taken for unknown, and with the stack taken for other
+    anonymous memory.
     """
     for child in stopped.children:
         for pid, alone in (stopped.pid, "parent_only"), (child, "own"):

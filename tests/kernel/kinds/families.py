@@ -22,6 +22,7 @@ from kinds.memory import (
     map_pages,
     page_out,
     read_page,
+    unmap_pages,
     write_page,
 )
 
@@ -71,6 +72,7 @@ def make_family(directory: str) -> Described:
         drop(file, 4)
         write_page(file, 5)
         write_page(heap, 0)
+        write_page(map_pages(2), 0)
 
     def act_third() -> None:
         write_all(anonymous, 6, 7, 9)
@@ -81,6 +83,7 @@ def make_family(directory: str) -> Described:
     drop(anonymous, 5)
     write_all(file, 2, 3)
     drop(file, 5)
+    unmap_pages(file + 7 * PAGE_BYTES, 1)
     write_page(heap, 1)
     write_page(huge, 5)
 
@@ -111,7 +114,7 @@ def make_family(directory: str) -> Described:
                 (SHARED, FILE_ONLY, SHARED),
                 (FILE_ONLY, OWN, FILE_ONLY),
                 everywhere,
-                everywhere,
+                (FILE_ONLY,) * CHILDREN,
             ],
         ),
         # Of shared memory a fork copies no page table. (And reading it would map neighbours, too.)
