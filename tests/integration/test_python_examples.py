@@ -104,8 +104,8 @@ def preload(daemon: Daemon, *arguments: str) -> tuple[dict[str, Row], dict[str, 
 def test_preload_server_copies_less_after_gc_freeze(daemon: Daemon) -> None:
     """Both at once: what a collection copies is gone with gc.freeze(), what reading copies is not.
 
-    Seen to fail without the call of gc.freeze(), without that of gc.collect(), and with workers that
-    read nothing.
+    Seen to fail without the call of gc.freeze(), without that of gc.collect(), and with workers
+    that read nothing.
     """
     plain, plain_groups = preload(daemon)
     frozen, frozen_groups = preload(daemon, "--freeze")
