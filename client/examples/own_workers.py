@@ -92,6 +92,18 @@ def read_children(pid: int, name: str | None = None) -> list[int]:
     ]
 
 
+def count_shared_anonymous(child: cowd.Child) -> int:
+    """Return how many pages a process shares with its parent that are no file's.
+
+    Those of files it would share with everybody, however it was started.
+    """
+    return sum(
+        each.page_count
+        for each in child.comparison.totals
+        if each.comparison is cowd.PageComparison.SAME and each.state is cowd.PageState.ANON
+    )
+
+
 def main() -> None:
     """Start two daemons, call the first, and ask the second."""
     if os.geteuid() != 0:
@@ -111,13 +123,16 @@ def main() -> None:
             calls[worker] = name
         family = cowd.family(zygote, address=other_address)
 
-    print("WORKER WAS ASKED SHARED COPIED ZYGOTE    OWN (MiB)")
+    print("WORKER WAS ASKED SHARED   ANON COPIED BY-PARENT    OWN (MiB)")
     for each in family.children:
         total = each.total
         copied = total.copied_by_child + total.both + total.different
-        pages = [total.shared, copied, total.copied_by_parent, total.own]
-        sizes = [count * family.page_size_bytes / MEBIBYTE for count in pages]
-        print(f"{calls[each.pid]:16}", *(f"{size:6.1f}" for size in sizes))
+        pages = [total.shared, count_shared_anonymous(each), copied]
+        pages += [total.copied_by_parent, total.own]
+        row = [f"{calls[each.pid]:16}"]
+        for count, width in zip(pages, (6, 6, 6, 9, 6), strict=True):
+            row.append(f"{count * family.page_size_bytes / MEBIBYTE:{width}.1f}")
+        print(*row)
 
 
 if __name__ == "__main__":

@@ -79,8 +79,10 @@ def show(request: str, family: cowd.Family) -> None:
     for number, worker in enumerate(family.children, 1):
         total = worker.total
         copied = sum_copies(total)
-        sizes = [total.shared, copied, total.copied_by_parent, total.own]
-        print(f"{request:16}{number:6}", *(f"{size * factor:6.1f}" for size in sizes))
+        shared, copied, by_parent, own = (
+            pages * factor for pages in (total.shared, copied, total.copied_by_parent, total.own)
+        )
+        print(f"{request:16}{number:6} {shared:6.1f} {copied:6.1f} {by_parent:9.1f} {own:6.1f}")
 
 
 def show_groups(worker: cowd.Child, page_size_bytes: int) -> None:
@@ -108,7 +110,7 @@ def main() -> None:
     # The server's own collector would write to its pages while it asks, which is another question.
     gc.disable()
     print("With gc.freeze() before the fork:" if freeze else "Without gc.freeze():")
-    print("AFTER           WORKER SHARED COPIED SERVER    OWN (MiB)")
+    print("AFTER           WORKER SHARED COPIED BY-PARENT    OWN (MiB)")
     show("the fork", cowd.family(os.getpid()))
     for request, name in REQUESTS.items():
         for worker in workers:

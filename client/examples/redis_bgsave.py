@@ -113,7 +113,7 @@ def sum_copies(shares: cowd.Shares) -> int:
 def watch_save(redis: Redis, pid: int) -> int:
     """Write while the child saves, and print what is copied; return the last sum of copies."""
     started, key, last = time.monotonic(), 0, 0
-    print("SECONDS  SAVED SHARED SERVER  CHILD    OWN   COWD  REDIS (MiB)")
+    print("SECONDS SAVED SHARED BY-PARENT BY-CHILD    OWN   COWD  REDIS (MiB)")
     while (family := cowd.family(pid)).children:
         total = family.children[0].total
         last = sum_copies(total) * family.page_size_bytes
@@ -129,8 +129,10 @@ def watch_save(redis: Redis, pid: int) -> int:
         sizes = [count * family.page_size_bytes for count in pages]
         sizes += [last, told["current_cow_size"]]
         percent = 100 * told["current_save_keys_processed"] // told["current_save_keys_total"]
-        print(f"{time.monotonic() - started:7.1f} {percent:5}%", end="")
-        print(*(f"{size / MEBIBYTE:7.1f}" for size in sizes), sep="")
+        row = [f"{time.monotonic() - started:7.1f} {percent:4}%"]
+        for size, width in zip(sizes, (6, 9, 8, 6, 6, 6), strict=True):
+            row.append(f"{size / MEBIBYTE:{width}.1f}")
+        print(*row)
         if percent < BUSY_PERCENT:
             keys = [f"key:{1 + (key + 4 * n) % KEYS}" for n in range(WRITES)]
             redis.call_all([("SETRANGE", name, 0, "y") for name in keys])
