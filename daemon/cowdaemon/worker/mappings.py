@@ -91,7 +91,9 @@ def list_extents(maps: int) -> list[Extent]:
         if len(found) != lines.count(b"\n"):
             raise ValueError(f"not lines of /proc/PID/maps: {lines!r}")
         for start, end, sharing, inode, path in found:
-            start_address, end_address = max(int(start, 16), told_until), int(end, 16)
+            start_address, end_address = int(start, 16), int(end, 16)
+            if start_address < told_until:
+                start_address = told_until
             if start_address < end_address:
                 told_until = end_address
                 kind = _find_kind(sharing, inode, path)
