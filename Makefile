@@ -41,7 +41,7 @@ SYSTEM_PACKAGES := $(RUNTIME_PACKAGES) mmdebstrap python3-pytest systemd-contain
 help: ## Show this help
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 13
 
-setup: .venv/ready .node/ready shell-packages ## Install what is missing: Debian packages, and .venv from PyPI
+setup: .venv/ready .node/ready example-packages shell-packages ## Install what is missing: Debian packages, and .venv from PyPI
 
 .venv/ready: pyproject.toml | setup-packages
 	umask 022 && $(PYTHON) -m venv --clear .venv && \

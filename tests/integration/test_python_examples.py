@@ -29,7 +29,10 @@ def run_example(
     command = [sys.executable, "-W", "error", str(EXAMPLES / name), *map(str, arguments)]
     done = subprocess.run(
         user.command(command),
-        env=environment() | ({"COWD_SOCKET": str(socket_path)} if socket_path else {}),
+        # OpenBLAS would have threads of its own, and newer Pythons warn of forks beside threads.
+        env=environment()
+        | {"OPENBLAS_NUM_THREADS": "1"}
+        | ({"COWD_SOCKET": str(socket_path)} if socket_path else {}),
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         cwd="/",
