@@ -22,8 +22,9 @@ MAN_PACKAGES := python3-docutils groff-base mandoc
 # systemd-python has no wheels: it is compiled against libsystemd.
 SETUP_PACKAGES := $(RUNTIME_PACKAGES) $(PROTO_PACKAGES) $(MAN_PACKAGES) python3-hypothesis \
 	python3-jsonschema python3-pytest python3-venv python3-dev gcc libc6-dev libsystemd-dev pkg-config
-# For the examples in other languages, which only `make test` builds.
-EXAMPLE_PACKAGES := g++ libgrpc++-dev libprotobuf-dev nodejs npm
+# For the examples in other languages, which only `make test` builds, and that of Redis. The package
+# redis-server would start one; redis-tools have the same program.
+EXAMPLE_PACKAGES := g++ libgrpc++-dev libprotobuf-dev nodejs npm redis-tools
 # Where Tab is pressed, as well.
 SHELL_PACKAGES := bash-completion fish zsh
 
@@ -40,7 +41,7 @@ SYSTEM_PACKAGES := $(RUNTIME_PACKAGES) mmdebstrap python3-pytest systemd-contain
 help: ## Show this help
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 13
 
-setup: .venv/ready .node/ready shell-packages ## Install what is missing: Debian packages, and .venv from PyPI
+setup: .venv/ready .node/ready example-packages shell-packages ## Install what is missing: Debian packages, and .venv from PyPI
 
 .venv/ready: pyproject.toml | setup-packages
 	umask 022 && $(PYTHON) -m venv --clear .venv && \
