@@ -95,8 +95,8 @@ def name_share(pages: cowd.ComparedPages) -> str:
 def test_family_has_what_its_members_did(stopped: Stopped, client: cowd.Client) -> None:
     """Every page of the regions that they acted on.
 
-    Seen to fail with the child's copies told as the parent's, with the flags of a part of a huge
-    page believed, and with the page of zeros taken for a page.
+    Seen to fail with the child's copies told as the parent's, with it left open who made the small
+    page beside a part of a huge one, and with the page of zeros taken for a page.
     """
     for number, child in enumerate(stopped.children):
         for region, (address, pages) in stopped.due.items():

@@ -33,7 +33,6 @@ SWAPPED_PAGES = 2
 # What the parent and a child have at one address; names are those of cowd.Shares.
 SHARED, CHILDS, PARENTS, BOTH = "shared", "copied_by_child", "copied_by_parent", "both"
 OWN, PARENT_ONLY, FILE_ONLY, NEITHER = "own", "parent_only", "file_only", "neither"
-DIFFERENT = "different"
 Due = dict[str, tuple[int, Sequence[Sequence[str]]]]
 """By region: its address and, for each page, what the parent has together with each child."""
 
@@ -130,14 +129,14 @@ def make_family(directory: str) -> Described:
             heap,
             [(SHARED, CHILDS, SHARED), (PARENTS,) * CHILDREN, *[everywhere] * (HEAP_PAGES - 2)],
         ),
-        # Of a part of a huge page, the flags do not tell who may write to it.
+        # Who wrote has a small page, the others a part of the huge one.
         "huge": (
             huge,
             [
                 *[everywhere] * 3,
-                (DIFFERENT, SHARED, SHARED),
+                (CHILDS, SHARED, SHARED),
                 everywhere,
-                (DIFFERENT,) * CHILDREN,
+                (PARENTS,) * CHILDREN,
                 *[everywhere] * (HUGE_PAGES - 6),
             ],
         ),
