@@ -162,17 +162,8 @@ class Output(Generic[Row]):
         )
         self.is_for_person = (is_terminal or color == "always") and not (raw or as_json)
         self.width = measure_terminal() if self.is_for_person else 80
-        self._wanted = columns
-        self.choose_columns(available)
-
-    def choose_columns(self, available: Sequence[Column[Row]]) -> None:
-        """Have others than the columns so far, and of them those that the user wants.
-
-        Raises:
-            click.UsageError: the user wants one that is not among them.
-        """
         self._columns = select_columns(
-            available, self._wanted, as_json=self.as_json, for_person=self.is_for_person
+            available, columns, as_json=as_json, for_person=self.is_for_person
         )
 
     def write(self, *lines: str) -> None:

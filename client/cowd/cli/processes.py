@@ -23,7 +23,7 @@ from cowd.cli.text import (
     measure_text,
 )
 
-__all__ = ["NamedProcess", "find_process", "iter_inspectable"]
+__all__ = ["NamedProcess", "find_process", "iter_inspectable", "read_name"]
 
 _PROC: Final = "/proc"
 _LONGEST_COMM_BYTES: Final = 15  # TASK_COMM_LEN - 1, include/linux/sched.h
@@ -89,6 +89,18 @@ def iter_inspectable() -> Iterator[tuple[int, str]]:
                     yield pid, decode_path(_read_beginning(directory, "comm").removesuffix(b"\n"))
             finally:
                 os.close(directory)
+
+
+def read_name(pid: int) -> str | None:
+    """Return the name of a process's command; None if there is no such process any more."""
+    try:
+        directory = os.open(f"{_PROC}/{pid}", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError:
+        return None
+    try:
+        return decode_path(_read_beginning(directory, "comm").removesuffix(b"\n")) or None
+    finally:
+        os.close(directory)
 
 
 def _iter_processes(name: bytes) -> Iterator[NamedProcess]:
