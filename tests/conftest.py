@@ -195,12 +195,15 @@ def start_cowctl(daemon: Daemon) -> Iterator[StartCowctl]:
 
 @pytest.fixture
 def run_cowctl(start_cowctl: StartCowctl) -> RunCowctl:
-    """Return a function that runs cowctl to its end."""
+    """Return a function that runs cowctl to its end; JSON is checked against its schema."""
+    from harness.schemas import verify_json  # The booted machines' tests have no jsonschema.
 
     def run(*arguments: str, **options: Any) -> Ended:
         process = start_cowctl(*arguments, **options)
         out, err = process.communicate(timeout=SECONDS)
-        return Ended(process.returncode, out.decode(), err.decode())
+        ended = Ended(process.returncode, out.decode(), err.decode())
+        verify_json(arguments, ended.out)
+        return ended
 
     return run
 

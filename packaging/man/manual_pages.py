@@ -9,14 +9,16 @@ word, and one that has a line to itself for paragraphs. Whatever is wrong ends t
 import argparse
 import dataclasses
 import inspect
+import json
 import os
 import re
 import sys
 import textwrap
 from collections.abc import Callable, Iterable, Iterator
 from datetime import UTC, datetime
+from importlib import import_module
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import click
 import cowdaemon
@@ -33,6 +35,8 @@ from docutils.writers import manpage
 
 HERE: Final = Path(__file__).resolve().parent
 PROTO: Final = HERE.parents[1] / "proto/cowd/v1/pageflags.proto"
+SCHEMAS: Final = HERE.parents[1] / "client/cowd/schemas"
+INSTALLED_SCHEMAS: Final = "/usr/lib/python3/dist-packages/cowd/schemas"
 BLOCK: Final = re.compile(r"^@([a-z-]+)(?: (.+))?@$", re.MULTILINE)
 WORD: Final = re.compile(r"@([a-z-]+)(?: ([A-Z_]+))?@")
 CODE: Final = r"`(?P<code>[^`]+)`"
@@ -179,6 +183,7 @@ def list_command_blocks(context: click.Context) -> dict[str, Callable[[str], Ite
         "description": lambda _: ["\n\n".join(wrap(mark(each)) for each in paragraphs)],
         "options": lambda _: iter_options(context),
         "columns": lambda _: iter_columns(command),
+        "json": lambda _: iter_json(command),
         "examples": lambda _: iter_examples(command),
         "commands": lambda _: iter_commands(context),
         "exit-statuses": lambda _: iter_exit_statuses(),
@@ -207,6 +212,27 @@ def iter_columns(command: click.Command) -> Iterator[str]:
         note = f" (not in {' or '.join(absent)} unless asked for)" if absent else ""
         term = f"**{each.heading}**, *{escape(each.key)}*"
         yield from iter_term(term, f"{escape(each.help)}{note}")
+
+
+def iter_json(command: click.Command) -> Iterator[str]:
+    """Yield what a command writes as JSON: where its schema is, and what is no column."""
+    assert isinstance(command, Command)  # noqa: S101
+    name: str = import_module(f"cowd.cli.{command.name}").SCHEMA
+    file = f"{name.replace('/', '-')}.json"
+    schema: dict[str, Any] = json.loads((SCHEMAS / file).read_bytes())
+    yield wrap(
+        f"{escape(schema['description'])} Keys may be added. *{INSTALLED_SCHEMAS}/{file}* "
+        "describes it and every key, as a JSON Schema."
+    )
+    yield ""
+    columns = set() if "row" in schema.get("$defs", {}) else {each.key for each in command.columns}
+    for key, value in schema["properties"].items():
+        if key not in columns:
+            has_rows = value.get("items") == {"$ref": "#/$defs/row"}
+            more = " The keys of each are those of the columns." if has_rows else ""
+            yield from iter_term(f"*{escape(key)}*", f"{escape(value['description'])}{more}")
+    if columns:
+        yield wrap("The other keys are those of the columns.")
 
 
 def iter_examples(command: click.Command) -> Iterator[str]:

@@ -37,7 +37,9 @@ StartCowctl = Callable[..., "subprocess.Popen[bytes]"]
 
 
 def run_code(daemon: Daemon, code: str, *arguments: str) -> Ended:
-    """Run Python code as nobody, with these arguments."""
+    """Run Python code as nobody, with these arguments; cowctl's JSON is checked as it ends."""
+    from harness.schemas import verify_json  # The booted machines' tests have no jsonschema.
+
     tried = subprocess.run(
         NOBODY.command([sys.executable, "-c", code, *arguments]),
         env={**environment(), "COWD_SOCKET": str(daemon.socket_path)},
@@ -47,4 +49,5 @@ def run_code(daemon: Daemon, code: str, *arguments: str) -> Ended:
         check=False,
         timeout=SECONDS,
     )
+    verify_json(arguments, tried.stdout)
     return Ended(tried.returncode, tried.stdout, tried.stderr)

@@ -226,6 +226,20 @@ def test_no_such_process_is_1(run_cowctl: RunCowctl, backend: str) -> None:
     )
 
 
+# JSON
+
+
+@pytest.mark.parametrize("command", ["status", "demo", "doctor"])
+def test_json_is_as_its_schema_says(run_cowctl: RunCowctl, command: str) -> None:
+    """Queries are above: run_cowctl checks whatever is JSON.
+
+    Seen to fail with a key more in each.
+    """
+    ended = run_cowctl(command, "--json")
+    assert (ended.status, ended.err) == (0, "")
+    assert json.loads(ended.out)["schema"] == f"cowd.{command}/1"
+
+
 # Names
 
 

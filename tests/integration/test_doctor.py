@@ -11,6 +11,7 @@ from typing import Any
 from harness.cowctl import SAY_MODULES, SECONDS, Ended, RunCowctl, run_code
 from harness.daemon import Daemon
 from harness.programs import GAMES, NOBODY, environment
+from harness.schemas import verify_json
 
 
 def test_doctor_with_a_daemon(run_cowctl: RunCowctl, daemon: Daemon) -> None:
@@ -68,6 +69,7 @@ def test_doctor_of_a_caller_that_the_daemon_refuses(daemon: Daemon) -> None:
         check=False,
         timeout=SECONDS,
     )
+    verify_json(command, tried.stdout)
     ended = Ended(tried.returncode, tried.stdout, tried.stderr)
     [check] = find_failed(ended, "caller")
     assert "another user namespace" in check["found"]

@@ -7,6 +7,8 @@ import shutil
 import subprocess
 import sys
 from dataclasses import asdict
+from fnmatch import fnmatch
+from importlib import import_module
 from pathlib import Path
 
 import click
@@ -20,6 +22,7 @@ from cowdaemon.system.processes import FAILED
 from cowdaemon.wire import Detail
 from cowproto.v1 import pageflags_pb2
 from harness.commands import COMMANDS, list_options
+from harness.schemas import locate_schema, read_row, read_schema
 
 ROOT = Path(__file__).resolve().parents[2]
 SOURCE = ROOT / "packaging" / "man"
@@ -161,6 +164,26 @@ def test_columns_and_examples_are_in_the_page(pages, name):
         assert list(entries) == [f"{each.heading}, {each.key}" for each in command.columns]
     lines = [line.strip() for block in list_literals(page) for line in block.splitlines()]
     assert lines == [f"$ {example}" for example in command.examples]
+
+
+@pytest.mark.parametrize(
+    "name", [name for name, each in COMMANDS.items() if getattr(each.command, "columns", ())]
+)
+def test_the_schema_and_the_keys_of_json_that_are_no_columns_are_in_the_page(pages, name):
+    """Seen to fail with a key of the page left out, and with the path of another schema."""
+    lines = cut_section(pages[COWCTL_PAGES[name]], "JSON")
+    schema = read_schema(import_module(f"cowd.cli.{name}").SCHEMA)
+    keys = schema["properties"]
+    if read_row(schema) is schema:
+        columns = [each.key for each in COMMANDS[name].command.columns]
+        keys = {key: value for key, value in keys.items() if key not in columns}
+    entries = list_entries(lines)
+    assert list(entries) == list(keys)
+    assert all(text.startswith(keys[key]["description"]) for key, text in entries.items())
+    [path] = re.findall(r"/usr\S+", read_text("\n".join(lines)))
+    pattern = "/usr/lib/python3*/dist-packages/cowd/schemas"
+    assert pattern[1:] in (ROOT / "packaging/debian/python3-cowd.install").read_text().splitlines()
+    assert fnmatch(path, f"{pattern}/{locate_schema(schema['title']).name}")
 
 
 def test_every_flag_is_in_the_page_of_explain(pages):

@@ -21,6 +21,7 @@ from cowd import _local
 from cowd.cli.main import main
 from cowdaemon.errors import DOMAIN, CowdError
 from cowproto.v1 import pageflags_pb2, pageflags_pb2_grpc, twins_pb2
+from harness.schemas import verify_json
 
 PAGE_BYTES = 4096
 START = 0x7F0000000000
@@ -314,11 +315,15 @@ def mapping():
 
 @pytest.fixture
 def run(capsys):
-    """Return a function that runs cowctl in this process: exit status, output, messages."""
+    """Return a function that runs cowctl in this process: exit status, output, messages.
+
+    JSON is checked against its schema.
+    """
 
     def run(*arguments):
         status = main(arguments)
         written = capsys.readouterr()
+        verify_json(arguments, written.out)
         return status, written.out, written.err
 
     return run

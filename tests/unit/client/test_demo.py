@@ -17,6 +17,7 @@ from cowd.cli import experiment
 from cowd.cli.demo import Answer
 from cowd.cli.experiment import ACTIONS, Medium, map_privately, open_media
 from cowd.cli.main import main
+from harness.schemas import verify_json
 
 STATES = {
     ".": PageState.ABSENT,
@@ -172,7 +173,9 @@ def test_an_answer_outside_any_mapping_is_wrong(answering, fake, capsys, mapping
 def test_json_says_the_same(answering, capsys):
     answering("aaa.")
     assert main(["demo", "--json"]) == 1
-    told = json.loads(capsys.readouterr().out)
+    written = capsys.readouterr().out
+    verify_json(["demo", "--json"], written)
+    told = json.loads(written)
     assert (told["schema"], told["right"], told["pid"]) == ("cowd.demo/1", False, os.getpid())
     assert len(told["mistakes"]) == 2
     assert [medium["medium"] for medium in told["media"]] == ["disk", "tmpfs"]
@@ -205,7 +208,9 @@ def test_swapbacked_is_said_where_it_is_known(answering, fake, capsys, mask, see
     answering("afa.")
     fake.shared_flags_mask = mask
     main(["demo", "--json"])
-    pages = json.loads(capsys.readouterr().out)["pages"]
+    written = capsys.readouterr().out
+    verify_json(["demo", "--json"], written)
+    pages = json.loads(written)["pages"]
     assert [page["swapbacked"] for page in pages[:4]] == seen
     main(["demo"])
     hidden = "SWAPBACKED is hidden from you: no comparison with it."

@@ -15,6 +15,7 @@ from cowd.cli.machine import Machine, find_container_marks, read_machine
 from cowd.cli.main import main
 from cowd.cli.service import Service, Socket, ask_about_page, examine_socket, write_page
 from cowdaemon.errors import CowdError, Reason
+from harness.schemas import verify_json
 
 MACHINE = Machine(
     uid=1000,
@@ -276,6 +277,7 @@ def run(capsys, monkeypatch):
     def run(*arguments):
         status = main(["doctor", *arguments])
         written = capsys.readouterr()
+        verify_json(arguments, written.out)
         return status, written.out, written.err
 
     return run

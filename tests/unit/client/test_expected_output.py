@@ -23,6 +23,7 @@ import pytest
 from cowd.cli import doctor, processes, service
 from cowd.cli.machine import Machine
 from cowd.cli.main import main
+from harness.schemas import verify_json
 
 EXPECTED = Path(__file__).parent / "expected"
 MUST_UPDATE = os.environ.get("COWD_UPDATE_EXPECTED") == "1"
@@ -40,6 +41,7 @@ CASES = {
     "query-range": (None, ["query", "7", f"{START + 0x2001:x}-{START + 0x100001:x}"]),
     "query-each": (80, ["query", "7", "--each", f"{START:x}+6"]),
     "query-json": (None, ["query", "7", "-J"]),
+    "query-json-columns": (None, ["query", "7", "-J", "-o", "+size,letters", f"{START:x}+4"]),
     "query-raw": (None, ["query", "7", "-r"]),
     "query-columns": (80, ["query", "7", "-o", "address,pages,kpageflags,flags,attributes"]),
     "query-more-columns-80": (80, ["query", "7", "-o", "+flags"]),
@@ -62,6 +64,7 @@ CASES = {
     "explain-80": (80, ["explain", "0x5828"]),
     "explain-json": (None, ["explain", "UlMab", "-J"]),
     "status-80": (80, ["status"]),
+    "status-json": (None, ["status", "-J"]),
     "usage": (80, ["query", "7", "-C", "x"]),
 }
 
@@ -193,6 +196,8 @@ def place(words, monkeypatch):
 def local(words, monkeypatch):
     """Have the kernel alone answer what the fake daemon answers, without flags."""
 
+    assert cowd.Local  # The library keeps what it loads late: the real one, in whatever order.
+
     class Local(cowd.Client):
         name = "local"
 
@@ -215,6 +220,7 @@ def test_output_is_what_is_expected(run, words, monkeypatch, name):
         words.page_elsewhere = "."
     columns, arguments = CASES[name]
     status, out, err = run(columns, arguments)
+    verify_json(arguments, out)
     for line in (out + err).splitlines():
         assert columns is None or measure(line) <= columns
     text = (

@@ -7,6 +7,7 @@ import os
 import pytest
 from cowd.cli.main import main
 from cowdaemon.errors import CowdError, Reason
+from harness.schemas import verify_json
 
 START = 0x7F0000000000
 PAGE = 4096
@@ -19,6 +20,7 @@ def query(capsys):
     def run(*arguments):
         status = main(["query", "7", *arguments])
         written = capsys.readouterr()
+        verify_json(arguments, written.out)
         return status, written.out.splitlines(), written.err.splitlines()
 
     return run
