@@ -7,6 +7,7 @@ from typing import Final, NamedTuple
 from cowd import PageComparison, PageCopier, PageState
 
 __all__ = [
+    "BY_SHARE",
     "BY_STATE",
     "COPIED",
     "COPIED_SWAPPED",
@@ -60,6 +61,18 @@ _BY_COPIER: Final = {
     PageCopier.SECOND: Symbol(7, "2", "bold red", "copied by the second"),
     PageCopier.BOTH: Symbol(8, "B", "yellow", "copied by both"),
 }
+
+
+BY_SHARE: Final = {
+    "shared": Symbol(1, "=", "green", "shared"),
+    "copied_by_child": Symbol(5, "c", "bold red", "copied by the child"),
+    "copied_by_parent": Symbol(4, "p", "magenta", "copied by the parent"),
+    "both": Symbol(6, "B", "yellow", "by both"),
+    "different": Symbol(3, "d", "bold yellow", "different"),
+    "own": Symbol(2, "+", "cyan", "the child's own"),
+    "unknown": Symbol(7, "?", "bold", "unknown"),
+}
+"""Of `cowd.Shares`, in the order of a bar: what the child has, by name of the field."""
 
 
 def symbol_of_state(state: PageState, *, copied: bool | None) -> Symbol:
