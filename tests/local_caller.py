@@ -17,9 +17,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from cowd import Local, PageAttributes, PageState, _local
+from cowd import Local, PageAttributes, PageState, _page_scan
 
-has_pagemap_scan = _local.has_pagemap_scan
+has_pagemap_scan = _page_scan.has_pagemap_scan
 
 
 def answer(order: dict[str, Any]) -> dict[str, Any]:
@@ -29,7 +29,7 @@ def answer(order: dict[str, Any]) -> dict[str, Any]:
         import subjects
 
         return subjects.create(order["create"], order["arguments"])
-    _local.has_pagemap_scan = has_pagemap_scan if order["scan"] else lambda: False
+    _page_scan.has_pagemap_scan = has_pagemap_scan if order["scan"] else lambda: False
     wanted = order["address"], order["count"]
     flags = Local().get_page_flags(order["pid"], *wanted)
     assert flags.kpageflags is None

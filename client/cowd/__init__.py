@@ -7,9 +7,11 @@
 
 `copied`, `pages` and `Tracker` answer about buffers of this process; `Client`, which asks the
 daemon, and `Local`, which asks the kernel alone, about any process that the caller may inspect.
+Of whole processes: `mappings` and `summarize` count pages, `compare` says what two of them share,
+`family` what one shares with its children. `cowd.aio.Client` is for asyncio.
 
 Importing this is cheap: grpc is imported with the first `Client`, numpy with the first buffer, and
-`Local` when it is used.
+what is not always needed when it is used.
 """
 
 from importlib import import_module
@@ -46,6 +48,7 @@ from cowd._pages import (
     CallerCredential,
     Confinement,
     DisclosureMasks,
+    GrantDetail,
     KernelFeatures,
     PageAttributes,
     PageChunk,
@@ -57,9 +60,12 @@ from cowd._runs import Run
 from cowd._summaries import KindTotals, ProcessSummary
 
 if TYPE_CHECKING:
+    from cowd import aio
     from cowd._buffer_pages import Pages, Summary, copied, pages
     from cowd._buffers import Span
+    from cowd._family import Child, Family, MemoryGroup, Shares, family
     from cowd._local import Local
+    from cowd._overviews import compare, mappings, summarize
     from cowd._tracker import Change, Tracker
 
 __all__ = [
@@ -71,6 +77,7 @@ __all__ = [
     "BackendName",
     "CallerCredential",
     "Change",
+    "Child",
     "Client",
     "ComparedPages",
     "Comparison",
@@ -80,6 +87,8 @@ __all__ = [
     "DisclosureMasks",
     "Error",
     "FailedPrecondition",
+    "Family",
+    "GrantDetail",
     "InternalError",
     "InvalidRequest",
     "KernelFeatures",
@@ -91,6 +100,7 @@ __all__ = [
     "MappingComparison",
     "MappingKind",
     "MappingList",
+    "MemoryGroup",
     "NoSuchProcess",
     "PageAttributes",
     "PageChunk",
@@ -103,15 +113,21 @@ __all__ = [
     "ProcessSummary",
     "Run",
     "ServerInfo",
+    "Shares",
     "Span",
     "Summary",
     "TimedOut",
     "Tracker",
     "Unavailable",
     "__version__",
+    "aio",
+    "compare",
     "copied",
+    "family",
     "is_copied",
+    "mappings",
     "pages",
+    "summarize",
 ]
 
 __version__ = "0.1.0"
@@ -119,13 +135,21 @@ __version__ = "0.1.0"
 # What is slow to import, by the module that has it.
 _LATE = {
     "Change": "cowd._tracker",
+    "Child": "cowd._family",
+    "Family": "cowd._family",
     "Local": "cowd._local",
+    "MemoryGroup": "cowd._family",
     "Pages": "cowd._buffer_pages",
+    "Shares": "cowd._family",
     "Span": "cowd._buffers",
     "Summary": "cowd._buffer_pages",
     "Tracker": "cowd._tracker",
+    "compare": "cowd._overviews",
     "copied": "cowd._buffer_pages",
+    "family": "cowd._family",
+    "mappings": "cowd._overviews",
     "pages": "cowd._buffer_pages",
+    "summarize": "cowd._overviews",
 }
 
 
@@ -134,6 +158,8 @@ def __dir__() -> list[str]:
 
 
 def __getattr__(name: str) -> Any:  # noqa: ANN401 (PEP 562)
+    if name == "aio":
+        return import_module("cowd.aio")
     if name not in _LATE:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     globals()[name] = value = getattr(import_module(_LATE[name]), name)

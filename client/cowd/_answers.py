@@ -7,12 +7,14 @@ from mmap import PAGESIZE
 
 from cowproto.v1 import pageflags_pb2, twins_pb2
 
+from cowd._counts import PageCounts
 from cowd._errors import InternalError
 from cowd._mappings import Mapping, MappingKind, MappingList
 from cowd._pages import (
     CallerCredential,
     Confinement,
     DisclosureMasks,
+    GrantDetail,
     KernelFeatures,
     PageFlags,
     ServerInfo,
@@ -21,6 +23,7 @@ from cowd._pages import (
 __all__ = [
     "convert_mappings",
     "convert_masks",
+    "convert_page_counts",
     "convert_page_flags",
     "convert_server_info",
     "unpack_words",
@@ -66,10 +69,30 @@ def convert_mappings(answer: pageflags_pb2.ListMappingsResponse, pid: int) -> Ma
             file_offset_bytes=mapping.file_offset_bytes,
             path=mapping.path,
             kind=MappingKind(mapping.kind),
+            page_counts=(
+                convert_page_counts(mapping.page_counts)
+                if mapping.HasField("page_counts")
+                else None
+            ),
         )
         for mapping in answer.mappings
     ]
     return MappingList(pid, answer.start_time_ticks, mappings)
+
+
+def convert_page_counts(
+    counts: pageflags_pb2.PageCounts | pageflags_pb2.PageTotals,
+) -> PageCounts:
+    """Return the numbers of pages by state."""
+    return PageCounts(
+        absent=counts.absent_page_count,
+        file=counts.file_page_count,
+        anon=counts.anon_page_count,
+        anon_swapped=counts.anon_swapped_page_count,
+        zero=counts.zero_page_count,
+        guard=counts.guard_page_count,
+        unknown=counts.unknown_page_count,
+    )
 
 
 def convert_server_info(answer: pageflags_pb2.GetServerInfoResponse) -> ServerInfo:
@@ -82,6 +105,7 @@ def convert_server_info(answer: pageflags_pb2.GetServerInfoResponse) -> ServerIn
         maximum_page_count=answer.maximum_page_count,
         maximum_mapping_count=answer.maximum_mapping_count,
         maximum_range_count=answer.maximum_range_count,
+        maximum_pid_count=answer.maximum_pid_count,
         maximum_concurrent_call_count=answer.maximum_concurrent_call_count,
         masks=convert_masks(answer.masks),
         kernel_features=KernelFeatures(
@@ -89,11 +113,13 @@ def convert_server_info(answer: pageflags_pb2.GetServerInfoResponse) -> ServerIn
             guard_regions=features.guard_regions,
             markers=features.markers,
             pagemap_scan=features.pagemap_scan,
+            page_copiers=features.page_copiers,
         ),
         confinement=Confinement(
             seccomp=answer.confinement.seccomp,
             landlock_abi=answer.confinement.landlock_abi,
         ),
+        granted=GrantDetail(answer.granted),
     )
 
 

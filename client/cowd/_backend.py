@@ -2,12 +2,13 @@
 """Who answers: the daemon, or the kernel alone by choice, or where the daemon does not."""
 
 from collections.abc import Callable, Iterable, Iterator
-from typing import Final, Literal, Protocol, TypeAlias, TypeVar
+from typing import Final, Literal, Protocol, SupportsIndex, TypeAlias, TypeVar
 
 from cowd._client import Client
 from cowd._errors import AccessDenied, Error, InvalidRequest, Unavailable
 from cowd._mappings import MappingList
 from cowd._pages import PageChunk, PageFlags
+from cowd._summaries import ProcessSummary
 
 __all__ = ["BACKENDS", "Backend", "BackendName", "ask"]
 
@@ -47,8 +48,15 @@ class Backend(Protocol):
     ) -> Iterator[PageChunk]:
         """Yield the same without a list of what is absent."""
 
-    def list_mappings(self, pid: int, *, expected_start_time_ticks: int = 0) -> MappingList:
-        """Return all mappings of a process."""
+    def list_mappings(
+        self, pid: int, *, with_page_counts: bool = False, expected_start_time_ticks: int = 0
+    ) -> MappingList:
+        """Return all mappings of a process; on request with the numbers of their pages."""
+
+    def summarize_processes(
+        self, pids: Iterable[SupportsIndex] | None = None
+    ) -> Iterator[ProcessSummary]:
+        """Yield how many pages of processes are what; None for all that the caller may inspect."""
 
 
 def ask(

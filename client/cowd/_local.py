@@ -9,22 +9,22 @@ kernel (`kpageflags`) are for root: they are None here.
 import os
 from array import array
 from collections.abc import Iterable, Iterator
-from typing import Final
+from typing import Final, SupportsIndex
 
-from cowd import _pagemap
+from cowd import _page_scan
 from cowd._arguments import as_integer, as_ranges
 from cowd._errors import InvalidRequest
-from cowd._mappings import MappingKind, MappingList
-from cowd._page_scan import has_pagemap_scan, iter_populated, iter_zero_pages
-from cowd._pages import PAGES_PER_PART, PageAttributes, PageChunk, PageFlags, PageState
+from cowd._mappings import MappingList
+from cowd._page_reading import read_settled
+from cowd._page_scan import iter_populated
+from cowd._pages import PAGES_PER_PART, PageChunk, PageFlags, PageState
 from cowd._process import Process, open_process
+from cowd._summaries import ProcessSummary
 
 __all__ = ["Local"]
 
 _PAGE_SIZE_BYTES: Final = os.sysconf("SC_PAGE_SIZE")
 _ADDRESS_SPACE_BYTES: Final = 1 << 64
-_SETTLE_ROUNDS: Final = 4
-"""How often pages are looked at that change between two looks."""
 
 
 class Local:
@@ -88,13 +88,35 @@ class Local:
             for address, count in wanted:
                 yield from _iter_chunks(process, address, address + count * _PAGE_SIZE_BYTES)
 
-    def list_mappings(self, pid: int, *, expected_start_time_ticks: int = 0) -> MappingList:
+    def list_mappings(
+        self, pid: int, *, with_page_counts: bool = False, expected_start_time_ticks: int = 0
+    ) -> MappingList:
         """Return all mappings of a process, in address order.
 
         Args and errors are those of `Client.list_mappings`.
         """
         with open_process(pid, expected_start_time_ticks) as process:
-            return MappingList(pid, process.start_time_ticks, process.list_mappings())
+            mappings = process.list_mappings()
+            if with_page_counts:
+                from cowd._page_counting import count_pages
+
+                mappings = count_pages(process, mappings)
+            return MappingList(pid, process.start_time_ticks, mappings)
+
+    def summarize_processes(
+        self, pids: Iterable[SupportsIndex] | None = None
+    ) -> Iterator[ProcessSummary]:
+        """Yield how many pages of processes are what, as they are read.
+
+        Args and what is yielded are those of `Client.summarize_processes`.
+        """
+        from cowd._page_counting import summarize, sweep
+
+        if pids is None:
+            yield from sweep()
+            return
+        for pid in [as_integer(pid, "pid") for pid in pids]:
+            yield summarize(pid)
 
 
 def _verify_range(address: int, count: int, most: int | None = None) -> None:
@@ -119,7 +141,7 @@ def _iter_chunks(process: Process, start: int, end: int) -> Iterator[PageChunk]:
     last_page = end - _PAGE_SIZE_BYTES
     process.read_entries(last_page, 1)  # The ioctl would say EFAULT past the address space.
     populated: Iterable[tuple[int, int]] = [(start, end)]
-    if has_pagemap_scan():
+    if _page_scan.has_pagemap_scan():
         populated = iter_populated(process.pagemap, start, end)
     for chunk_end, stretches in _iter_portions(populated, end):
         chunk = _read_chunk(process, start, chunk_end, stretches)
@@ -155,7 +177,7 @@ def _read_chunk(
     addresses, counts = array("Q"), array("I")
     states, attributes = bytearray(), bytearray()
     for address, count in stretches:
-        found = _read_settled(process, address, count, _SETTLE_ROUNDS)
+        found = read_settled(process, address, count)
         if any(map(_has_something, found, (PageState.ABSENT, 0))):
             addresses.append(address)
             counts.append(count)
@@ -181,7 +203,7 @@ def _has_something(values: bytearray, nothing: int) -> bool:
 
 
 def _read_page_flags(process: Process, address: int, count: int) -> PageFlags:
-    states, attributes = _read_settled(process, address, count, _SETTLE_ROUNDS)
+    states, attributes = read_settled(process, address, count)
     return PageFlags(
         pid=process.pid,
         page_size_bytes=_PAGE_SIZE_BYTES,
@@ -192,62 +214,3 @@ def _read_page_flags(process: Process, address: int, count: int) -> PageFlags:
         states=bytes(states),
         attributes=bytes(attributes),
     )
-
-
-def _read_settled(
-    process: Process, address: int, count: int, rounds: int
-) -> tuple[bytearray, bytearray]:
-    """Return states and attributes, each page's from one moment; unstable if it has none.
-
-    What is a page of zeros is a second question to the kernel: pages that have changed between
-    two looks, one before it and one after it, are looked at again.
-    """
-    entries = process.read_entries(address, count)
-    high = _pagemap.high_bytes(entries)
-    states = bytearray(high.translate(_pagemap.STATES))
-    attributes = bytearray(_pagemap.attributes_of(entries))
-    if not _pagemap.has_any(high, _pagemap.MAYBE_ZERO):
-        return states, attributes
-    end = address + count * _PAGE_SIZE_BYTES
-    if not has_pagemap_scan():
-        for first, last in _iter_anonymous_memory(process, address, end):
-            states[first:last] = high[first:last].translate(_pagemap.STATES_OF_ANONYMOUS_MEMORY)
-        return states, attributes
-    for zero_start, zero_end in iter_zero_pages(process.pagemap, address, end):
-        first, last = ((border - address) // _PAGE_SIZE_BYTES for border in (zero_start, zero_end))
-        states[first:last] = bytes([PageState.ZERO]) * (last - first)
-    high_now = _pagemap.high_bytes(process.read_entries(address, count))
-    for first, last in _iter_differences(high, high_now):
-        start = address + first * _PAGE_SIZE_BYTES
-        if rounds:
-            anew = _read_settled(process, start, last - first, rounds - 1)
-            states[first:last], attributes[first:last] = anew
-        else:
-            states[first:last] = bytes([PageState.UNKNOWN]) * (last - first)
-            attributes[first:last] = bytes([PageAttributes.UNSTABLE]) * (last - first)
-    return states, attributes
-
-
-def _iter_differences(before: bytes, after: bytes) -> Iterator[tuple[int, int]]:
-    """Yield the stretches, as first index and index after the last, where the two differ."""
-    if before == after:
-        return
-    first = None
-    for index, (one, other) in enumerate(zip(before, after, strict=True)):
-        if one == other:
-            if first is not None:
-                yield first, index
-            first = None
-        elif first is None:
-            first = index
-    if first is not None:
-        yield first, len(before)
-
-
-def _iter_anonymous_memory(process: Process, start: int, end: int) -> Iterator[tuple[int, int]]:
-    """Yield the stretches of pages, counted from `start`, that are in anonymous mappings."""
-    for mapping in process.list_mappings(start, end):
-        if mapping.kind is MappingKind.ANONYMOUS:
-            first = max(mapping.start_address, start)
-            last = min(mapping.end_address, end)
-            yield (first - start) // _PAGE_SIZE_BYTES, (last - start) // _PAGE_SIZE_BYTES

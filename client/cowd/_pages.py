@@ -12,6 +12,7 @@ __all__ = [
     "CallerCredential",
     "Confinement",
     "DisclosureMasks",
+    "GrantDetail",
     "KernelFeatures",
     "PageAttributes",
     "PageChunk",
@@ -246,6 +247,24 @@ class KernelFeatures:
     guard_regions: bool
     markers: bool
     pagemap_scan: bool
+    page_copiers: bool
+
+
+class GrantDetail(IntEnum):
+    """What the caller may ask of processes that the kernel alone would keep from it.
+
+    The values are those of cowd.v1.GrantDetail: NONE is nothing, SUMMARY the numbers of pages of
+    whole processes, PAGES everything.
+    """
+
+    UNSPECIFIED = 0
+    NONE = 1
+    SUMMARY = 2
+    PAGES = 3
+
+    @classmethod
+    def _missing_(cls, value: object) -> "GrantDetail":  # noqa: ARG003
+        return cls.UNSPECIFIED  # Of a newer daemon.
 
 
 @dataclass(frozen=True, slots=True)
@@ -272,7 +291,9 @@ class ServerInfo:
     maximum_page_count: int
     maximum_mapping_count: int
     maximum_range_count: int
+    maximum_pid_count: int
     maximum_concurrent_call_count: int
     masks: DisclosureMasks
     kernel_features: KernelFeatures
     confinement: Confinement
+    granted: GrantDetail

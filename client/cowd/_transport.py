@@ -1,111 +1,32 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The conversation with the daemon. Nothing else in the client sees grpc.
+"""The daemon's calls as functions of plain values. Sees protobuf, and grpc through its channel.
 
-Failures: every gRPC error leaves here as a `cowd.Error`, with the daemon's reason where it gave
-one in `grpc-status-details-bin`. A call that did not get through to a daemon that is there is made
-again: the daemon may have restarted, or had a full queue. All calls only read, so that is safe.
+Failures are those of `_channel`, which makes the calls, and InternalError for an answer that is not
+what was asked for.
 """
 
-import errno
-import os
-import time
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
-from typing import Any, ClassVar, Final, TypeAlias, TypeVar, cast
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Final
 
-import grpc
 from cowproto.v1 import pageflags_pb2, twins_pb2
-from google.protobuf.message import Message
 
-from cowd._address import make_target, try_to_connect
 from cowd._answers import convert_mappings, convert_page_flags, convert_server_info
-from cowd._errors import (
-    Error,
-    InvalidRequest,
-    TimedOut,
-    Unavailable,
-    error_from_status,
-)
+from cowd._channel import Channel
+from cowd._comparison_streams import ComparisonStream, TotalsStream
+from cowd._comparisons import ComparisonChunk, ComparisonTotals
 from cowd._mappings import MappingList
 from cowd._page_stream import PageStream
 from cowd._pages import PageChunk, PageFlags, ServerInfo
-from cowd._statuses import decode_details, explain_lost
+from cowd._summaries import ProcessSummary
+from cowd._summary_streams import SummaryStream, Sweep
 
 __all__ = ["Transport"]
 
 _SERVICE: Final = "cowd.v1.PageFlagsService"
-_LARGEST_ANSWER_BYTES: Final = 32 << 20
-"""Mappings with paths of the longest length; 65,536 pages are 655 kB."""
-_CONNECT_SECONDS: Final = 8.0
-"""For the daemon to take a connection. One that stops may still work for five on what others have
-asked, before the next one starts."""
-
-_PAUSES_SECONDS: Final = (0.02, 0.1, 0.2, 0.4, 0.8)
-"""Between the attempts of a call that gets lost: grpc has to notice that the connection is gone,
-and a full queue to be served. A daemon that hangs is not waited for twice."""
-_NOBODY_LISTENS: Final = frozenset(
-    {errno.ENOENT, errno.ECONNREFUSED, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EPROTOTYPE}
-)
-"""What connecting again a moment later will not change."""
-
-_LOST: Final = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED)
-"""Without a reason of cowd: gRPC says the second of a server that stops, and of its own client."""
-
-_Answer = TypeVar("_Answer", bound=Message)
-
-_StreamCall: TypeAlias = "grpc._CallIterator[twins_pb2.StreamPageFlagsResponse]"
-
-_SURVIVES_FORK: Final = os.environ.get("GRPC_ENABLE_FORK_SUPPORT", "").lower() in {
-    "1",
-    "true",
-    "yes",
-}
-"""Whether grpc was told to prepare for forks (its doc/fork_support.md); it looks when imported."""
-
-
-class _Forks:
-    """How often this process and its parents were forked, since a pid may be its parent's again.
-
-    `first_use` is the count when grpc was first used, by this process or one of these parents.
-    `calls_of_parent` are kept: to forget one would end it, on the parent's connection.
-    """
-
-    count = 0
-    first_use: int | None = None
-    calls_of_parent: ClassVar[list[grpc.Call]] = []
-
-    @classmethod
-    def add_one(cls) -> None:
-        """Count: called in the child."""
-        cls.count += 1
-
-
-os.register_at_fork(after_in_child=_Forks.add_one)
-
-
-@dataclass(slots=True)
-class _Wait:
-    """The wait for one answer of a stream, in as many attempts as it takes.
-
-    Attributes:
-        deadline, attempt: when it ends, and when the last attempt began, by the monotonic clock.
-        pauses: that are left between attempts.
-        first: how the first attempt failed.
-        is_crowded: the daemon took no connection then.
-    """
-
-    deadline: float
-    attempt: float
-    pauses: Iterator[float]
-    first: grpc.Call | None = None
-    is_crowded: bool = False
 
 
 class Transport:
-    """One gRPC channel to a daemon, and its calls as functions of plain values.
-
-    Threads may share it. A child of a fork may not: its calls would go out on the parent's
-    connection, in the parent's name.
+    """The calls of one daemon. Threads may share it; see `Channel` for forks and failures.
 
     Args:
         path: of the daemon's socket.
@@ -116,64 +37,46 @@ class Transport:
     """
 
     def __init__(self, path: str, timeout_seconds: float) -> None:
-        self._path = path
-        self._timeout_seconds = timeout_seconds
-        self._fork_count = _Forks.count
-        self._is_closed = False
-        if _Forks.first_use not in (None, _Forks.count) and not _SURVIVES_FORK:
-            # Even the parent's calls would fail then: they share what grpc waits with.
-            raise Unavailable(
-                "cannot talk to cowd in a process that was forked after its parent did: make the "
-                "first client after the fork, or set GRPC_ENABLE_FORK_SUPPORT=1 in the environment"
-            )
-        if _Forks.first_use is None:
-            _Forks.first_use = _Forks.count
-        self._connect_seconds = min(_CONNECT_SECONDS, 0.8 * timeout_seconds)
-        self._channel = grpc.insecure_channel(
-            make_target(path),
-            options=[
-                ("grpc.default_authority", "localhost"),  # Otherwise the path, a bad Host header.
-                ("grpc.enable_http_proxy", 0),
-                ("grpc.max_receive_message_length", _LARGEST_ANSWER_BYTES),
-                # The time to make a connection in, despite the name. Less than a call has, so that
-                # a daemon that takes no connections is not confused with one slow to answer.
-                ("grpc.min_reconnect_backoff_ms", max(1, int(1000 * self._connect_seconds))),
-                # The pauses between attempts: short, as there is no network to spare.
-                ("grpc.initial_reconnect_backoff_ms", 100),
-                ("grpc.max_reconnect_backoff_ms", 250),
-            ],
-        )
-        self._get_page_flags = self._method(
+        self._channel = channel = Channel(path, timeout_seconds)
+        self._get_page_flags = channel.make_method(
             f"/{_SERVICE}/GetPageFlags",
             pageflags_pb2.GetPageFlagsRequest,
             twins_pb2.GetPageFlagsResponse,
         )
-        self._list_mappings = self._method(
+        self._list_mappings = channel.make_method(
             f"/{_SERVICE}/ListMappings",
             pageflags_pb2.ListMappingsRequest,
             pageflags_pb2.ListMappingsResponse,
         )
-        self._get_server_info = self._method(
+        self._get_server_info = channel.make_method(
             f"/{_SERVICE}/GetServerInfo",
             pageflags_pb2.GetServerInfoRequest,
             pageflags_pb2.GetServerInfoResponse,
         )
-        self._stream_page_flags = self._channel.unary_stream(
-            f"/{_SERVICE}/StreamPageFlags",
-            request_serializer=pageflags_pb2.StreamPageFlagsRequest.SerializeToString,
-            response_deserializer=twins_pb2.StreamPageFlagsResponse.FromString,
-        )
-        self._check_health = self._method(
+        self._check_health = channel.make_method(
             "/grpc.health.v1.Health/Check",
             twins_pb2.HealthCheckRequest,
             twins_pb2.HealthCheckResponse,
         )
+        self._stream_page_flags = channel.make_stream_method(
+            f"/{_SERVICE}/StreamPageFlags",
+            pageflags_pb2.StreamPageFlagsRequest,
+            twins_pb2.StreamPageFlagsResponse,
+        )
+        self._compare_pages = channel.make_stream_method(
+            f"/{_SERVICE}/ComparePages",
+            pageflags_pb2.ComparePagesRequest,
+            twins_pb2.ComparePagesResponse,
+        )
+        self._summarize_processes = channel.make_stream_method(
+            f"/{_SERVICE}/SummarizeProcesses",
+            pageflags_pb2.SummarizeProcessesRequest,
+            pageflags_pb2.SummarizeProcessesResponse,
+        )
 
     def close(self) -> None:
         """Close the connection. Calls under way fail."""
-        self._is_closed = True
-        if _Forks.count == self._fork_count:  # not in a child: the connection is the parent's
-            self._channel.close()
+        self._channel.close()
 
     def get_page_flags(
         self, pid: int, address: int, count: int, expected_start_time_ticks: int
@@ -196,32 +99,50 @@ class Transport:
         bytes and numbers of pages, are no more than one call may have.
         """
         stream = PageStream(pid, ranges, expected_start_time_ticks)
-        wait = self._begin_wait()
-        while not stream.is_complete:
-            has_answered = False
-            call = self._start_stream(stream, wait)
-            try:
-                while (answer := self._receive(call)) is not None:
-                    chunk = stream.take(answer)
-                    has_answered = True
-                    yield chunk
-                    wait = self._begin_wait()
-                stream.verify_complete()
-            except grpc.RpcError as error:
-                failed = cast(grpc.Call, error)  # A failed call raises an RpcError that is a Call.
-                if not (has_answered and self._is_late(failed)):
-                    self._pause_or_raise(wait, failed, pid)
-            finally:
-                self._abandon(call)
+        return self._channel.converse(self._stream_page_flags, stream)
+
+    def compare_pages(
+        self,
+        pids: tuple[int, int],
+        ranges: Iterable[tuple[int, int]],
+        expected_start_times_ticks: tuple[int, int],
+    ) -> Iterator[ComparisonChunk]:
+        """Call ComparePages, in the same way."""
+        stream = ComparisonStream(pids, ranges, expected_start_times_ticks)
+        return self._channel.converse(self._compare_pages, stream)
+
+    def count_compared_pages(
+        self,
+        pids: tuple[int, int],
+        ranges: Iterable[tuple[int, int]],
+        expected_start_times_ticks: tuple[int, int],
+    ) -> Iterator[ComparisonTotals]:
+        """Call ComparePages for totals, in the same way."""
+        stream = TotalsStream(pids, ranges, expected_start_times_ticks)
+        return self._channel.converse(self._compare_pages, stream)
+
+    def summarize_processes(self, pids: Sequence[int] | None) -> Iterator[ProcessSummary]:
+        """Call SummarizeProcesses, in the same way. `pids` are no more than one call may have.
+
+        None stands for all processes. A call for them that gets lost begins anew: processes that
+        have been told of are not told of again.
+        """
+        stream = Sweep() if pids is None else SummaryStream(pids)
+        return self._channel.converse(self._summarize_processes, stream)
 
     def list_mappings(
-        self, pid: int, start_address: int, expected_start_time_ticks: int
+        self,
+        pid: int,
+        start_address: int,
+        expected_start_time_ticks: int,
+        with_page_counts: bool,
     ) -> tuple[MappingList, int]:
         """Call ListMappings once. The second value is where to go on, 0 if it is complete."""
         answer = self._list_mappings(
             pid=pid,
             start_address=start_address,
             expected_start_time_ticks=expected_start_time_ticks,
+            with_page_counts=with_page_counts,
         )
         return convert_mappings(answer, pid), answer.next_start_address
 
@@ -233,124 +154,3 @@ class Transport:
         """Ask the standard health service whether the daemon answers page questions."""
         answer = self._check_health(service=_SERVICE)
         return answer.status == twins_pb2.HealthCheckResponse.SERVING_STATUS_SERVING
-
-    def _method(
-        self, name: str, request_type: type[Message], answer_type: type[_Answer]
-    ) -> Callable[..., _Answer]:
-        """Return a function from a request's fields to the answer of the method `name`."""
-        call = self._channel.unary_unary(
-            name,
-            request_serializer=request_type.SerializeToString,
-            response_deserializer=answer_type.FromString,
-        )
-
-        def invoke(**fields: int | str) -> _Answer:
-            try:
-                request = request_type(**fields)
-            except (TypeError, ValueError) as error:  # Not a number, or not one that fits.
-                raise InvalidRequest(f"the request cannot be sent: {error}") from error
-            self._verify_ours()
-            pid = fields.get("pid")
-            try:
-                return self._call(call, request, pid if isinstance(pid, int) else None)
-            except ValueError as error:  # So says grpc.
-                raise Unavailable("this client is closed: make another one") from error
-
-        return invoke
-
-    def _call(
-        self, call: "grpc.UnaryUnaryMultiCallable[Any, _Answer]", request: Message, pid: int | None
-    ) -> _Answer:
-        wait = self._begin_wait()
-        while True:
-            wait.attempt = time.monotonic()
-            try:
-                return call(
-                    request,
-                    timeout=max(0, wait.deadline - wait.attempt),
-                    wait_for_ready=wait.is_crowded,
-                )
-            except grpc.RpcError as error:
-                # A failed call raises an RpcError that is a Call.
-                self._pause_or_raise(wait, cast(grpc.Call, error), pid)
-
-    def _start_stream(self, stream: PageStream, wait: _Wait) -> _StreamCall:
-        request = stream.make_request()
-        self._verify_ours()
-        wait.attempt = time.monotonic()
-        try:
-            call: _StreamCall = self._stream_page_flags(
-                request,
-                timeout=max(0, wait.deadline - wait.attempt),
-                wait_for_ready=wait.is_crowded,
-            )
-        except ValueError as error:  # So says grpc.
-            raise Unavailable("this client is closed: make another one") from error
-        return call
-
-    def _receive(self, call: _StreamCall) -> twins_pb2.StreamPageFlagsResponse | None:
-        self._verify_ours()
-        return next(call, None)
-
-    def _abandon(self, call: grpc.Call) -> None:
-        if _Forks.count == self._fork_count:
-            call.cancel()
-        else:
-            _Forks.calls_of_parent.append(call)
-
-    def _verify_ours(self) -> None:
-        if _Forks.count != self._fork_count:
-            raise Unavailable(
-                "this client was made before a fork and is the parent's: make another one"
-            )
-
-    def _begin_wait(self) -> _Wait:
-        now = time.monotonic()
-        return _Wait(now + self._timeout_seconds, now, iter(_PAUSES_SECONDS))
-
-    def _pause_or_raise(self, wait: _Wait, failed: grpc.Call, pid: int | None) -> None:
-        """Return after a pause if what failed may be tried again; else raise why it failed."""
-        pause = next(wait.pauses, None)
-        hangs = time.monotonic() - wait.attempt >= self._connect_seconds
-        may_help = pause is not None and not hangs and self._was_lost(failed)
-        number = try_to_connect(self._path) if may_help else 0
-        if pause is None or not may_help or number in _NOBODY_LISTENS:
-            # That the time is up says less than why it did not get through at first.
-            why = wait.first if wait.first and self._is_late(failed) else failed
-            raise self._convert_error(why, pid) from cast(grpc.RpcError, failed)
-        wait.first = wait.first or failed
-        # If it is, grpc connects again and again, with the pauses of the options above.
-        wait.is_crowded = number != 0
-        time.sleep(pause)
-
-    def _is_late(self, failed: grpc.Call) -> bool:
-        """Whether the time is up, and not because the daemon found that."""
-        reason, _ = decode_details(failed.trailing_metadata())
-        return failed.code() is grpc.StatusCode.DEADLINE_EXCEEDED and reason is None
-
-    def _was_lost(self, failed: grpc.Call) -> bool:
-        """Whether the call has no answer of cowd's, and may have one if it is made again."""
-        reason, _ = decode_details(failed.trailing_metadata())
-        return failed.code() in _LOST and reason is None and not self._is_closed
-
-    def _convert_error(self, call: grpc.Call, pid: int | None) -> Error:
-        code = call.code()
-        if code is grpc.StatusCode.CANCELLED and self._is_closed:
-            return Unavailable("this client was closed during the call: make another one", pid=pid)
-        message = call.details() or f"the call failed with {code.name}"
-        reason, retry_after_seconds = decode_details(call.trailing_metadata())
-        if reason is None and code in _LOST:
-            return explain_lost(self._path, message, pid)
-        if reason is None and code is grpc.StatusCode.DEADLINE_EXCEEDED:
-            return TimedOut(
-                f"cowd at {self._path} did not answer within {self._timeout_seconds:g} s: it does "
-                "not while other programs of yours leave too many streams unread",
-                pid=pid,
-            )
-        return error_from_status(
-            code.value[0],
-            message,
-            reason=reason,
-            pid=pid,
-            retry_after_seconds=retry_after_seconds,
-        )

@@ -226,8 +226,15 @@ class Output(Generic[Row]):
             if not self._raw:
                 heading = self.paint(f"{column.heading:<{width}}", "bold") + "  "
             style = column.style(record) if column.style else ""
-            cell = self.paint(self._format_cell(record, column), style)
-            self.write(cell if self._noheadings else heading + cell)
+            for line in self._wrap_value(self._format_cell(record, column), column, width + 2):
+                cell = self.paint(line, style)
+                self.write(cell if self._noheadings else heading + cell)
+                heading = " " * (width + 2)
+
+    def _wrap_value(self, text: str, column: Column[Row], indent: int) -> list[str]:
+        if not (self.is_for_person and column.wraps):
+            return [text]
+        return wrap_text(text, max(_LEAST_WIDTH, self.width - indent))
 
     def paint(self, text: str, style: str) -> str:
         """Return `text` in colour, if that is wanted. `style` is in the words of rich."""

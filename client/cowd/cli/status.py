@@ -30,7 +30,8 @@ _COLUMNS: Final[Sequence[Column[SimpleNamespace]]] = (
     Column("maximum_mapping_count", "MAX-MAPPINGS", "most mappings in one response"),
     Column("maximum_concurrent_call_count", "MAX-CALLS", "most calls at once; further ones wait"),
     Column("masks", "MASKS", "kernel flags that you may see, of private and of other pages"),
-    Column("kernel_features", "KERNEL", "what the running kernel can tell"),
+    Column("kernel_features", "KERNEL", "what the running kernel can tell", wraps=True),
+    Column("granted", "GRANTED", "what you may ask of processes that the kernel keeps from you"),
     Column("confinement", "CONFINEMENT", "of the process that serves you; 0 is no Landlock"),
 )
 
@@ -53,7 +54,11 @@ def command(socket: str | None, output: Output[SimpleNamespace]) -> int:
     """
     with cowd.Client(socket) as client:
         serving, info = client.is_serving(), client.get_server_info()
-    fields = asdict(info) | {"masks": format_masks(info.masks)}
+    is_known = info.granted is not cowd.GrantDetail.UNSPECIFIED
+    fields = asdict(info) | {
+        "masks": format_masks(info.masks),
+        "granted": info.granted.name.lower() if is_known else None,
+    }
     status = SimpleNamespace(socket=client.path, serving=serving, **fields)
     output.write_record({"schema": SCHEMA}, status)
     return 0 if serving else 1

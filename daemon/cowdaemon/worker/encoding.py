@@ -12,7 +12,7 @@ from cowproto.v1 import twins_pb2 as twins
 
 from cowdaemon.worker.page_states import Bytes, Words
 
-__all__ = ["encode_pages"]
+__all__ = ["encode_comparisons", "encode_pages"]
 
 _LENGTH_DELIMITED: Final = 2  # the wire type of bytes, protobuf.dev/programming-guides/encoding
 
@@ -42,6 +42,33 @@ def encode_pages(
             *_encode_field(response.KPAGEFLAGS_FIELD_NUMBER, kpageflags),
             *_encode_field(response.STATE_FIELD_NUMBER, states),
             *_encode_field(response.ATTRIBUTES_FIELD_NUMBER, attributes),
+        )
+    )
+
+
+def encode_comparisons(
+    response: twins.ComparePagesResponse,
+    comparisons: Bytes,
+    states: Bytes,
+    other_states: Bytes,
+    copiers: Bytes,
+) -> bytes:
+    """Return the encoding of a response with these arrays, a byte a page.
+
+    Args:
+        response: all of it but the arrays.
+        comparisons: what the two processes have there.
+        states: what the pages are, in the first process.
+        other_states: in the second.
+        copiers: who made them.
+    """
+    return b"".join(
+        (
+            response.SerializeToString(),
+            *_encode_field(response.COMPARISON_FIELD_NUMBER, comparisons),
+            *_encode_field(response.STATE_FIELD_NUMBER, states),
+            *_encode_field(response.OTHER_STATE_FIELD_NUMBER, other_states),
+            *_encode_field(response.COPIED_BY_FIELD_NUMBER, copiers),
         )
     )
 

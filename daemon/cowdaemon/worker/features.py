@@ -13,10 +13,11 @@ import os
 import struct
 import sys
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final
 
 from cowdaemon.worker.page_scan import PAGEMAP_SCAN, PAGEMAP_SCAN_ARGUMENT
-from cowdaemon.worker.page_states import EntryLayout
+from cowdaemon.worker.page_states import EntryLayout, Kpageflags
 
 __all__ = ["KernelFeatures", "probe_features"]
 
@@ -24,10 +25,17 @@ _libc: Final = ctypes.CDLL(None, use_errno=True)
 
 _MADV_GUARD_INSTALL: Final = 102  # asm-generic/mman-common.h, Linux 6.13
 
+_FRAME_MASK: Final = (1 << 55) - 1
 _SOFT_DIRTY: Final = 1 << 55
 _GUARD: Final = 1 << 58
 _SWAPPED: Final = 1 << 62
+_PRESENT: Final = 1 << 63
 _SWAP_TYPE_MASK: Final = 0x1F
+_ANON_EXCLUSIVE: Final = 1 << 34
+"""Of an anonymous page; of a file's, that it is on a disk (PG_mappedtodisk, PG_owner_2)."""
+_COLOURED_PAGES: Final = 512
+"""More consecutive pages than any machine has pages of zeros."""
+_HUGE_PAGE_BYTES: Final = Path("/sys/kernel/mm/transparent_hugepage/hpage_pmd_size")
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +45,7 @@ class KernelFeatures:
     layout: EntryLayout
     has_guard_regions: bool
     has_pagemap_scan: bool
+    has_page_copiers: bool = False
 
 
 def probe_features() -> KernelFeatures:
@@ -49,12 +58,15 @@ def probe_features() -> KernelFeatures:
         layout = EntryLayout(
             marker_type=None if marker is None else marker & _SWAP_TYPE_MASK,
             has_soft_dirty=_has_soft_dirty(pagemap.fileno()),
+            zero_frames=_find_zero_frames(pagemap.fileno()),
+            huge_page_pages=_read_huge_page_pages(),
         )
         return KernelFeatures(
             layout=layout,
             has_guard_regions=guard is not None
             and (bool(guard & _GUARD) or layout.marker_type is not None),
             has_pagemap_scan=_has_pagemap_scan(pagemap.fileno()),
+            has_page_copiers=_has_page_copiers(pagemap.fileno()),
         )
 
 
@@ -90,6 +102,60 @@ def _has_pagemap_scan(pagemap: int) -> bool:
     except OSError as error:
         return error.errno != errno.ENOTTY
     return True
+
+
+def _read_kpageflags(entry: int) -> int:
+    """Return the flags of a page's frame; 0 if that does not show, or nothing is present."""
+    if not entry & _PRESENT or not entry & _FRAME_MASK:
+        return 0
+    try:
+        with open("/proc/kpageflags", "rb", buffering=0) as kpageflags:
+            word = os.pread(kpageflags.fileno(), 8, (entry & _FRAME_MASK) * 8)
+    except OSError:
+        return 0
+    return int.from_bytes(word, sys.byteorder)
+
+
+def _find_zero_frames(pagemap: int) -> tuple[int, ...]:
+    """Return the frames of the small page of zeros: one, or several by colour (s390, MIPS)."""
+    with mmap.mmap(
+        -1, _COLOURED_PAGES * mmap.PAGESIZE, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
+    ) as memory:
+        try:
+            memory.madvise(mmap.MADV_NOHUGEPAGE)
+        except OSError:
+            pass  # there are no huge pages
+        addresses = range(_address(memory), _address(memory) + len(memory), mmap.PAGESIZE)
+        for offset in range(0, len(memory), mmap.PAGESIZE):
+            memory[offset]  # a fault for reading
+        entries = {_read_entry(pagemap, address) for address in addresses}
+    found = {
+        entry & _FRAME_MASK for entry in entries if _read_kpageflags(entry) & Kpageflags.ZERO_PAGE
+    }
+    return tuple(sorted(found))
+
+
+def _read_huge_page_pages() -> int:
+    """Return how many pages a transparent huge page has, which is what a page directory maps.
+
+    The file is Linux commit 49920d28781d ("mm: make transparent hugepage size public") (in v4.10).
+    """
+    try:
+        return int(_HUGE_PAGE_BYTES.read_text()) // mmap.PAGESIZE
+    except (OSError, ValueError):
+        return 0
+
+
+def _has_page_copiers(pagemap: int) -> bool:
+    """Tell whether flags say of an anonymous page that it is one process's alone to write to.
+
+    Linux commit 6c287605fd56 ("mm: remember exclusively mapped anonymous pages with
+    PG_anon_exclusive") (in v5.19).
+    """
+    with mmap.mmap(-1, mmap.PAGESIZE, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS) as memory:
+        memory[0] = 1
+        flags = _read_kpageflags(_read_entry(pagemap, _address(memory)))
+    return bool(flags & Kpageflags.ANON and flags & _ANON_EXCLUSIVE)
 
 
 # userfaultfd, linux/userfaultfd.h.

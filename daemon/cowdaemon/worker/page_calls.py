@@ -53,6 +53,7 @@ class PageCalls:
         self._masks = masks
         self._mask_fields = masks.as_fields()
         self._streams: PageStreams[bytes] = PageStreams(reader, masks)
+        self.threads: Final = self._streams.threads
 
     def get_page_flags(self, request: messages.GetPageFlagsRequest) -> bytes:
         """Answer GetPageFlags."""

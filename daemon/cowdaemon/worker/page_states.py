@@ -144,12 +144,19 @@ _TOLD: Final = np.bitwise_or.reduce(_CLASSES)
 class EntryLayout:
     """What of a pagemap entry differs between kernels, as found by trying.
 
-    `marker_type` is the swap type of markers (SWP_PTE_MARKER, include/linux/swapops.h), or None
-    if none is known; `has_soft_dirty` whether bit 55 means anything.
+    Attributes:
+        marker_type: the swap type of markers (SWP_PTE_MARKER, include/linux/swapops.h), or None if
+            none is known.
+        has_soft_dirty: whether bit 55 means anything.
+        zero_frames: the frames of the small page of zeros, of which some machines have several;
+            empty if they are not known.
+        huge_page_pages: pages of a transparent huge page, a power of two; 0 if there are none.
     """
 
     marker_type: int | None = None
     has_soft_dirty: bool = False
+    zero_frames: tuple[int, ...] = ()
+    huge_page_pages: int = 0
 
 
 def is_present(entries: Words) -> Mask:

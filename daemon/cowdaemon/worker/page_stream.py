@@ -24,7 +24,7 @@ from cowdaemon.worker.pagemap import ShortReadError, Stretches, count_pages
 from cowdaemon.worker.reader import PageReadings, Reader, classify_readings
 from cowdaemon.worker.targets import Target
 
-__all__ = ["ChunkPages", "PageStreams"]
+__all__ = ["ChunkPages", "PageStreams", "map_ahead"]
 
 _NO_ENTRIES: Final[Words] = np.empty(0, np.uint64)
 
@@ -60,7 +60,7 @@ class PageStreams(Generic[_R]):
     def __init__(self, reader: Reader, masks: DisclosureMasks) -> None:
         self._reader = reader
         self._masks = masks
-        self._threads = ThreadPoolExecutor(READING_THREADS, "reading")
+        self.threads: Final = ThreadPoolExecutor(READING_THREADS, "reading")
 
     def iter_chunks(
         self,
@@ -93,8 +93,8 @@ class PageStreams(Generic[_R]):
 
         pieces = iter_pieces(iter_chunks(ranges, find))
         is_small = sum(end - first for first, end in ranges) <= PAGES_PER_CALL
-        run: _Run = map if is_small else partial(_map_ahead, self._threads)
-        run_at_once: _Run = _map_at_once if is_small else self._threads.map
+        run: _Run = map if is_small else partial(map_ahead, self.threads)
+        run_at_once: _Run = _map_at_once if is_small else self.threads.map
         stream = _Stream(reader, self._masks, target, tell, verify_wanted, run, run_at_once)
         window: list[_Look[_R]] = []
         page_count = 0
@@ -181,7 +181,7 @@ def _map_at_once(function: Callable[..., _R], *iterables: Iterable[Any]) -> Iter
     return iter(list(map(function, *iterables)))
 
 
-def _map_ahead(
+def map_ahead(
     threads: ThreadPoolExecutor, function: Callable[..., _R], *iterables: Iterable[Any]
 ) -> Iterator[_R]:
     """Do what `map` does in several threads, few results ahead of what has been taken."""

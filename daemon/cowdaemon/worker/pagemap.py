@@ -8,7 +8,7 @@ space ends there, or it is gone.
 import os
 from collections.abc import Sequence
 from itertools import repeat
-from typing import Final
+from typing import Final, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,12 +28,15 @@ __all__ = [
     "read_fully",
     "read_parts",
     "read_stretches",
+    "spread",
 ]
 
 Numbers = NDArray[np.int64]
 """Numbers of pages: their addresses by the page size."""
 Stretches = NDArray[np.int64]
 """Consecutive pages, a row of two for each stretch: first page, page after the last. Ascending."""
+
+_Value = TypeVar("_Value", bound=np.generic)
 
 NO_STRETCHES: Final[Stretches] = np.empty((0, 2), np.int64)
 
@@ -115,3 +118,24 @@ def join_stretches(stretches: Stretches, gap_pages: int = 0) -> Stretches:
     breaks = np.flatnonzero(stretches[1:, 0] - stretches[:-1, 1] > gap_pages)
     firsts, lasts = np.concatenate(([0], breaks + 1)), np.append(breaks, -1)
     return np.column_stack((stretches[firsts, 0], stretches[lasts, 1]))
+
+
+def spread(stretches: Stretches, extents: Stretches, values: NDArray[_Value]) -> NDArray[_Value]:
+    """Return for each page of `stretches` the value of the extent that it lies in, else 0.
+
+    Args:
+        stretches: ascending, none overlapping.
+        extents: first page and page after the last of each; the same.
+        values: of each extent.
+    """
+    ends = np.cumsum(stretches[:, 1] - stretches[:, 0])
+    borders = extents.ravel()
+    at = np.searchsorted(stretches[:, 1], borders, "right")
+    # Where a border lies in a stretch, or else where the next one begins.
+    before = stretches[:, 1].take(at, mode="clip") - borders
+    inside = before.clip(0, (stretches[:, 1] - stretches[:, 0]).take(at, mode="clip"))
+    places = np.where(at < len(stretches), ends.take(at, mode="clip") - inside, ends[-1])
+    lengths = np.diff(places, prepend=0, append=ends[-1])
+    of_stretches = np.zeros(len(lengths), values.dtype)  # every second one is between extents
+    of_stretches[1::2] = values
+    return np.repeat(of_stretches, lengths)

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from cowdaemon.limits import SETTLE_ROUNDS
 from cowdaemon.worker.disclosure import DisclosureMasks
+from cowdaemon.worker.entry_states import classify_entries
 from cowdaemon.worker.features import KernelFeatures
 from cowdaemon.worker.few_pages import FEW_PAGES, DisclosedPages, read_few
 from cowdaemon.worker.kpageflags import read_flags, read_runs, read_scattered
@@ -23,6 +24,8 @@ from cowdaemon.worker.page_states import (
     Bytes,
     Codes,
     EntryLayout,
+    Kpageflags,
+    Mask,
     PageState,
     Words,
     classify,
@@ -42,6 +45,8 @@ from cowdaemon.worker.pagemap import (
 __all__ = ["PageReadings", "Reader", "classify_readings"]
 
 _PAGE_SIZE_BYTES: Final = os.sysconf("SC_PAGE_SIZE")
+_PRESENT: Final = np.uint64(1 << 63)
+_ZERO_PAGE: Final = np.uint64(Kpageflags.ZERO_PAGE)
 _STRETCHES_AT_ONCE: Final = 512
 """So few that what leads to their pages is still in the processor's caches at the second look."""
 
@@ -114,6 +119,70 @@ class Reader:
         if count > FEW_PAGES:
             return None
         return read_few(self._kpageflags, pagemap, address, count, self.features.layout, masks)
+
+    def read_states(self, pagemap: int, stretches: Stretches, anonymous: Stretches) -> Bytes:
+        """Return the state of each page of stretches: what `classify_readings` says, for less.
+
+        One look at pagemap tells nearly all of it, and no other pages are looked at again.
+
+        Args:
+            pagemap: descriptor of the target's /proc/PID/pagemap that shows frame numbers.
+            stretches: of no more pages than one thread is to read at a time.
+            anonymous: the pages of the target's anonymous mappings, ascending, none overlapping.
+
+        Raises:
+            ShortReadError: pagemap ended within one of the stretches.
+        """
+        entries = read_stretches(pagemap, stretches)
+        layout = self.features.layout
+        states, doubts = classify_entries(entries, stretches, anonymous, layout)
+        # Of huge pages that are none of zeros their entries have told the truth.
+        places = np.concatenate((doubts.pages, doubts.huge[self._are_zero(doubts.heads)]))
+        if len(places):
+            pages = number_pages(stretches)[places]
+            open_entries = entries[places]
+            flags = read_flags(self._kpageflags, open_entries)
+            again = _read_pages(pagemap, pages)
+            alone = np.column_stack((pages, pages + 1))
+            readings = self._settle(pagemap, alone, open_entries, flags, again)
+            states[places], _ = classify_readings(readings, layout)
+        return states
+
+    def classify_entries(self, entries: Words, stretches: Stretches, anonymous: Stretches) -> Bytes:
+        """Return the state of each page, by its entry alone where that suffices.
+
+        Where it does not, the flags of frames are read now. So if an entry has changed afterwards,
+        its state is to be found anew.
+
+        Args:
+            entries: of pagemap, of the pages of `stretches`, in their order.
+            stretches: which pages these are.
+            anonymous: the pages of the target's anonymous mappings, ascending, none overlapping.
+        """
+        layout = self.features.layout
+        states, doubts = classify_entries(entries, stretches, anonymous, layout)
+        if len(doubts.pages):
+            doubtful = entries[doubts.pages]
+            states[doubts.pages], _ = classify(
+                doubtful, read_flags(self._kpageflags, doubtful), layout
+            )
+        states[doubts.huge[self._are_zero(doubts.heads)]] = PageState.ZERO
+        return states
+
+    def _are_zero(self, heads: Words) -> Mask:
+        """Return which frames are pages of zeros, most of them being the same as the one before."""
+        if not len(heads):
+            return np.zeros(0, np.bool_)
+        begins = np.diff(heads, prepend=heads[0] ^ np.uint64(1)) != 0
+        ascending = np.sort(heads[begins])
+        distinct = ascending[np.diff(ascending, prepend=ascending[0] ^ np.uint64(1)) != 0]
+        flags = read_flags(self._kpageflags, distinct | _PRESENT)
+        is_zero: Mask = (flags & _ZERO_PAGE) != 0
+        return is_zero[np.searchsorted(distinct, heads)]
+
+    def read_flags(self, entries: Words) -> Words:
+        """Return the flags of the pages of these entries, in any order; 0 where none is present."""
+        return read_flags(self._kpageflags, entries)
 
     def look(self, pagemap: int, stretches: Stretches) -> tuple[Words, PageReadings | None]:
         """Read the entries of stretches of pages; and their flags, if frames follow each other.

@@ -22,6 +22,7 @@ from cowdaemon.limits import (
     PIDS_PER_CALL,
     RANGES_PER_CALL,
 )
+from cowdaemon.worker.comparison_calls import ComparisonCalls
 from cowdaemon.worker.disclosure import SAFE, DisclosureMasks
 from cowdaemon.worker.handlers import Handlers, fail
 from cowdaemon.worker.page_calls import PageCalls
@@ -74,6 +75,7 @@ class PageFlagsService:
         self._masks = masks
         self._page_calls = PageCalls(targets, reader, masks)
         self._process_calls = ProcessCalls(targets, reader)
+        self._comparison_calls = ComparisonCalls(targets, reader, self._page_calls.threads)
         self._calls_per_worker = calls_per_worker
         self._handlers: Handlers | None = None
 
@@ -100,6 +102,10 @@ class PageFlagsService:
                 f"/{_SERVICE}/SummarizeProcesses": (
                     messages.SummarizeProcessesRequest,
                     self._process_calls.summarize_processes,
+                ),
+                f"/{_SERVICE}/ComparePages": (
+                    messages.ComparePagesRequest,
+                    self._comparison_calls.compare_pages,
                 ),
             },
         )
@@ -136,6 +142,7 @@ class PageFlagsService:
                 guard_regions=features.has_guard_regions,
                 markers=features.layout.marker_type is not None,
                 pagemap_scan=features.has_pagemap_scan,
+                page_copiers=features.has_page_copiers,
             ),
             maximum_concurrent_call_count=self._calls_per_worker,
             confinement=messages.Confinement(

@@ -17,7 +17,7 @@ from contextlib import ExitStack
 
 import grpc
 import pytest
-from cowd import _local
+from cowd import _page_scan
 from cowd.cli.main import main
 from cowdaemon.errors import DOMAIN, CowdError
 from cowproto.v1 import pageflags_pb2, pageflags_pb2_grpc, twins_pb2
@@ -97,6 +97,7 @@ class FakeDaemon(pageflags_pb2_grpc.PageFlagsServiceServicer):
         self.stream_codes: list[grpc.StatusCode] = []
         self.hold: threading.Event | None = None
         self.maximum_range_count = 3
+        self.maximum_pid_count = 2
         self.asked: list[tuple[int, int]] = []
         self.info_count = 0
         self.answer_count = 0
@@ -197,10 +198,14 @@ class FakeDaemon(pageflags_pb2_grpc.PageFlagsServiceServicer):
             maximum_page_count=self.maximum_page_count,
             maximum_mapping_count=self.listing_count,
             maximum_range_count=self.maximum_range_count,
+            maximum_pid_count=self.maximum_pid_count,
             masks=self._masks(),
-            kernel_features=pageflags_pb2.KernelFeatures(markers=True, pagemap_scan=True),
+            kernel_features=pageflags_pb2.KernelFeatures(
+                markers=True, pagemap_scan=True, page_copiers=True
+            ),
             maximum_concurrent_call_count=4,
             confinement=pageflags_pb2.Confinement(seccomp=True, landlock_abi=7),
+            granted=pageflags_pb2.GRANT_DETAIL_SUMMARY,
         )
 
     def check_health(self, request, context):
@@ -333,10 +338,10 @@ def run(capsys):
 def kernel(request, monkeypatch):
     """Return whether the kernel tells the page of zeros, of both sorts of kernel."""
     if request.param == "with PAGEMAP_SCAN":
-        if not _local.has_pagemap_scan():
+        if not _page_scan.has_pagemap_scan():
             pytest.skip("this kernel has no PAGEMAP_SCAN")
         return True
-    monkeypatch.setattr(_local, "has_pagemap_scan", lambda: False)
+    monkeypatch.setattr(_page_scan, "has_pagemap_scan", lambda: False)
     return False
 
 

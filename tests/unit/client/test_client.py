@@ -130,9 +130,10 @@ def test_the_server_describes_itself(fake, client):
     assert info.version == "9.8.7"
     assert info.caller == cowd.CallerCredential(1000, 100, (4, 27))
     assert info.kernel_features == cowd.KernelFeatures(
-        soft_dirty=False, guard_regions=False, markers=True, pagemap_scan=True
+        soft_dirty=False, guard_regions=False, markers=True, pagemap_scan=True, page_copiers=True
     )
-    assert info.maximum_range_count == 3
+    assert (info.maximum_range_count, info.maximum_pid_count) == (3, 2)
+    assert info.granted is cowd.GrantDetail.SUMMARY
     assert info.confinement == cowd.Confinement(seccomp=True, landlock_abi=7)
     assert client.is_serving()
     fake.serving = False

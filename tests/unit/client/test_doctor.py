@@ -38,12 +38,14 @@ INFO = cowd.ServerInfo(
     maximum_page_count=1,
     maximum_mapping_count=1,
     maximum_range_count=1024,
+    maximum_pid_count=512,
     maximum_concurrent_call_count=1,
     masks=cowd.DisclosureMasks(0, 0),
     kernel_features=cowd.KernelFeatures(
-        soft_dirty=False, guard_regions=True, markers=True, pagemap_scan=True
+        soft_dirty=False, guard_regions=True, markers=True, pagemap_scan=True, page_copiers=True
     ),
     confinement=cowd.Confinement(seccomp=True, landlock_abi=7),
+    granted=cowd.GrantDetail.NONE,
 )
 SERVICE = Service(serving=True, info=INFO)
 ANON = cowd.PageState.ANON

@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 import cowd
 import grpc
 import pytest
-from cowd import _errors, _statuses, _transport
+from cowd import _channel, _errors, _statuses
 from cowdaemon.errors import CowdError, Reason
 
 EXPECTED = {
@@ -105,8 +105,8 @@ def test_a_socket_without_a_listener_is_unavailable(socket_path):
 
 def test_a_listener_that_never_answers_is_not_waited_for_twice(socket_path, monkeypatch):
     looks = []
-    try_to_connect = _transport.try_to_connect
-    for module in _transport, _statuses:
+    try_to_connect = _channel.try_to_connect
+    for module in _channel, _statuses:
         monkeypatch.setattr(
             module, "try_to_connect", lambda path: looks.append(path) or try_to_connect(path)
         )

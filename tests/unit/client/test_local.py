@@ -9,7 +9,16 @@ import threading
 
 import cowd
 import pytest
-from cowd import Local, MappingKind, PageAttributes, PageState, _local, _page_scan, _pages, _process
+from cowd import (
+    Local,
+    MappingKind,
+    PageAttributes,
+    PageState,
+    _page_scan,
+    _pagemap,
+    _pages,
+    _process,
+)
 from cowd._buffers import Span, as_array
 
 PAGE = mmap.PAGESIZE
@@ -88,7 +97,7 @@ def test_long_ranges_come_in_parts(monkeypatch):
 
 def test_many_stretches_of_zeros_take_several_scans(monkeypatch):
     monkeypatch.setattr(_page_scan, "_REGIONS", 3)
-    if not _local.has_pagemap_scan():
+    if not _page_scan.has_pagemap_scan():
         pytest.skip("this kernel has no PAGEMAP_SCAN")
     with map_anonymously(40) as memory:
         for page in range(0, 40, 2):
@@ -98,7 +107,7 @@ def test_many_stretches_of_zeros_take_several_scans(monkeypatch):
 
 def test_pages_that_change_between_two_looks_are_looked_at_again(monkeypatch):
     looks = []
-    read_entries = _local.Process.read_entries
+    read_entries = _process.Process.read_entries
 
     def read(process, address, count):
         looks.append(count)
@@ -107,8 +116,8 @@ def test_pages_that_change_between_two_looks_are_looked_at_again(monkeypatch):
             memory[PAGE] = 1
         return entries
 
-    monkeypatch.setattr(_local.Process, "read_entries", read)
-    monkeypatch.setattr(_local, "has_pagemap_scan", lambda: True)
+    monkeypatch.setattr(_process.Process, "read_entries", read)
+    monkeypatch.setattr(_page_scan, "has_pagemap_scan", lambda: True)
     with map_anonymously(3) as memory:
         for page in range(3):
             memory[page * PAGE]
@@ -123,7 +132,7 @@ def test_pages_that_never_settle_are_unknown_and_unstable(monkeypatch):
         high[0] ^= 0x04
         return bytes([0, 0, 0, 0, 0, 0, 0, 0x80 | high[0]]) * count
 
-    monkeypatch.setattr(_local.Process, "read_entries", read)
+    monkeypatch.setattr(_process.Process, "read_entries", read)
     with map_anonymously(2) as memory:
         flags = Local().get_page_flags(os.getpid(), address_of(memory), 2)
     assert flags.states == bytes([PageState.UNKNOWN] * 2)
@@ -259,9 +268,9 @@ def test_a_process_that_ends_before_the_second_look_has_gone(child, monkeypatch)
         return scan(*arguments)
 
     scan = _page_scan._scan
-    assert _local.has_pagemap_scan()
+    assert _page_scan.has_pagemap_scan()
     monkeypatch.setattr(_page_scan, "_scan", end_and_scan)
-    monkeypatch.setattr(_local._pagemap, "MAYBE_ZERO", bytes(range(256)))
+    monkeypatch.setattr(_pagemap, "MAYBE_ZERO", bytes(range(256)))
     failure(cowd.Aborted, "PROCESS_GONE", Local().get_page_flags, child.pid, address, 1)
 
 
@@ -285,8 +294,8 @@ def test_only_an_answer_of_the_kernel_is_remembered(monkeypatch, number, times):
         raise OSError(number, os.strerror(number))
 
     monkeypatch.setattr(_page_scan, "_scan", refuse)
-    assert not _local.has_pagemap_scan()
-    assert not _local.has_pagemap_scan()
+    assert not _page_scan.has_pagemap_scan()
+    assert not _page_scan.has_pagemap_scan()
     assert len(asked) == times
 
 

@@ -40,7 +40,7 @@ def reserve(size_bytes):
 
 def test_reserved_memory_is_not_looked_at(monkeypatch):
     """Seen to fail where the whole range is read: 2^40 bytes are a second and a half of that."""
-    if not _local.has_pagemap_scan():
+    if not _page_scan.has_pagemap_scan():
         pytest.skip("this kernel has no PAGEMAP_SCAN")
     looks = []
     read_entries = _local.Process.read_entries
@@ -95,7 +95,7 @@ def test_no_chunk_is_of_no_page(monkeypatch):
 def test_populated_stretches_have_every_region(monkeypatch, step):
     """However near they are, in however many looks."""
     monkeypatch.setattr(_page_scan, "_REGIONS", 3)
-    if not _local.has_pagemap_scan():
+    if not _page_scan.has_pagemap_scan():
         pytest.skip("this kernel has no PAGEMAP_SCAN")
     with map_anonymously(2001) as memory, open("/proc/self/pagemap", "rb") as pagemap:
         memory.madvise(mmap.MADV_NOHUGEPAGE)
@@ -112,7 +112,7 @@ def test_populated_stretches_have_every_region(monkeypatch, step):
 def test_dense_memory_is_not_one_endless_stretch(monkeypatch):
     monkeypatch.setattr(_page_scan, "_LONG_BYTES", 100 * PAGE)
     monkeypatch.setattr(_page_scan, "PAGES_PER_PART", 100)
-    if not _local.has_pagemap_scan():
+    if not _page_scan.has_pagemap_scan():
         pytest.skip("this kernel has no PAGEMAP_SCAN")
     with map_anonymously(450) as memory, open("/proc/self/pagemap", "rb") as pagemap:
         memory.madvise(mmap.MADV_NOHUGEPAGE)
@@ -144,7 +144,7 @@ def test_a_process_that_ends_is_not_empty(child, monkeypatch):
         return iter_populated(*arguments)
 
     monkeypatch.setattr(_local, "iter_populated", end_and_scan)
-    if not _local.has_pagemap_scan():
+    if not _page_scan.has_pagemap_scan():
         monkeypatch.setattr(_local, "_read_chunk", lambda *_: child.kill() or child.wait())
     chunks = Local().stream_page_flags(child.pid, [(0x1000, 1 << 20)])
     failure(cowd.Aborted, "PROCESS_GONE", next, chunks)

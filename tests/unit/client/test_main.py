@@ -128,7 +128,9 @@ def test_status(fake, run):
         "MAX-MAPPINGS  2",
         "MAX-CALLS     4",
         "MASKS         private_flags_mask=0x2012e797d shared_flags_mask=0x14a5808",
-        "KERNEL        soft_dirty=no guard_regions=no markers=yes pagemap_scan=yes",
+        "KERNEL        soft_dirty=no guard_regions=no markers=yes pagemap_scan=yes "
+        "page_copiers=yes",
+        "GRANTED       summary",
         "CONFINEMENT   seccomp=yes landlock_abi=7",
     ]
     assert run("status", "-bno", "version,page-size")[1] == "9.8.7\n4096\n"
@@ -155,7 +157,9 @@ def test_status_as_json(fake, run):
             "guard_regions": False,
             "markers": True,
             "pagemap_scan": True,
+            "page_copiers": True,
         },
+        "granted": "summary",
         "confinement": {"seccomp": True, "landlock_abi": 7},
     }
 

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 
 import cowd
 import pytest
-from cowd import _client, _page_stream
+from cowd import _client, _range_stream
 
 ROOT = Path(__file__).resolve().parents[3]
 PAGE = 4096
@@ -154,7 +154,7 @@ def test_an_answer_that_lists_more_than_anybody_does_is_an_internal_error(
 ):
     fake.pages = PAGES
     for most, outcome in ((3, nullcontext()), (2, pytest.raises(cowd.InternalError))):
-        monkeypatch.setattr(_page_stream, "_MOST_LISTED", most)
+        monkeypatch.setattr(_range_stream, "_MOST_LISTED", most)
         with outcome:
             list(client.stream_page_flags(7, [(START, 4)]))
 

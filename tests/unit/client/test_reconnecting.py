@@ -12,7 +12,7 @@ from pathlib import Path
 import cowd
 import grpc
 import pytest
-from cowd import _transport
+from cowd import _channel
 
 ROOT = Path(__file__).resolve().parents[3]
 START = 0x7F0000000000
@@ -51,7 +51,7 @@ def test_a_call_that_is_lost_again_and_again_is_given_up(fake):
     fake.lost_codes = [grpc.StatusCode.CANCELLED] * 20
     with cowd.Client(fake.path) as client, pytest.raises(cowd.Unavailable, match="not the call"):
         client.get_server_info()
-    assert len(fake.lost_codes) == 20 - 1 - len(_transport._PAUSES_SECONDS)
+    assert len(fake.lost_codes) == 20 - 1 - len(_channel._PAUSES_SECONDS)
 
 
 def test_a_daemon_that_is_gone_is_said_at_once(start_fake, stop_fakes, socket_path):
@@ -75,14 +75,14 @@ def test_a_full_queue_is_waited_for(start_fake, tmp_path, monkeypatch):
         connect_at_once(path)
 
     tried = threading.Event()
-    try_to_connect = _transport.try_to_connect
+    try_to_connect = _channel.try_to_connect
 
     def note(path):
         outcome = try_to_connect(path)
         tried.set()
         return outcome
 
-    monkeypatch.setattr(_transport, "try_to_connect", note)
+    monkeypatch.setattr(_channel, "try_to_connect", note)
     with ThreadPoolExecutor(1) as executor, cowd.Client(path) as client:
         info = executor.submit(client.get_server_info)
         assert tried.wait(20), "the call did not fail on the full queue"

@@ -13,7 +13,7 @@ from pathlib import Path
 import cowd
 import grpc
 import pytest
-from cowd import _client, _transport
+from cowd import _channel, _client
 from cowproto.v1 import pageflags_pb2
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -82,7 +82,7 @@ def test_a_stream_goes_on_about_the_same_process(fake, client, code):
 
 
 def test_a_stream_that_makes_progress_is_not_given_up(fake, client):
-    count = 3 * len(_transport._PAUSES_SECONDS)
+    count = 3 * len(_channel._PAUSES_SECONDS)
     fake.stream_codes = [grpc.StatusCode.UNAVAILABLE] * count
     assert len(places(client.stream_page_flags(7, [(START, 8 * count + 1)]))) == count + 1
 
@@ -91,7 +91,7 @@ def test_a_stream_that_makes_none_is_given_up(fake, client):
     fake.lost_codes = [grpc.StatusCode.UNAVAILABLE] * 20
     with pytest.raises(cowd.Unavailable, match="not the call"):
         next(client.stream_page_flags(7, [(START, 1)]))
-    assert len(fake.lost_codes) == 20 - 1 - len(_transport._PAUSES_SECONDS)
+    assert len(fake.lost_codes) == 20 - 1 - len(_channel._PAUSES_SECONDS)
 
 
 def test_a_restart_during_a_stream_is_not_noticed(start_fake, stop_fakes, socket_path):

@@ -31,6 +31,7 @@ METHODS = [
         "StreamPageFlags",
         "ListMappings",
         "SummarizeProcesses",
+        "ComparePages",
         "GetServerInfo",
     )
 ]
@@ -39,6 +40,7 @@ SECONDS = 20.0
 
 PAGE = os.sysconf("SC_PAGE_SIZE")
 PID, START_TIME_TICKS = 4711, 987_654
+OTHER_PID, OTHER_START_TIME_TICKS = 4712, 987_999
 CALLER = Caller(1000, 100, (4, 24, 27), Detail.SUMMARY)
 CONFINEMENT = SimpleNamespace(has_seccomp=True, landlock_abi=3)
 FEATURES = KernelFeatures(EntryLayout(31, has_soft_dirty=True), True, False)
@@ -68,7 +70,8 @@ MAPS = b"".join(
 class Process:
     """The one process that there is, in place of Targets: its files may be changed.
 
-    Every pid is its pid, but for those of `refusals`; `pids` are listed.
+    Every pid is its pid, but for those of `refusals`; `pids` are listed. If it is told to have
+    `another`, OTHER_PID is that one's.
     """
 
     def __init__(self, make_file: MakeFile) -> None:
@@ -79,6 +82,7 @@ class Process:
         self.purposes: list[Purpose] = []
         self.pids: Sequence[int] | Reason = [PID]
         self.opener: socket.socket | None = None
+        self.another: Process | None = None
 
     def open(self, pid: int, purpose: Purpose) -> Target:
         self.purposes.append(purpose)
@@ -86,6 +90,9 @@ class Process:
             raise self.refusal
         if pid in self.refusals:
             raise CowdError(self.refusals[pid], pid=pid, seconds=2)
+        if pid == OTHER_PID and self.another:
+            files = self.another
+            return Target(pid, OTHER_START_TIME_TICKS, os.dup(files.pagemap), os.dup(files.maps))
         return Target(pid, START_TIME_TICKS, os.dup(self.pagemap), os.dup(self.maps))
 
     def write_pagemap(self, entries: Words) -> None:

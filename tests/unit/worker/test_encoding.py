@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from cowdaemon.worker.encoding import encode_pages
+from cowdaemon.worker.encoding import encode_comparisons, encode_pages
 from cowproto.v1 import twins_pb2 as twins
 
 RANDOM = np.random.default_rng(6)
@@ -29,6 +29,18 @@ def test_the_same_bytes_as_by_protobuf(response_type: Any, count: int, is_array:
     arrays = (words, states, attributes) if is_array else tuple(fields.values())
     encoded = encode_pages(response_type(**HEAD), *arrays)
     assert encoded == response_type(**HEAD, **fields).SerializeToString()
+
+
+@pytest.mark.parametrize("count", [0, 1, 127, 128, 65_536])
+def test_comparisons_are_the_same_bytes_as_by_protobuf(count: int) -> None:
+    """Each array in its place. Seen to fail with two of them in each other's."""
+    names = ("comparison", "state", "other_state", "copied_by")
+    arrays = [RANDOM.integers(8, size=count, dtype=np.uint8) for _ in names]
+    fields = {name: array.tobytes() for name, array in zip(names, arrays, strict=True)}
+    whole = twins.ComparePagesResponse(**HEAD, **fields)
+    encoded = encode_comparisons(twins.ComparePagesResponse(**HEAD), *arrays)
+    assert twins.ComparePagesResponse.FromString(encoded) == whole
+    assert not count or encoded == whole.SerializeToString()
 
 
 def test_no_page_is_as_good_as_no_field() -> None:

@@ -7,13 +7,14 @@ import mmap
 import os
 import struct
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import pytest
 from cowdaemon.worker import features as module
 from cowdaemon.worker.features import KernelFeatures, probe_features
-from cowdaemon.worker.page_states import PageState, classify
+from cowdaemon.worker.page_states import Kpageflags, PageState, classify
 
 PAGE = mmap.PAGESIZE
 MADV_GUARD_INSTALL = 102
@@ -128,3 +129,79 @@ def test_kernel_without_markers(monkeypatch: pytest.MonkeyPatch, uffd: str) -> N
 def test_file_without_the_ioctl_has_no_pagemap_scan(make_file: Callable[[bytes], int]) -> None:
     """As pagemap answers on kernels before 6.7: ENOTTY."""
     assert not module._has_pagemap_scan(make_file(b""))
+
+
+def read_flags(entry: int) -> int:
+    with open("/proc/kpageflags", "rb", buffering=0) as file:
+        return int.from_bytes(os.pread(file.fileno(), 8, (entry & (1 << 55) - 1) * 8), "little")
+
+
+def test_frames_of_zeros_are_those_of_pages_that_were_read(pagemap: int) -> None:
+    """In other memory than was probed, at places far from each other."""
+    with mmap.mmap(-1, 3000 * PAGE, PRIVATE) as memory:
+        memory.madvise(mmap.MADV_NOHUGEPAGE)
+        for page in range(0, 3000, 7):
+            assert memory[page * PAGE] == 0
+            entry = read_entry(pagemap, address_of(memory) + page * PAGE)
+            assert entry & (1 << 55) - 1 in probe_features().layout.zero_frames
+            assert read_flags(entry) & Kpageflags.ZERO_PAGE
+
+
+def test_huge_page_of_zeros_lies_as_its_addresses_do(pagemap: int) -> None:
+    """A read of untouched memory maps it, and its first frame is a multiple of its size."""
+    pages = probe_features().layout.huge_page_pages
+    if not pages:
+        assert not Path("/sys/kernel/mm/transparent_hugepage").exists()
+        return
+    with mmap.mmap(-1, 2 * pages * PAGE, PRIVATE) as memory:
+        memory.madvise(mmap.MADV_HUGEPAGE)
+        start = -address_of(memory) % (pages * PAGE)
+        assert memory[start] == 0
+        first, last = (
+            read_entry(pagemap, address_of(memory) + start + page * PAGE) for page in (0, pages - 1)
+        )
+    if not read_flags(first) & Kpageflags.THP:
+        pytest.skip("this kernel gives no huge page of zeros (use_zero_page, or THP is off)")
+    assert read_flags(last) & Kpageflags.ZERO_PAGE
+    assert (first & (1 << 55) - 1) % pages == 0
+    assert last - first == pages - 1
+
+
+def test_page_copiers_are_told_if_a_fork_takes_the_flag_away(pagemap: int) -> None:
+    """Of a page that two processes may write to; after a write it is one's alone again."""
+    with mmap.mmap(-1, PAGE, PRIVATE) as memory:
+        memory[0] = 1
+        flags = [read_flags(read_entry(pagemap, address_of(memory)))]
+        with forked():
+            flags.append(read_flags(read_entry(pagemap, address_of(memory))))
+            memory[0] = 2
+            flags.append(read_flags(read_entry(pagemap, address_of(memory))))
+    is_exclusive = [bool(word >> 34 & 1) for word in flags]
+    assert probe_features().has_page_copiers == (is_exclusive == [True, False, True])
+
+
+@contextmanager
+def forked() -> Iterator[None]:
+    """Have a child that does nothing, until this ends."""
+    reading, writing = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.close(writing)
+        os.read(reading, 1)
+        os._exit(0)
+    try:
+        yield
+    finally:
+        os.close(reading)
+        os.close(writing)
+        os.waitpid(child, 0)
+
+
+def test_what_cannot_be_read_counts_as_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without it the reader asks for more flags, and says the same."""
+    monkeypatch.setattr(module, "_read_kpageflags", lambda _: 0)
+    monkeypatch.setattr(module, "_HUGE_PAGE_BYTES", Path("/absent"))
+    features = probe_features()
+    assert features.layout.zero_frames == ()
+    assert features.layout.huge_page_pages == 0
+    assert not features.has_page_copiers

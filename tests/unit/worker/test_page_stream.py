@@ -111,7 +111,7 @@ def reader(make_file: MakeFile, words: Words) -> NotingReader:
 def streams(reader: NotingReader) -> Iterator[PageStreams[Told]]:
     streams: PageStreams[Told] = PageStreams(reader, FULL)
     yield streams
-    streams._threads.shutdown()
+    streams.threads.shutdown()
 
 
 def make_piece(kind: str, seed: int) -> Words:
@@ -233,9 +233,9 @@ def test_no_more_is_looked_at_than_is_wanted_soon(
     target = process.open(PID, Purpose.PAGES)
     with closing(streams.iter_chunks(target, [(0, 50 * PIECE_PAGES)], tell, ignore)) as told:
         next(told)
-        streams._threads.submit(ignore).result()
+        streams.threads.submit(ignore).result()
         assert len(reader.looks) <= most
-    streams._threads.shutdown()
+    streams.threads.shutdown()
     assert len(reader.looks) <= most
 
 
@@ -259,7 +259,7 @@ def test_nothing_is_read_once_nobody_waits(
     target = process.open(PID, Purpose.PAGES)
     with pytest.raises(CallEndedError):
         list(streams.iter_chunks(target, [(0, 50 * PIECE_PAGES)], tell, verify_wanted))
-    streams._threads.shutdown()
+    streams.threads.shutdown()
     assert len(reader.looks) + len(reader.windows) <= wanted
     assert len(reader.settled) <= wanted
 
@@ -286,7 +286,7 @@ def test_window_is_read_no_further_once_nobody_waits(
     target = process.open(PID, Purpose.PAGES)
     with pytest.raises(CallEndedError):
         list(streams.iter_chunks(target, [(0, len(entries))], tell, verify_wanted))
-    streams._threads.shutdown()
+    streams.threads.shutdown()
     assert len(reader.windows) == last_window
     assert reader.settled == []
 

@@ -56,6 +56,9 @@ REQUESTS = {
         pid=PID, ranges=[messages.PageRange(count=1)]
     ),
     "ListMappings": messages.ListMappingsRequest(pid=PID),
+    "ComparePages": messages.ComparePagesRequest(
+        pid=PID, other_pid=PID, ranges=[messages.PageRange(count=1)]
+    ),
 }
 
 

@@ -1,0 +1,189 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Whole processes: how many of their pages are what, and what two of them have in common.
+
+Runs with the caller's own rights. Comparing takes frames, so it needs the daemon; the numbers of
+one process do not.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import pairwise
+from mmap import PAGESIZE
+from typing import Final, SupportsIndex
+
+from cowd._backend import Backend, BackendName, ask
+from cowd._client import Client
+from cowd._comparisons import ComparedPages, Comparison, MappingComparison, add_up
+from cowd._errors import AccessDenied, InternalError, Unavailable
+from cowd._mappings import Mapping, MappingList
+from cowd._summaries import ProcessSummary
+
+__all__ = ["compare", "compare_mappings", "cut_at_borders", "mappings", "open_client", "summarize"]
+
+_OUTSIDE: Final = b"[vsyscall]"
+"""Past the end of the address space: pagemap has nothing to say of it."""
+
+
+def mappings(
+    pid: int, *, backend: Backend | BackendName = "auto", address: str | None = None
+) -> MappingList:
+    """Return all mappings of a process, with how many of their pages are what.
+
+    Args:
+        pid: of the process, not of a thread.
+        backend: "daemon"; "local", the kernel alone; "auto", the second where the first cannot be
+            reached or does not let you look; or one of your own, `cowd.Client` or `cowd.Local`.
+        address: of the daemon, as in `cowd.Client`.
+
+    Returns:
+        Mappings in address order. The `page_counts` of each add up to its size.
+
+    Raises:
+        Error: a subclass of it, see `cowd.Error`.
+    """
+    listed, _ = ask(
+        backend, lambda chosen: chosen.list_mappings(pid, with_page_counts=True), address=address
+    )
+    return listed
+
+
+def summarize(
+    pids: Iterable[SupportsIndex] | None = None,
+    *,
+    backend: Backend | BackendName = "auto",
+    address: str | None = None,
+) -> list[ProcessSummary]:
+    """Return how many pages of processes are what, by kind of mapping.
+
+    Args:
+        pids: of processes, not of threads; None for every process that you may inspect.
+        backend: as in `cowd.mappings`. The daemon may have been told to let you see more processes
+            than the kernel alone does.
+        address: of the daemon, as in `cowd.Client`.
+
+    Returns:
+        A summary of each pid in their order, one that cannot be answered about with its `failure`;
+        of all processes, in ascending order of pids, without those.
+
+    Raises:
+        Error: a subclass of it, see `cowd.Error`, if it concerns no single process.
+    """
+    wanted = None if pids is None else list(pids)  # which may be asked for twice
+    found, _ = ask(
+        backend, lambda chosen: list(chosen.summarize_processes(wanted)), address=address
+    )
+    return found
+
+
+def compare(pid: int, other_pid: int, *, address: str | None = None) -> Comparison:
+    """Return what two whole processes have in common, mapping by mapping.
+
+    After a fork this says what the two still share, and what has been copied, by whom. There is no
+    answer without the daemon: whether two pages have one frame is for root.
+
+    Args:
+        pid: of the first process, not of a thread: of the parent, say.
+        other_pid: of the second one.
+        address: of the daemon, as in `cowd.Client`.
+
+    Returns:
+        A `MappingComparison` wherever one of them has a mapping, cut at the borders of the mappings
+        of both, in address order. What is mapped after it began is not in it, and what is unmapped
+        counts as NEITHER.
+
+    Raises:
+        Error: a subclass of it, see `cowd.Error`, for either process.
+    """
+    with open_client(address) as client:
+        return compare_mappings(client, client.list_mappings(pid), client.list_mappings(other_pid))
+
+
+def open_client(address: str | None) -> Client:
+    """Return a client of a daemon that is there.
+
+    Raises:
+        Unavailable: there is none.
+        AccessDenied: the caller may not connect.
+    """
+    client = Client(address)
+    try:
+        client.get_server_info()
+    except (Unavailable, AccessDenied) as error:
+        client.close()
+        raise type(error)(
+            f"{error}. Comparing processes needs the daemon: `cowctl doctor` says what keeps it "
+            "from answering",
+            reason=error.reason,
+        ) from error
+    except BaseException:
+        client.close()
+        raise
+    return client
+
+
+def compare_mappings(client: Client, listed: MappingList, other: MappingList) -> Comparison:
+    """Return what two processes have in common, whose mappings are these."""
+    segments = [
+        segment
+        for segment in cut_at_borders(listed.mappings, other.mappings)
+        if _OUTSIDE not in {mapping.path for mapping in segment[2:] if mapping is not None}
+    ]
+    told = client.count_compared_pages(
+        listed.pid,
+        other.pid,
+        [(start, (end - start) // PAGESIZE) for start, end, _, _ in segments],
+        expected_start_time_ticks=listed.start_time_ticks,
+        other_expected_start_time_ticks=other.start_time_ticks,
+    )
+    compared = []
+    for start, end, mapping, other_mapping in segments:
+        totals: list[ComparedPages] = []
+        address = start
+        while address < end:
+            part = next(told, None)
+            if part is None or part.address != address:
+                raise InternalError("cowd's answer is not about the pages asked for")
+            address += part.page_count * PAGESIZE
+            totals += part.totals
+        compared.append(
+            MappingComparison(start, end, mapping, other_mapping, tuple(add_up(totals)))
+        )
+    return Comparison(
+        pid=listed.pid,
+        other_pid=other.pid,
+        page_size_bytes=PAGESIZE,
+        start_time_ticks=listed.start_time_ticks,
+        other_start_time_ticks=other.start_time_ticks,
+        mappings=compared,
+    )
+
+
+def cut_at_borders(
+    mappings: Sequence[Mapping], other_mappings: Sequence[Mapping]
+) -> Iterator[tuple[int, int, Mapping | None, Mapping | None]]:
+    """Yield what lies between two neighbouring borders and is mapped by one or both. Pure.
+
+    Args:
+        mappings: of the first process, in address order, none overlapping.
+        other_mappings: of the second.
+
+    Yields:
+        First address, address after the last, and the mapping of each process there, or None.
+    """
+    borders = sorted(
+        {
+            border
+            for each in (*mappings, *other_mappings)
+            for border in (each.start_address, each.end_address)
+        }
+    )
+    rest, other_rest = iter(mappings), iter(other_mappings)
+    mapping, other = next(rest, None), next(other_rest, None)
+    for start, end in pairwise(borders):
+        while mapping is not None and mapping.end_address <= start:
+            mapping = next(rest, None)
+        while other is not None and other.end_address <= start:
+            other = next(other_rest, None)
+        here = mapping if mapping is not None and mapping.start_address <= start else None
+        other_here = other if other is not None and other.start_address <= start else None
+        if here is not None or other_here is not None:
+            yield start, end, here, other_here
