@@ -7,7 +7,7 @@ from functools import lru_cache
 from itertools import chain, groupby
 from mmap import PAGESIZE
 from operator import itemgetter
-from typing import Generic, NamedTuple, TypeAlias, TypeVar
+from typing import Generic, NamedTuple, Protocol, TypeAlias, TypeVar
 
 from cowd._mappings import Mapping, is_copied
 from cowd._pages import PageAttributes, PageChunk, PageFlags, PageState
@@ -131,7 +131,19 @@ def _decode_entry(entry: _Entry) -> tuple[PageState, PageAttributes, int | None]
     return state, PageAttributes(entry[1]), entry[2] if state.is_present else None
 
 
-def join_segments(segments: Iterable[Segment]) -> Iterator[tuple[int, int]]:
+class _Place(Protocol):
+    """Whole pages that follow each other."""
+
+    @property
+    def start(self) -> int:
+        """Return the first address."""
+
+    @property
+    def end(self) -> int:
+        """Return the first address after them."""
+
+
+def join_segments(segments: Iterable[_Place]) -> Iterator[tuple[int, int]]:
     """Yield the first and the end address of what `segments` cover, as few as that takes.
 
     A process may have many thousand mappings next to each other, and a question takes its time.

@@ -31,7 +31,17 @@ EXIT_STATUSES: Final = {
     130: "interrupted",
 }
 
-_COMMANDS: Final = ("query", "status", "doctor", "explain", "demo", "completion")
+_COMMANDS: Final = (
+    "query",
+    "maps",
+    "diff",
+    "family",
+    "status",
+    "doctor",
+    "explain",
+    "demo",
+    "completion",
+)
 
 _EXIT_FAILED: Final = 1
 _EXIT_UNREACHABLE: Final = 3

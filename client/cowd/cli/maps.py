@@ -110,6 +110,7 @@ _SIZES: Final[Sequence[Column[_Part]]] = (
         lambda part: part.page_counts.resident,
         right=True,
         counts_pages=True,
+        yields=True,
     ),
     Column(
         "copied_page_count",
@@ -155,6 +156,7 @@ _COLUMNS: Final[Sequence[Column[_Part]]] = (
         "PERM",
         "as in /proc/PID/maps",
         lambda part: part.mappings[0].permissions,
+        yields=True,
     ),
     Column(
         "file_offset_bytes",
@@ -244,7 +246,12 @@ def command(
             )
     if refusal:
         note_fallback(refusal, "")
-    matching = [each for each in listed.mappings if text is None or text in decode_path(each.path)]
+    matching = [
+        each
+        for each in listed.mappings
+        if (text is None or text in decode_path(each.path))
+        and (show_all or each.path != _OUT_OF_PAGEMAP)
+    ]
     parts = [_join([each]) for each in matching if show_all or _has_pages(each)]
     if text is not None and not matching:
         raise click.ClickException(
@@ -256,10 +263,8 @@ def command(
     if output.is_for_person:
         if named:
             print_message(f"note: {name} is process {pid}")
-        symbols = {symbol for part in parts for symbol in part.symbols}
-        if symbols:
-            legend = draw_legend(sorted(symbols, reverse=True), output.width, output.paint)
-            output.write(*legend, "")
+        if symbols := sorted(_join(matching).symbols, reverse=True):
+            output.write(*draw_legend(symbols, output.width, output.paint), "")
     head: dict[str, Json] = {
         "schema": SCHEMA,
         "pid": pid,
@@ -276,7 +281,7 @@ def command(
 
 def _has_pages(mapping: Mapping) -> bool:
     counts = _read_counts(mapping)
-    return counts.absent < counts.total and mapping.path != _OUT_OF_PAGEMAP
+    return counts.absent < counts.total
 
 
 def _add_up(mappings: Sequence[Mapping]) -> list[_Part]:

@@ -53,6 +53,7 @@ class Column(Generic[Row]):
         is_size: bytes, shown with a unit unless `--bytes`.
         counts_pages: a number of pages, shown as their size, in JSON as the number.
         gives_way: is cut where a terminal is too narrow; for one column of a table.
+        yields: is left out where a terminal is too narrow, before those at the right are.
         wraps: goes on in the next line where a terminal is too narrow; for the last column.
         below: is in lines of its own below the row on a terminal, where there is a value.
         in_table, in_json: shown without `--output`.
@@ -69,6 +70,7 @@ class Column(Generic[Row]):
     is_size: bool = False
     counts_pages: bool = False
     gives_way: bool = False
+    yields: bool = False
     wraps: bool = False
     below: bool = False
     in_table: bool = True
@@ -251,6 +253,8 @@ class Output(Generic[Row]):
     def _format_cell(self, row: Row, column: Column[Row]) -> str:
         value = column.read(row)
         if column.counts_pages and isinstance(value, int):
+            if value == 0:
+                return "0"  # many are, and then those that are not catch the eye
             value *= PAGESIZE
         if (column.is_size or column.counts_pages) and isinstance(value, int):
             return str(value) if self._as_bytes else format_size(value)
@@ -270,7 +274,7 @@ class Output(Generic[Row]):
         """Return the width of each column; only what a person looks at is ever cut or broken.
 
         There may be fewer widths than columns: those at the right that there is no room for. That
-        of a drawing is 0 if there is none for it.
+        of another one is 0 if there is none for it.
         """
         widths = [max(map(measure_text, cells)) for cells in zip(*table, strict=True)]
         if not self.is_for_person:
@@ -284,10 +288,12 @@ class Output(Generic[Row]):
             if column.draw:
                 width = min(widths[index] - self._measure_excess(widths), _LARGEST_DRAWING_WIDTH)
                 widths[index] = width if width >= _LEAST_DRAWING_WIDTH else 0
-        if self._measure_excess(widths) <= 0:
-            return widths
-        fitted: list[int] = []
         lost = []
+        for index, column in reversed([*enumerate(columns)]):
+            if column.yields and self._measure_excess(widths) > 0:
+                widths[index] = 0
+                lost.append(column.heading)
+        fitted: list[int] = []
         for column, width in zip(columns, widths, strict=True):
             room = self.width - sum(fitted) - sum(map(bool, fitted))
             if width > room:
