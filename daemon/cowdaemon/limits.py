@@ -84,6 +84,9 @@ MAPPINGS_PER_CALL: Final = 4_096
 """A reply stays under 1 MB with paths of ordinary length."""
 MAPPINGS_PATH_BYTES: Final = 1 << 20
 """Of paths in one reply: 4,096 paths of 4,096 bytes would be 16 MB."""
+COUNTED_PAGES: Final = 1 << 24
+"""Read for the counts of one list of mappings; then it goes on in the next. 64 GiB of 4 KiB pages,
+which take about a second; a mapping that is larger is counted in one go all the same."""
 PIDS_PER_CALL: Final = 512
 """Asked for in one request: 5.1 kB at ten bytes a pid, the longest, under REQUEST_BYTES."""
 PIDS: Final = 1 << 22

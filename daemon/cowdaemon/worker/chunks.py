@@ -20,7 +20,7 @@ from cowdaemon.worker.pagemap import (
     join_stretches,
 )
 
-__all__ = ["Chunk", "iter_chunks", "iter_pieces"]
+__all__ = ["Chunk", "divide_stretches", "iter_chunks", "iter_pieces"]
 
 
 class Chunk(NamedTuple):
@@ -61,7 +61,7 @@ def _cut(
 ) -> Iterator[Chunk]:
     found = (join_stretches(part, JOINED_PAGES) for part in iter_populated(first, end))
     listed = NO_STRETCHES
-    for stretches in chain.from_iterable(map(_divide, found)):
+    for stretches in chain.from_iterable(map(divide_stretches, found)):
         if len(listed):
             next_page = int(listed[-1, 1])
             yield Chunk(first, next_page, listed)
@@ -70,7 +70,7 @@ def _cut(
     yield Chunk(first, end, listed)
 
 
-def _divide(stretches: Stretches) -> Iterator[Stretches]:
+def divide_stretches(stretches: Stretches) -> Iterator[Stretches]:
     """Yield the stretches in parts of PAGES_PER_CALL pages at most."""
     lengths = stretches[:, 1] - stretches[:, 0]
     while len(stretches):

@@ -19,7 +19,7 @@ from google.protobuf.message import DecodeError, Message
 from cowdaemon.errors import DOMAIN, Code, CowdError, Reason
 from cowdaemon.limits import ANSWERS_UNREAD, RETRY_SECONDS
 
-__all__ = ["Answer", "Handlers", "StreamedAnswer", "fail"]
+__all__ = ["Answer", "Handlers", "LongAnswer", "StreamedAnswer", "fail"]
 
 _T = TypeVar("_T")
 
@@ -29,9 +29,11 @@ _STATUS_CODES: Final = {code.value[0]: code for code in grpc.StatusCode}
 
 Answer = Callable[[Any], bytes]
 """Returns the response to a request, encoded."""
+LongAnswer = Callable[[Any, Callable[[], None]], bytes]
+"""Does the same. Its second argument is to be called before each part of the work, by any thread:
+that notes progress, and raises once nobody waits for more."""
 StreamedAnswer = Callable[[Any, Callable[[], None]], Iterator[bytes]]
-"""Yields the responses to a request, encoded. Its second argument is to be called before each part
-of the work, by any thread: that raises once nobody waits for more."""
+"""Yields the responses to a request, encoded; the second argument as above."""
 
 
 class _CallEndedError(Exception):
@@ -58,15 +60,18 @@ class _Call:
 
 
 class Handlers(grpc.GenericRpcHandler):
-    """What answers calls, by path: with one response, or with a stream of them."""
+    """What answers calls, by path: with one response, after long work or not, or with a stream."""
 
     def __init__(
         self,
         calls: dict[str, tuple[type[Message], Answer]],
         streams: dict[str, tuple[type[Message], StreamedAnswer]],
+        long_calls: dict[str, tuple[type[Message], LongAnswer]] | None = None,
     ) -> None:
+        answers = {method: _ignore_progress(*call) for method, call in calls.items()}
+        answers.update(long_calls or {})
         self._methods = {
-            **{method: self._make_unary_handler(method, *call) for method, call in calls.items()},
+            **{method: self._make_unary_handler(method, *call) for method, call in answers.items()},
             **{
                 method: self._make_stream_handler(method, *stream)
                 for method, stream in streams.items()
@@ -129,14 +134,16 @@ class Handlers(grpc.GenericRpcHandler):
             raise CowdError(Reason.TOO_MANY_UNREAD_ANSWERS)
 
     def _make_unary_handler(
-        self, method: str, request_type: type[Message], answer: Answer
+        self, method: str, request_type: type[Message], answer: LongAnswer
     ) -> "grpc.RpcMethodHandler[bytes, bytes]":
         def handle(request: bytes, context: grpc.ServicerContext) -> bytes:
             call = self._begin(context)
             self._start_work(call)
             try:
                 self._verify_read()
-                return answer(_decode(request_type, request))
+                return answer(_decode(request_type, request), call.verify_wanted)
+            except _CallEndedError:
+                return b""  # nobody reads it
             except Exception as error:  # noqa: BLE001 - see _fail_as_status
                 _fail_as_status(method, context, error)
             finally:
@@ -176,6 +183,12 @@ def _fail_as_status(method: str, context: grpc.ServicerContext, error: Exception
         fail(context, error)
     _log.exception("%s failed", method)
     fail(context, CowdError(Reason.INTERNAL_ERROR))
+
+
+def _ignore_progress(
+    request_type: type[Message], answer: Answer
+) -> tuple[type[Message], LongAnswer]:
+    return request_type, lambda request, _: answer(request)
 
 
 def _decode(request_type: type[Message], request: bytes) -> Message:

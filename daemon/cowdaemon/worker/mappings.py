@@ -10,9 +10,19 @@ from collections.abc import Iterator
 from enum import IntEnum
 from typing import Final, NamedTuple
 
-__all__ = ["Extent", "Mapping", "MappingKind", "iter_mappings", "parse_mapping"]
+__all__ = [
+    "Extent",
+    "Mapping",
+    "MappingKind",
+    "iter_mappings",
+    "list_extents",
+    "parse_mapping",
+    "read_first_address",
+]
 
 _READ_BYTES: Final = 1 << 16
+_ADDRESS_BYTES: Final = 17
+"""The longest start of a line, with its hyphen: the kernel writes no more lines than it has to."""
 _LONGEST_PATH_BYTES: Final = 4096
 """PATH_MAX. Files that are deeper can be mapped, thousands of times: not all of that is kept."""
 # fs/proc/task_mmu.c, show_vma_header_prefix(): start-end perms offset major:minor inode path
@@ -22,6 +32,9 @@ _LINE: Final = re.compile(
 # Private memory that has a file by name, but no page of one that could be copied: the device of
 # zeros (mmap_zero, drivers/char/mem.c) and MAP_ANONYMOUS|MAP_HUGETLB (HUGETLB_ANON_FILE,
 # include/linux/hugetlb.h).
+_EXTENT_LINES: Final = re.compile(
+    rb"([0-9a-f]+)-([0-9a-f]+) ..(..) [0-9a-f]+ [0-9a-f]+:[0-9a-f]+ (\d+) *(.*)\n"
+)
 _ANONYMOUS: Final = (b"/dev/zero", b"/anon_hugepage (deleted)")
 _SPECIAL: Final = (b"[vdso]", b"[vvar]", b"[vvar_vclock]", b"[vsyscall]", b"[uprobes]")
 
@@ -60,15 +73,45 @@ def iter_mappings(maps: int) -> Iterator[Mapping]:
     Args:
         maps: descriptor of /proc/PID/maps, read from its start with no regard to its position.
     """
-    rest, offset, told_until = b"", 0, 0
-    while chunk := _read_chunk(maps, offset):
-        offset += len(chunk)
-        *lines, rest = (rest + chunk).split(b"\n")
-        for line in lines:
+    told_until = 0
+    for lines in _iter_lines(maps):
+        for line in lines.split(b"\n")[:-1]:
             mapping = _without_start(parse_mapping(line), told_until)
             if mapping.start_address < mapping.end_address:
                 told_until = mapping.end_address
                 yield mapping
+
+
+def list_extents(maps: int) -> list[Extent]:
+    """Return where the mappings are, as `iter_mappings` does, and in a third of its time."""
+    extents = []
+    told_until = 0
+    for lines in _iter_lines(maps):
+        found = _EXTENT_LINES.findall(lines)
+        if len(found) != lines.count(b"\n"):
+            raise ValueError(f"not lines of /proc/PID/maps: {lines!r}")
+        for start, end, sharing, inode, path in found:
+            start_address, end_address = max(int(start, 16), told_until), int(end, 16)
+            if start_address < end_address:
+                told_until = end_address
+                kind = _find_kind(sharing, inode, path)
+                extents.append(Extent(start_address, end_address, kind))
+    return extents
+
+
+def read_first_address(maps: int) -> int | None:
+    """Return where the first mapping starts; None if the address space is gone."""
+    start, _, _ = _read_chunk(maps, 0, _ADDRESS_BYTES).partition(b"-")
+    return int(start, 16) if start else None
+
+
+def _iter_lines(maps: int) -> Iterator[bytes]:
+    """Yield the file by some whole lines at a time."""
+    rest, offset = b"", 0
+    while chunk := _read_chunk(maps, offset, _READ_BYTES):
+        offset += len(chunk)
+        lines, newline, rest = (rest + chunk).rpartition(b"\n")
+        yield lines + newline
 
 
 def _without_start(mapping: Mapping, told_until: int) -> Mapping:
@@ -83,11 +126,21 @@ def _without_start(mapping: Mapping, told_until: int) -> Mapping:
     )
 
 
-def _read_chunk(maps: int, offset: int) -> bytes:
+def _read_chunk(maps: int, offset: int, length_bytes: int) -> bytes:
     try:
-        return os.pread(maps, _READ_BYTES, offset)
+        return os.pread(maps, length_bytes, offset)
     except ProcessLookupError:  # ended, and reaped as well (m_start, fs/proc/task_mmu.c)
         return b""
+
+
+def _find_kind(permissions: bytes, inode: bytes, path: bytes) -> MappingKind:
+    if path in _SPECIAL:
+        return MappingKind.SPECIAL
+    if permissions.endswith(b"s"):
+        return MappingKind.SHARED_FILE
+    if inode != b"0" and path not in _ANONYMOUS:
+        return MappingKind.PRIVATE_FILE
+    return MappingKind.ANONYMOUS
 
 
 def parse_mapping(line: bytes) -> Mapping:
@@ -96,20 +149,11 @@ def parse_mapping(line: bytes) -> Mapping:
     if match is None:
         raise ValueError(f"not a line of /proc/PID/maps: {line!r}")
     start, end, permissions, offset, inode, path = match.groups()
-    has_file = inode != b"0" and path not in _ANONYMOUS
-    if path in _SPECIAL:
-        kind = MappingKind.SPECIAL
-    elif permissions.endswith(b"s"):
-        kind = MappingKind.SHARED_FILE
-    elif has_file:
-        kind = MappingKind.PRIVATE_FILE
-    else:
-        kind = MappingKind.ANONYMOUS
     return Mapping(
         start_address=int(start, 16),
         end_address=int(end, 16),
         permissions=permissions.decode("ascii"),
         file_offset_bytes=int(offset, 16),
         path=path[:_LONGEST_PATH_BYTES],
-        kind=kind,
+        kind=_find_kind(permissions, inode, path),
     )

@@ -22,6 +22,7 @@ __all__ = [
     "ShortReadError",
     "Stretches",
     "count_pages",
+    "find_overlap",
     "join_stretches",
     "number_pages",
     "read_entries",
@@ -120,14 +121,27 @@ def join_stretches(stretches: Stretches, gap_pages: int = 0) -> Stretches:
     return np.column_stack((stretches[firsts, 0], stretches[lasts, 1]))
 
 
+def find_overlap(extents: Numbers, stretches: Stretches) -> slice:
+    """Return which extents may have pages of `stretches`: all others end before, or begin after.
+
+    Args:
+        extents: ascending, none overlapping; first page and page after the last in front.
+        stretches: the same; one at least.
+    """
+    start = int(np.searchsorted(extents[:, 1], stretches[0, 0], "right"))
+    return slice(start, max(start, int(np.searchsorted(extents[:, 0], stretches[-1, 1]))))
+
+
 def spread(stretches: Stretches, extents: Stretches, values: NDArray[_Value]) -> NDArray[_Value]:
     """Return for each page of `stretches` the value of the extent that it lies in, else 0.
 
     Args:
-        stretches: ascending, none overlapping.
-        extents: first page and page after the last of each; the same.
+        stretches: ascending, none overlapping; one at least.
+        extents: first page and page after the last of each; the same, or none.
         values: of each extent.
     """
+    among = find_overlap(extents, stretches)
+    extents, values = extents[among], values[among]
     ends = np.cumsum(stretches[:, 1] - stretches[:, 0])
     borders = extents.ravel()
     at = np.searchsorted(stretches[:, 1], borders, "right")

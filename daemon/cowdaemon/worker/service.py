@@ -87,10 +87,6 @@ class PageFlagsService:
                     messages.GetPageFlagsRequest,
                     self._page_calls.get_page_flags,
                 ),
-                f"/{_SERVICE}/ListMappings": (
-                    messages.ListMappingsRequest,
-                    self._process_calls.list_mappings,
-                ),
                 f"/{_SERVICE}/GetServerInfo": (messages.GetServerInfoRequest, self._get_info),
                 f"/{_HEALTH}/Check": (twins.HealthCheckRequest, self._check_health),
             },
@@ -106,6 +102,12 @@ class PageFlagsService:
                 f"/{_SERVICE}/ComparePages": (
                     messages.ComparePagesRequest,
                     self._comparison_calls.compare_pages,
+                ),
+            },
+            long_calls={
+                f"/{_SERVICE}/ListMappings": (
+                    messages.ListMappingsRequest,
+                    self._process_calls.list_mappings,
                 ),
             },
         )

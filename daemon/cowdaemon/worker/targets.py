@@ -24,7 +24,13 @@ from cowdaemon.limits import (
     TARGET_KEPT_SECONDS,
     TARGETS_KEPT,
 )
-from cowdaemon.worker.mappings import Extent, Mapping, iter_mappings
+from cowdaemon.worker.mappings import (
+    Extent,
+    Mapping,
+    iter_mappings,
+    list_extents,
+    read_first_address,
+)
 
 __all__ = ["Target", "Targets"]
 
@@ -57,9 +63,9 @@ class Target:
         self._maps: Final = maps
         self._reading_maps: Final = threading.Lock()
         self._opened_at: Final = time.monotonic()
-        known = next(iter_mappings(maps), None)
+        known = read_first_address(maps)
         self._known_entry_offset: Final = (
-            known.start_address // _PAGE_SIZE_BYTES * _ENTRY_BYTES if known else None
+            None if known is None else known // _PAGE_SIZE_BYTES * _ENTRY_BYTES
         )
 
     def __del__(self) -> None:
@@ -80,10 +86,7 @@ class Target:
     def list_extents(self) -> list[Extent]:
         """Return where its mappings are, as `list_mappings` does: no paths, which may be long."""
         with self._reading_maps:
-            return [
-                Extent(mapping.start_address, mapping.end_address, mapping.kind)
-                for mapping in iter_mappings(self._maps)
-            ]
+            return list_extents(self._maps)
 
     def is_alive(self) -> bool:
         """Tell whether the address space is still there: where a mapping was, pagemap has entries.

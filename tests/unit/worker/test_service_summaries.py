@@ -13,8 +13,8 @@ import pytest
 from cowdaemon.errors import CowdError, Reason
 from cowdaemon.limits import PIDS_PER_CALL, REQUEST_BYTES
 from cowdaemon.wire import Purpose
-from cowdaemon.worker.page_states import encode
-from cowdaemon.worker.reader import PageReadings
+from cowdaemon.worker.page_states import Bytes, PageState
+from cowdaemon.worker.pagemap import Stretches, count_pages
 from cowdaemon.worker.service import PageFlagsService
 from cowdaemon.worker.targets import Target
 from cowdaemon.worker.worker import Service
@@ -212,10 +212,14 @@ class Endless:
         os.ftruncate(process.maps, 0)
         os.pwrite(process.maps, b"0-7ffffffff000 rw-p 00000000 00:00 0\n", 0)
 
-    def read(self, pagemap: int, address: int, count: int) -> PageReadings:  # noqa: ARG002
+    def read_states(
+        self,
+        pagemap: int,  # noqa: ARG002
+        stretches: Stretches,
+        anonymous: Stretches,  # noqa: ARG002
+    ) -> Bytes:
         self._labour.work()
-        words = np.zeros(count, np.uint64)
-        return PageReadings(words, words, encode(words, words), np.empty(0, np.intp))
+        return np.full(count_pages(stretches), PageState.ABSENT, np.uint8)
 
 
 class Refusing(Process):
@@ -237,7 +241,7 @@ def cancel(stream: Any) -> None:
 
 def await_deadline(stream: Any) -> None:
     with pytest.raises(grpc.RpcError) as failure:
-        next(stream)
+        stream.result() if hasattr(stream, "result") else next(stream)
     assert failure.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
 
 
@@ -251,13 +255,15 @@ ENDS = pytest.mark.parametrize(
 def verify_threads_are_given_back(
     channel: grpc.Channel,
     labour: Labour,
-    request: messages.SummarizeProcessesRequest,
+    request: messages.SummarizeProcessesRequest | messages.ListMappingsRequest,
     seconds: float,
     end: Callable[[Any], None],
 ) -> None:
     """Have every thread at work for a call, end the calls, and make another."""
     stub = pageflags_pb2_grpc.PageFlagsServiceStub(channel)
-    streams = [stub.SummarizeProcesses(request, timeout=seconds) for _ in range(THREADS)]
+    is_stream = isinstance(request, messages.SummarizeProcessesRequest)
+    call = stub.SummarizeProcesses if is_stream else stub.ListMappings.future
+    streams = [call(request, timeout=seconds) for _ in range(THREADS)]
     labour.await_threads(THREADS)
     for stream in streams:
         end(stream)
@@ -265,21 +271,28 @@ def verify_threads_are_given_back(
 
 
 @ENDS
-@pytest.mark.parametrize("pids", [[PID], []], ids=["asked", "all"])
+@pytest.mark.parametrize(
+    "request_made",
+    [
+        messages.SummarizeProcessesRequest(pids=[PID]),
+        messages.SummarizeProcessesRequest(),
+        messages.ListMappingsRequest(pid=PID, with_page_counts=True),
+    ],
+    ids=["asked", "all", "mappings"],
+)
 def test_call_that_nobody_waits_for_stops_within_a_chunk(
     serve: Callable[[Service], grpc.Channel],
     process: Process,
     labour: Labour,
     caplog: pytest.LogCaptureFixture,
-    pids: list[int],
+    request_made: messages.SummarizeProcessesRequest | messages.ListMappingsRequest,
     seconds: float,
     end: Callable[[Any], None],
 ) -> None:
     reader = Endless(labour, process)
     channel = serve(PageFlagsService(CALLER, process, reader, CONFINEMENT))  # type: ignore[arg-type]
-    request = messages.SummarizeProcessesRequest(pids=pids)
     with caplog.at_level(logging.DEBUG, "cowdaemon"):
-        verify_threads_are_given_back(channel, labour, request, seconds, end)
+        verify_threads_are_given_back(channel, labour, request_made, seconds, end)
     assert not caplog.records
 
 

@@ -4,19 +4,23 @@
 import os
 import subprocess
 from collections import Counter
+from collections.abc import Collection
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
+from cowdaemon.worker import chunks as chunks_module
 from cowdaemon.worker import summaries as module
 from cowdaemon.worker.features import probe_features
 from cowdaemon.worker.mappings import Extent, MappingKind
 from cowdaemon.worker.page_states import PageState
-from cowdaemon.worker.pagemap import ShortReadError
+from cowdaemon.worker.pagemap import ShortReadError, Stretches, join_stretches
 from cowdaemon.worker.reader import Reader
 from cowdaemon.worker.summaries import (
     Totals,
     add_up,
+    count_mappings,
     count_states,
     number_extents,
     summarize,
@@ -84,50 +88,61 @@ def as_array(mapped: Rows) -> module.Numbers:
     return np.array(mapped, np.int64).reshape(-1, 3)
 
 
-def count_one_by_one(mapped: Rows, first_page: int, states: list[PageState]) -> Counter:
-    kinds = {page: kind for first, end, kind in mapped for page in range(first, end)}
-    return Counter((kinds.get(first_page + i, 0), state) for i, state in enumerate(states))
+def as_stretches(pages: Collection[int]) -> Stretches:
+    """Return stretches of one page each."""
+    return np.array([(page, page + 1) for page in sorted(pages)], np.int64)
 
 
-STATES = st.lists(st.sampled_from(PageState), min_size=1, max_size=70)
+PAGES = st.dictionaries(st.integers(0, 70), st.sampled_from(PageState), min_size=1)
 
 
-@given(rows(), st.integers(0, 60), STATES)
-def test_states_are_counted_by_the_kind_of_their_mapping(
-    mapped: Rows, first_page: int, states: list[PageState]
+@given(rows(), PAGES, st.booleans())
+def test_states_are_counted_by_their_mapping(
+    mapped: Rows, states: dict[int, PageState], are_joined: bool
 ) -> None:
-    counts = count_states(as_array(mapped), first_page, np.array(states, np.uint8))
-    due = count_one_by_one(mapped, first_page, states)
-    assert {place: counts[place] for place in due} == due
-    assert counts.sum() == len(states)
+    """However the pages are cut up. Seen to fail with the column of the state next to it."""
+    stretches = as_stretches(states)
+    if are_joined:
+        stretches = join_stretches(stretches)
+    known = np.array([states[page] for page in sorted(states)], np.uint8)
+    where, table = count_states(as_array(mapped), stretches, known)
+    due = Counter(
+        (row, states[page])
+        for row, (first, end, _) in enumerate(mapped)
+        for page in range(first, end)
+        if page in states
+    )
+    rows = range(len(mapped))[where]
+    found = {
+        (row, PageState(state)): count
+        for row, counts in zip(rows, table.tolist(), strict=True)
+        for state, count in enumerate(counts)
+        if count
+    }
+    assert found == due
 
 
 def test_states_at_the_highest_addresses() -> None:
     end = 2**52
     mapped = as_array([(end - 3, end, MappingKind.ANONYMOUS)])
-    counts = count_states(mapped, end - 4, np.full(4, PageState.ANON, np.uint8))
-    assert counts[MappingKind.ANONYMOUS, PageState.ANON] == 3
-    assert counts[0, PageState.ANON] == 1
+    states = np.full(4, PageState.ANON, np.uint8)
+    where, table = count_states(mapped, np.array([[end - 4, end]]), states)
+    assert where == slice(0, 1)
+    assert table.tolist() == [[3 if state == PageState.ANON else 0 for state in range(8)]]
 
 
-@given(rows(), st.integers(0, 60), STATES)
-def test_totals_add_up_to_the_mappings(
-    mapped: Rows, first_page: int, states: list[PageState]
-) -> None:
-    """What was not counted is absent; every page is in one state."""
-    counts = count_states(as_array(mapped), first_page, np.array(states, np.uint8))
-    totals = add_up(as_array(mapped), counts)
-    sizes: Counter = Counter()
-    for first, end, kind in mapped:
-        sizes[kind] += end - first
-    assert {each.kind: sum(each.page_counts.values()) for each in totals} == sizes
-    mapping_counts = Counter(kind for _, _, kind in mapped)
-    assert {each.kind: each.mapping_count for each in totals} == mapping_counts
-    assert [each.kind for each in totals] == sorted(sizes)
-    read = count_one_by_one(mapped, first_page, states)
+@given(rows(), st.data())
+def test_totals_are_the_sums_of_the_mappings(mapped: Rows, data: st.DataObject) -> None:
+    counts = [data.draw(st.lists(st.integers(0, 2**40), min_size=8, max_size=8)) for _ in mapped]
+    table = np.array(counts, np.int64).reshape(-1, 8)
+    table[:, 0] = 0
+    totals = add_up(as_array(mapped), table)
+    assert [each.kind for each in totals] == sorted({kind for *_, kind in mapped})
     for each in totals:
-        for state in set(PageState) - {PageState.ABSENT}:
-            assert each.page_counts[state] == read[each.kind, state]
+        of_kind = [row for row, (*_, kind) in enumerate(mapped) if kind == each.kind]
+        assert each.mapping_count == len(of_kind)
+        for state in PageState:
+            assert each.page_counts[state] == sum(counts[row][state] for row in of_kind)
             assert type(each.page_counts[state]) is int
 
 
@@ -163,7 +178,7 @@ def test_summary_is_the_same_in_chunks_of_any_size(
     target: Target, reader: Reader, monkeypatch: pytest.MonkeyPatch, chunk_pages: int, chunks: int
 ) -> None:
     """And each chunk begins with the question whether it is wanted."""
-    monkeypatch.setattr(module, "PAGES_PER_CALL", chunk_pages)
+    monkeypatch.setattr(chunks_module, "PAGES_PER_CALL", chunk_pages)
     asked = []
     assert summarize(reader, target, lambda: asked.append(None)) == SUMMARY
     assert len(asked) == chunks
@@ -172,7 +187,7 @@ def test_summary_is_the_same_in_chunks_of_any_size(
 def test_summary_that_is_not_wanted_ends_before_the_next_chunk(
     target: Target, reader: Reader, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "PAGES_PER_CALL", 1)
+    monkeypatch.setattr(chunks_module, "PAGES_PER_CALL", 1)
     asked = []
 
     def refuse_third() -> None:
@@ -183,6 +198,43 @@ def test_summary_that_is_not_wanted_ends_before_the_next_chunk(
     with pytest.raises(InterruptedError):
         summarize(reader, target, refuse_third)
     assert len(asked) == 3
+
+
+BY_MAPPING = [
+    {PageState.ANON: 1, PageState.FILE: 1},
+    {PageState.ANON: 1},
+    {PageState.ZERO: 1},
+    {PageState.ANON_SWAPPED: 1, PageState.GUARD: 1, PageState.ABSENT: 1},
+    {PageState.ABSENT: 1},
+    {PageState.UNKNOWN: 1},
+]
+"""Of the mappings of MAPS."""
+
+
+@pytest.mark.parametrize("chunk_pages", [1, 3, 65_536])
+@pytest.mark.parametrize(
+    ("most_pages", "rows"), [(None, 6), (100, 6), (8, 5), (6, 4), (4, 3), (3, 2), (1, 1)]
+)
+def test_mappings_are_counted_until_enough_has_been_read(
+    target: Target,
+    reader: Reader,
+    monkeypatch: pytest.MonkeyPatch,
+    chunk_pages: int,
+    most_pages: int | None,
+    rows: int,
+) -> None:
+    """And the one that has the last page is counted to its end.
+
+    Seen to fail with the mapping after it counted as well, and with it left out.
+    """
+    monkeypatch.setattr(chunks_module, "PAGES_PER_CALL", chunk_pages)
+    mapped = number_extents(target.list_extents())
+    counts = count_mappings(reader, target, mapped, lambda: None, most_pages)
+    if chunk_pages == 1:
+        assert len(counts) == rows
+    assert 1 <= len(counts) <= 6
+    found = [{state: row[state] for state in PageState if row[state]} for row in counts.tolist()]
+    assert found == BY_MAPPING[: len(counts)]
 
 
 @pytest.mark.parametrize("pages_left", [0, 1, len(ENTRIES) - 1])
@@ -199,7 +251,7 @@ def test_process_that_ends_after_its_last_chunk_has_no_summary(
     """Whatever was read after the end, and seemed empty, is not told apart."""
     count = module.count_states
 
-    def count_and_end(*arguments: object) -> module.Numbers:
+    def count_and_end(*arguments: Any) -> tuple[slice, module.Numbers]:
         os.ftruncate(pagemap, 0)
         return count(*arguments)
 
