@@ -15,7 +15,7 @@ from cowd.cli.bars import draw_bar
 from cowd.cli.options import make_command, socket_option
 from cowd.cli.output import Column, Json, Output
 from cowd.cli.processes import find_process, read_name
-from cowd.cli.progress import announce
+from cowd.cli.progress import show_progress
 from cowd.cli.symbols import BY_SHARE, draw_legend
 from cowd.cli.targets import name_option, parse_words, words_argument
 from cowd.cli.text import format_size, print_message, wrap_text
@@ -193,7 +193,7 @@ def command(
         )
     with nullcontext() if name is None else find_process(name) as named:
         pid = named.pid if named else given_pid
-        with announce(f"Comparing process {pid} with its children"):
+        with show_progress(f"Comparing process {pid} with its children"):
             family = cowd.family(pid, address=socket)
     for child_pid, error in family.skipped:
         print_message(f"note: child {child_pid} is left out: {error}")

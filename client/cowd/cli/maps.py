@@ -17,7 +17,7 @@ from cowd.cli.bars import draw_bar
 from cowd.cli.options import backend_option, make_command, note_fallback, socket_option
 from cowd.cli.output import Column, Json, Output, format_word
 from cowd.cli.processes import find_process
-from cowd.cli.progress import announce
+from cowd.cli.progress import show_progress
 from cowd.cli.symbols import COPIED, Symbol, draw_legend, symbol_of_state
 from cowd.cli.targets import mapping_option, name_option, parse_words, words_argument
 from cowd.cli.text import decode_path, print_message
@@ -238,7 +238,7 @@ def command(
         )
     with nullcontext() if name is None else find_process(name) as named:
         pid = named.pid if named else given_pid
-        with announce(f"Counting the pages of process {pid}"):
+        with show_progress(f"Counting the pages of process {pid}"):
             (backend_name, listed), refusal = ask(
                 backend,
                 lambda source: (source.name, source.list_mappings(pid, with_page_counts=True)),
