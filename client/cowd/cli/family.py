@@ -234,16 +234,22 @@ def _iter_groups(family: cowd.Family) -> Iterator[_Row]:
     for child in family.children:
         name = read_name(child.pid)
         for group, shares in child.groups.items():
-            yield _Row(child.pid, name, group.value, shares, child)
+            if _is_any(shares):
+                yield _Row(child.pid, name, group.value, shares, child)
 
 
 def _add_up(family: cowd.Family) -> Iterator[_Row]:
     """Yield the groups of all children together."""
     for group in cowd.MemoryGroup:
         parts = [child.groups[group] for child in family.children if group in child.groups]
-        if parts:
-            shares = sum(parts, cowd.Shares())
+        shares = sum(parts, cowd.Shares())
+        if _is_any(shares):
             yield _Row(None, None, group.value, shares, None)
+
+
+def _is_any(shares: cowd.Shares) -> bool:
+    """Whether there is anything to show of them."""
+    return any(getattr(shares, name) for name in BY_SHARE)
 
 
 def _draw_legend(

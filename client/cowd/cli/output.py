@@ -294,11 +294,14 @@ class Output(Generic[Row]):
                 widths[index] = 0
                 lost.append(column.heading)
         fitted: list[int] = []
+        is_full = False
         for column, width in zip(columns, widths, strict=True):
             room = self.width - sum(fitted) - sum(map(bool, fitted))
-            if width > room:
+            least = width if column.right else min(width, _LEAST_SHOWN)  # half a number is a lie
+            is_full = is_full or bool(fitted and room < least)
+            if width and (is_full or width > room):
                 lost.append(column.heading)
-            if not width or not fitted or room >= min(width, _LEAST_SHOWN):
+            if not is_full:
                 fitted.append(min(width, max(1, room)))
         if lost:
             print_message(
