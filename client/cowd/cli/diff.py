@@ -194,8 +194,8 @@ _TOTAL_COLUMNS: Final[Sequence[Column[Total]]] = (
         "cowctl diff 4711 4712 --totals": "How many, mapping by mapping.",
         "cowctl diff 4711 4712 --mapping heap --all": "All of the heap, what is the same as well.",
         "cowctl diff 4711 4712 7f3c5a400000+16 --each": "Sixteen pages from an address.",
-        'cowctl diff -J 4711 4712 | jq \'[.runs[] | select(.copied_by == "second") | '
-        ".page_count] | add'": "For programs: the number of pages that the second has copied.",
+        "cowctl diff -J 4711 4712 | jq '.mappings[].different_page_count'": "For programs: in how "
+        "many pages each mapping differs.",
     },
     tables={"totals": _TOTAL_COLUMNS},
 )

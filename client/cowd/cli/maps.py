@@ -199,8 +199,8 @@ _ORDERS: Final[dict[str, Callable[[_Part], Any]]] = {
         "cowctl maps 4711 --mapping python --all": "Every mapping with python in its name, empty "
         "ones too.",
         "cowctl maps 4711 -o ADDRESS,ANON,SWAPPED,ZERO,MAPPING": "Anonymous memory in detail.",
-        "cowctl maps -J 4711 | jq '[.mappings[].copied_page_count // 0] | add'": "For programs: "
-        "the number of pages copied.",
+        "cowctl maps -J 4711 | jq '.mappings[].copied_page_count'": "For programs: how many pages "
+        "have been copied of each.",
     },
 )
 @words_argument("{PID | -C NAME}")
