@@ -56,6 +56,7 @@ CASES = {
     "hugetlb-fork": "hugetlb",
     "fork": None,
     "fork-parent": None,
+    "fork-merged": "merging",
     "fork-file": "public_directory",
     "fork-alive": "public_directory",
     "fork-exited": "public_directory",

@@ -4,14 +4,17 @@
 What each page is, the slow reader of harness/reference.py says as well, and the library without the
 daemon. What is copied, a plain model says, which follows what was done and never asks the kernel
 about a page. What is streamed, of any ranges, says the same: by a daemon as it is, by one that does
-with a few pages what others do with millions, and by one without PAGEMAP_SCAN.
+with a few pages what others do with millions, and by one without PAGEMAP_SCAN. So is what the
+process and its fork have in common, frame by frame.
 """
 
+from collections import Counter
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
 from harness.changed_zygote import in_zygote
+from harness.comparisons import compare_by_frames, compare_pages, count_compared
 from harness.daemon import StartDaemon
 from harness.local import LocalCaller
 from harness.older_kernels import WITHOUT_PAGEMAP_SCAN
@@ -202,6 +205,8 @@ def test_random_pages(
             verify(plan, pages, pid, mapped.address, nobody, reference)
             verify_without_daemon(pid, mapped.address, plan.pages, nobody, local)
             verify_streams(plan, pid, mapped.address, streamers, reference)
+        if len(processes) > 1:
+            verify_comparisons(plan, processes, mapped.address, streamers, reference)
     finally:
         puppet.clear()
 
@@ -264,3 +269,20 @@ def verify_streams(
     for name, streamer in streamers.items():
         told = stream_pages(streamer, pid, ranges)
         assert [(page.state, page.attributes) for page in told] == read, name
+
+
+def verify_comparisons(
+    plan: Plan,
+    processes: list[int],
+    address: int,
+    streamers: dict[str, Caller],
+    reference: Reference,
+) -> None:
+    """Assert that both are compared as their frames are, however they are read."""
+    ranges = [(address + first * PAGE_BYTES, count) for first, count in plan.ranges]
+    seen = [page for wanted in ranges for page in compare_by_frames(reference, *processes, *wanted)]
+    for page in seen:
+        event(f"{page.comparison}, copied by {page.copied_by}")
+    for name, streamer in streamers.items():
+        assert compare_pages(streamer, *processes, ranges) == seen, name
+        assert count_compared(streamer, *processes, ranges) == Counter(seen), name

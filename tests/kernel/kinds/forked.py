@@ -4,20 +4,27 @@
 Standard library only; runs as an unprivileged user.
 """
 
+import ctypes
 import mmap
+import os
 
+from kinds.anonymous import MADV_MERGEABLE, PAGEMAP_EXCLUSIVE
 from kinds.files import map_private, open_scratch
 from kinds.memory import (
     COPY,
     FILE,
+    PAGE_BYTES,
     SHARED_COPY,
     UNCOPIED,
     Child,
     Described,
+    advise,
     describe,
     fork_waiting,
     map_pages,
+    read_entries,
     read_page,
+    wait_until,
     write_page,
 )
 
@@ -50,6 +57,25 @@ def make_fork_parent() -> Described:
         "pages": [
             *describe(address, SHARED_COPY, COPY),
             *describe(address, {**SHARED_COPY, "pid": child}, {**EITHER, "pid": child}),
+        ]
+    }
+
+
+def make_fork_merged() -> Described:
+    """Have a child and its parent write the same, and the kernel merge it into one page (KSM)."""
+    address = map_pages(1)
+    advise(address, 1, MADV_MERGEABLE)
+    content = os.urandom(PAGE_BYTES)
+    child = fork_waiting(lambda: ctypes.memmove(address, content, PAGE_BYTES))
+    ctypes.memmove(address, content, PAGE_BYTES)
+    wait_until(
+        lambda: not read_entries(address, 1)[0] & PAGEMAP_EXCLUSIVE,
+        "the kernel merges no pages: is KSM running?",
+    )
+    return {
+        "pages": [
+            *describe(address, SHARED_COPY),
+            *describe(address, {**SHARED_COPY, "pid": child}),
         ]
     }
 

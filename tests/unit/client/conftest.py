@@ -22,6 +22,7 @@ from cowd.cli.main import main
 from cowdaemon.errors import DOMAIN, CowdError
 from cowproto.v1 import pageflags_pb2, pageflags_pb2_grpc, twins_pb2
 from harness.schemas import verify_json
+from unit.client.fake_processes import FakeProcesses
 
 PAGE_BYTES = 4096
 START = 0x7F0000000000
@@ -55,7 +56,14 @@ def make_mapping(
     )
 
 
-class FakeDaemon(pageflags_pb2_grpc.PageFlagsServiceServicer):
+def count_pages(mapping: pageflags_pb2.Mapping) -> None:
+    """Say that one page is anonymous, and all others are absent."""
+    size_pages = (mapping.end_address - mapping.start_address) // PAGE_BYTES
+    mapping.page_counts.anon_page_count = 1
+    mapping.page_counts.absent_page_count = size_pages - 1
+
+
+class FakeDaemon(FakeProcesses, pageflags_pb2_grpc.PageFlagsServiceServicer):
     """Serves one made-up process.
 
     Attributes:
@@ -64,18 +72,20 @@ class FakeDaemon(pageflags_pb2_grpc.PageFlagsServiceServicer):
         mappings: of the process; `listing_count` at most in one answer.
         start_times: of the process, one for each call; the last one stays.
         change_pages: is called with every answer about pages.
+        count_pages: gives a mapping its numbers of pages, if asked for.
         next_start_address: of an answer of ListMappings, if not the right one, by its request.
         failure: raised by every call.
         lost_codes: statuses without a reason, for one call each, as gRPC itself makes them.
-        stream_codes: the same, for one call of StreamPageFlags each, after its first answer.
-        hold: what StreamPageFlags waits for after its first answer.
+        stream_codes: the same, for one stream each, after its first answer.
+        hold: what a stream waits for after its first answer.
         asked: (address, count) that GetPageFlags and StreamPageFlags were called with.
         info_count: how often GetServerInfo was called.
-        answer_count: of StreamPageFlags.
-        ended: is set when a call of StreamPageFlags is over, and however it is.
+        answer_count: of streams.
+        ended: is set when a stream is over, and however it is.
     """
 
     def __init__(self, path: str) -> None:
+        super().__init__()
         self.path = path
         self.pages = "afa."
         self.page_elsewhere = "."
@@ -92,6 +102,7 @@ class FakeDaemon(pageflags_pb2_grpc.PageFlagsServiceServicer):
         self.delay_seconds = 0.0
         self.missing_page_count = 0
         self.change_pages = lambda _: None
+        self.count_pages = count_pages
         self.next_start_address: Callable[..., int] | None = None
         self.lost_codes: list[grpc.StatusCode] = []
         self.stream_codes: list[grpc.StatusCode] = []
@@ -175,7 +186,11 @@ class FakeDaemon(pageflags_pb2_grpc.PageFlagsServiceServicer):
     def ListMappings(self, request, context):  # noqa: N802
         self._check(request, context)
         rest = [each for each in self.mappings if each.end_address > request.start_address]
-        part = rest[: self.listing_count]
+        part = [pageflags_pb2.Mapping.FromString(each.SerializeToString()) for each in rest]
+        del part[self.listing_count :]
+        if request.with_page_counts:
+            for each in part:
+                self.count_pages(each)
         response = pageflags_pb2.ListMappingsResponse(
             start_time_ticks=self.start_times[0],
             mappings=part,

@@ -1,0 +1,205 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Two processes that are files, side by side: where either has pages, and what moves meanwhile."""
+
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from cowdaemon.limits import PAGES_PER_CALL, SETTLE_ROUNDS
+from cowdaemon.worker.comparison_stream import ComparedChunk, ComparisonStreams, iter_union
+from cowdaemon.worker.comparisons import Comparison, Copier, find_comparisons, find_copiers
+from cowdaemon.worker.page_states import Bytes, PageState, Words
+from cowdaemon.worker.pagemap import Stretches, number_pages
+from cowdaemon.worker.reader import Reader
+from cowdaemon.worker.targets import Target
+from hypothesis import given
+from hypothesis import strategies as st
+from unit.worker.served_process import ANON_WORD, FEATURES, PID, PRESENT, MakeFile, Process
+
+PAGES = 40
+FRAMES = 200
+ALONE = 1 << 34
+"""Of the flags of every second frame."""
+stretches_of = st.lists(st.tuples(st.integers(1, 30), st.integers(1, 30)), max_size=8)
+"""Gap before a stretch, and its length."""
+
+
+def lay_out(gaps_and_lengths: list[tuple[int, int]]) -> list[tuple[int, int]]:
+    placed, reached = [], 0
+    for gap, length in gaps_and_lengths:
+        placed.append((reached + gap, reached + gap + length))
+        reached += gap + length
+    return placed
+
+
+def yield_parts(stretches: list[tuple[int, int]], size: int) -> Iterator[Stretches]:
+    for start in range(0, len(stretches), size):
+        yield np.array(stretches[start : start + size], np.int64)
+
+
+@given(stretches_of, stretches_of, st.integers(1, 4), st.integers(1, 4))
+def test_union_has_the_pages_of_both(
+    first: list[tuple[int, int]], second: list[tuple[int, int]], size: int, other_size: int
+) -> None:
+    """However they come: ascending, and no page twice.
+
+    Seen to fail with the rest of one part taken before the other has come that far.
+    """
+    stretches, other_stretches = lay_out(first), lay_out(second)
+    parts = yield_parts(stretches, size), yield_parts(other_stretches, other_size)
+    told = [page for part in iter_union(*parts) for page in number_pages(part).tolist()]
+    pages = {page for start, end in stretches + other_stretches for page in range(start, end)}
+    assert told == sorted(pages)
+
+
+def test_union_takes_no_more_of_either_than_it_needs() -> None:
+    """What one has far ahead of the other stays where it is."""
+    taken = []
+
+    def yield_far() -> Iterator[Stretches]:
+        for start in range(1_000, 1_010):
+            taken.append(start)
+            yield np.array([[start, start + 1]])
+
+    near = yield_parts([(page, page + 1) for page in range(0, 20, 2)], 1)
+    union = iter_union(near, yield_far())
+    for _ in range(5):
+        next(union)
+    assert taken == [1_000]
+
+
+class RestlessReader(Reader):
+    """Calls `between` each time that it has read the entries of both."""
+
+    between: Callable[[], None]
+    looks = 0
+
+    def classify_entries(self, entries: Words, stretches: Stretches, anonymous: Stretches) -> Bytes:
+        if self.looks % 2:
+            self.between()
+        self.looks += 1
+        return super().classify_entries(entries, stretches, anonymous)
+
+
+class NotedReader(RestlessReader):
+    """Notes of how many pages flags are read."""
+
+    def read_flags(self, entries: Words) -> Words:
+        self.flags_read = getattr(self, "flags_read", 0) + len(entries)
+        return super().read_flags(entries)
+
+
+@pytest.fixture
+def reader(make_file: MakeFile) -> NotedReader:
+    flags = np.full(FRAMES, ANON_WORD, np.uint64)
+    flags[::2] |= np.uint64(ALONE)
+    layout = replace(FEATURES.layout, zero_frames=(0,))
+    features = replace(FEATURES, layout=layout, has_page_copiers=True)
+    return NotedReader(make_file(flags.tobytes()), features)
+
+
+@pytest.fixture
+def other(process: Process, make_file: MakeFile) -> Process:
+    """Have two processes with a page of each its own, at every address; return the second."""
+    other = Process(make_file)
+    for number, each in enumerate((process, other)):
+        each.write_pagemap(
+            np.arange(PAGES, dtype=np.uint64) + np.uint64(PRESENT | 50 + 50 * number)
+        )
+    return other
+
+
+@pytest.fixture
+def compare(process: Process, other: Process, reader: Reader) -> Iterator[Callable[..., object]]:
+    """Return a function that compares all pages of the two, in one chunk."""
+    with ThreadPoolExecutor(2) as threads:
+        streams = ComparisonStreams(reader, threads)
+
+        def compare(count: int = PAGES) -> ComparedChunk:
+            targets = process.open(PID, None), other.open(PID, None)  # type: ignore[arg-type]
+            [compared] = streams.iter_chunks(targets, [(0, count)], lambda it: it, lambda: None)
+            return compared
+
+        yield compare
+
+
+def set_frame(process: Process, page: int, frame: int) -> None:
+    entries = np.fromfile(f"/proc/self/fd/{process.pagemap}", np.uint64)
+    entries[page] = PRESENT | frame
+    process.write_pagemap(entries)
+
+
+def test_page_that_moved_once_is_read_again(
+    compare: Callable[..., ComparedChunk], process: Process, other: Process, reader: RestlessReader
+) -> None:
+    """Of either process: what is told is true of both at once. Seen to fail without another look.
+
+    Page 5 becomes one, page 7 becomes none in the first, page 9 changes hands.
+    """
+    changes = [
+        lambda: (set_frame(process, 5, 180), set_frame(other, 5, 180), set_frame(other, 9, 60))
+    ]
+    reader.between = lambda: changes and changes.pop()()
+    compared = compare()
+    comparisons = find_comparisons(compared.findings)
+    assert comparisons[5] == Comparison.SAME
+    assert find_copiers(compared.findings)[9] == Copier.SECOND  # frame 59 against 60
+    assert Comparison.UNKNOWN not in comparisons
+    assert np.flatnonzero(comparisons == Comparison.SAME).tolist() == [5]
+    assert reader.looks == 4
+
+
+@pytest.mark.parametrize("is_other", [False, True])
+def test_page_that_keeps_moving_is_unknown_and_no_other(
+    compare: Callable[..., ComparedChunk],
+    process: Process,
+    other: Process,
+    reader: RestlessReader,
+    is_other: bool,
+) -> None:
+    """Seen to fail with what moved told as it was last seen."""
+    frames = iter(range(100, FRAMES))
+    reader.between = lambda: set_frame(other if is_other else process, 5, next(frames))
+    compared = compare()
+    comparisons = find_comparisons(compared.findings)
+    assert np.flatnonzero(comparisons == Comparison.UNKNOWN).tolist() == [5]
+    assert find_copiers(compared.findings)[5] == Copier.UNSPECIFIED
+    moved, still = compared.states, compared.other_states
+    if is_other:
+        moved, still = still, moved
+    assert np.flatnonzero(moved == PageState.UNKNOWN).tolist() == [5]
+    assert set(still.tolist()) == {PageState.ANON}
+    assert reader.looks == 2 * SETTLE_ROUNDS
+
+
+def test_flags_are_read_of_no_more_pages_than_need_them(
+    compare: Callable[..., ComparedChunk], other: Process, reader: NotedReader
+) -> None:
+    """Those that are anonymous in both, and different."""
+    reader.between = lambda: None
+    other.write_pagemap(np.arange(PAGES, dtype=np.uint64) + np.uint64(PRESENT | 50))
+    set_frame(other, 7, 150)
+    compared = compare()
+    assert find_comparisons(compared.findings)[7] == Comparison.DIFFERENT
+    assert reader.flags_read == 2
+
+
+def test_chunks_and_threads_keep_the_order(
+    process: Process, other: Process, reader: RestlessReader
+) -> None:
+    """Of many pages, and each has its own pages' findings."""
+    reader.between = lambda: None
+    count = 3 * PAGES_PER_CALL
+    entries = np.full(count, PRESENT | 50, np.uint64)
+    process.write_pagemap(entries)
+    shared = np.random.default_rng(3).random(count) < 0.5
+    other.write_pagemap(np.where(shared, entries, entries + np.uint64(1)))
+    targets: tuple[Target, Target] = process.open(PID, None), other.open(PID, None)  # type: ignore[arg-type]
+    with ThreadPoolExecutor(2) as threads:
+        streams = ComparisonStreams(reader, threads)
+        told = list(streams.iter_chunks(targets, [(0, count)], lambda it: it, lambda: None))
+    assert [chunk.chunk.end_page - chunk.chunk.first_page for chunk in told] == [PAGES_PER_CALL] * 3
+    findings = np.concatenate([chunk.findings for chunk in told])
+    assert ((find_comparisons(findings) == Comparison.SAME) == shared).all()
