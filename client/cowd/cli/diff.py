@@ -67,7 +67,7 @@ _COLUMNS: Final[Sequence[Column[ComparisonRun]]] = (
         right=True,
         is_size=True,
         in_json=False,
-        yields=True,
+        yields=2,
     ),
     Column(
         "comparison",
@@ -81,14 +81,14 @@ _COLUMNS: Final[Sequence[Column[ComparisonRun]]] = (
         "STATE",
         "what it is in the first process: absent, file, anon and so on",
         lambda run: run.state.name.lower(),
-        yields=True,
+        yields=1,
     ),
     Column(
         "other_state",
         "OTHER",
         "what it is in the second one",
         lambda run: run.other_state.name.lower(),
-        yields=True,
+        yields=1,
     ),
     Column(
         "copied_by",
@@ -126,6 +126,7 @@ def _make_total(
     text: str,
     comparison: PageComparison,
     copied_by: PageCopier | None = None,
+    yields: int = 0,
 ) -> Column[Total]:
     """Return the column of one sort of pages."""
     sort = comparison, copied_by or PageCopier.UNSPECIFIED
@@ -140,6 +141,7 @@ def _make_total(
         style=lambda row: (
             symbol_of_comparison(*sort).style if row.count(comparison, copied_by) else ""
         ),
+        yields=yields,
     )
 
 
@@ -163,9 +165,13 @@ _TOTAL_COLUMNS: Final[Sequence[Column[Total]]] = (
     ),
     _make_total("same", "SAME", "one page that both have", PageComparison.SAME),
     _make_total("different", "DIFFERENT", "each has its own", _DIFFERENT),
-    _make_total("only_first", "ONLY-FIRST", "the first has one", PageComparison.ONLY_FIRST),
-    _make_total("only_second", "ONLY-SECOND", "the second has one", PageComparison.ONLY_SECOND),
-    _make_total("unknown", "UNKNOWN", "could not be compared", PageComparison.UNKNOWN),
+    _make_total(
+        "only_first", "ONLY-FIRST", "the first has one", PageComparison.ONLY_FIRST, yields=1
+    ),
+    _make_total(
+        "only_second", "ONLY-SECOND", "the second has one", PageComparison.ONLY_SECOND, yields=1
+    ),
+    _make_total("unknown", "UNKNOWN", "could not be compared", PageComparison.UNKNOWN, yields=2),
     _make_total("neither", "NEITHER", "none has one", PageComparison.NEITHER),
     _make_total(
         "copied_by_first", "BY-FIRST", "different, of the first", _DIFFERENT, PageCopier.FIRST

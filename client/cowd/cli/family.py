@@ -199,8 +199,10 @@ def command(
         print_message(f"note: child {child_pid} is left out: {error}")
     if not family.children:
         print_message(f"note: process {pid} has no child to compare with")
+        if output.is_for_person:
+            return 0
     rows = list(_iter_groups(family) if by_group and not output.as_json else _iter_children(family))
-    if output.is_for_person and family.children:
+    if output.is_for_person:
         if named:
             print_message(f"note: {name} is process {pid}")
         output.write(*wrap_text(describe(family), output.width), "")
@@ -287,7 +289,7 @@ def describe(family: cowd.Family) -> str:
     else:
         text += "Nothing is known to have been copied." if untold else "Nothing has been copied."
     if untold:
-        text += f" Of {_say(untold)} more it cannot be told."
+        text += f" Of {_say(untold)} more it cannot be told who did."
     return text
 
 

@@ -145,7 +145,10 @@ def _run(argv: Sequence[str]) -> int:
         return error.exit_code
     except cowd.Error as error:
         print_message(str(error))
-        if isinstance(error.__cause__, cowd.Unavailable):  # The kernel alone was asked after that.
+        if isinstance(error.__cause__, cowd.Unavailable) and not isinstance(
+            error, cowd.Unavailable
+        ):
+            # The kernel alone was asked after that.
             print_message(f"note: {error.__cause__}")
         return _choose_exit_status(error)
     except (KeyboardInterrupt, click.Abort):

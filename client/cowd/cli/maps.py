@@ -110,7 +110,7 @@ _SIZES: Final[Sequence[Column[_Part]]] = (
         lambda part: part.page_counts.resident,
         right=True,
         counts_pages=True,
-        yields=True,
+        yields=1,
     ),
     Column(
         "copied_page_count",
@@ -156,7 +156,7 @@ _COLUMNS: Final[Sequence[Column[_Part]]] = (
         "PERM",
         "as in /proc/PID/maps",
         lambda part: part.mappings[0].permissions,
-        yields=True,
+        yields=2,
     ),
     Column(
         "file_offset_bytes",

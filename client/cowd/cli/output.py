@@ -53,7 +53,8 @@ class Column(Generic[Row]):
         is_size: bytes, shown with a unit unless `--bytes`.
         counts_pages: a number of pages, shown as their size, in JSON as the number.
         gives_way: is cut where a terminal is too narrow; for one column of a table.
-        yields: is left out where a terminal is too narrow, before those at the right are.
+        yields: where a terminal is too narrow, what yields the most is left out first; 0 is for
+            those that are left out last, from the right.
         wraps: goes on in the next line where a terminal is too narrow; for the last column.
         below: is in lines of its own below the row on a terminal, where there is a value.
         in_table, in_json: shown without `--output`.
@@ -70,7 +71,7 @@ class Column(Generic[Row]):
     is_size: bool = False
     counts_pages: bool = False
     gives_way: bool = False
-    yields: bool = False
+    yields: int = 0
     wraps: bool = False
     below: bool = False
     in_table: bool = True
@@ -289,7 +290,7 @@ class Output(Generic[Row]):
                 width = min(widths[index] - self._measure_excess(widths), _LARGEST_DRAWING_WIDTH)
                 widths[index] = width if width >= _LEAST_DRAWING_WIDTH else 0
         lost = []
-        for index, column in reversed([*enumerate(columns)]):
+        for index, column in sorted(enumerate(columns), key=lambda each: -each[1].yields):
             if column.yields and self._measure_excess(widths) > 0:
                 widths[index] = 0
                 lost.append(column.heading)
