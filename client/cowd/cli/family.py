@@ -107,7 +107,10 @@ _SHARES: Final[Sequence[Column[_Row]]] = (
         notable=True,
     ),
     _make_share(
-        "both", "BOTH", "both wrote, or each made its own at the same address", notable=True
+        "both",
+        "BOTH",
+        "both have written since, or each made its own at the same address",
+        notable=True,
     ),
     _make_share(
         "different", "DIFFER", "each has its own, and who copied cannot be told", notable=True
@@ -267,29 +270,36 @@ def _draw_legend(
 
 
 def describe(family: cowd.Family) -> str:
-    """Say in words what a family shares. Nothing in it needs more than sums by child.
+    """Say in words what a family shares, as far as sums by child tell; there is a child.
 
-    How much all of them share at once is not known, so that is not said: of each child it is.
+    How much all of them share at once is not known, so that is not said: of each child it is. A
+    page that a child has written to is its own. One that the parent has written to differs from
+    that of every child that was there before, and those may share theirs: it counts once.
     """
-    shared = [child.total.shared for child in family.children]
-    by_children = sum(child.total.copied_by_child + child.total.both for child in family.children)
-    # Copies of the parent are made once, for however many children: each child sees some of them.
-    by_parent = max(child.total.copied_by_parent + child.total.both for child in family.children)
-    untold = sum(child.total.different + child.total.unknown for child in family.children)
-    is_one = len(shared) == 1
-    least, most = _say(min(shared)), _say(max(shared))
+    shares = [child.total for child in family.children]
+    is_one = len(shares) == 1
+    least = "" if is_one else "at least "
+    shared = [_say(extreme(each.shared for each in shares)) for extreme in (min, max)]
+    by_children = sum(each.copied_by_child + each.both for each in shares)
+    by_parent = max(each.copied_by_parent + each.both for each in shares)
+    others = max(each.copied_by_parent + each.different for each in shares)
+    untold = sum(each.different for each in shares)
+    unknown = sum(each.unknown for each in shares)
     text = f"Of the {_say(_count_pages(family.parent))} that process {family.pid} has, "
-    text += f"its child {family.children[0].pid} shares" if is_one else "each of its "
-    text += "" if is_one else f"{len(shared)} children shares"
-    text += f" {most}. " if least == most else f" {least} to {most}. "
-    if by_children or by_parent:
-        text += "The child has " if is_one else "The children together have "
-        text += f"copied, or made anew, {_say(by_children)}, the parent "
-        text += f"{'' if is_one else 'at least '}{_say(by_parent)}."
+    text += f"its child {family.children[0].pid} shares " if is_one else "each of its "
+    text += "" if is_one else f"{len(shares)} children shares "
+    text += " to ".join(dict.fromkeys(shared)) + ". "
+    if by_children + others:
+        text += f"Copies cost {least}{_say(by_children + others)}: "
+        text += "the child has " if is_one else "the children together have "
+        text += f"written to {_say(by_children)}, or made it anew, the parent to "
+        text += f"{least}{_say(by_parent)}."
     else:
-        text += "Nothing is known to have been copied." if untold else "Nothing has been copied."
+        text += "Nothing has been copied." if not unknown else "No copy has been found."
     if untold:
-        text += f" Of {_say(untold)} more it cannot be told who did."
+        text += f" Of {_say(untold)} it cannot be told who has written."
+    if unknown:
+        text += f" {_say(unknown)} could not be compared."
     return text
 
 

@@ -59,7 +59,7 @@ _BY_COPIER: Final = {
     PageCopier.UNSPECIFIED: Symbol(5, "d", "bold yellow", "different"),
     PageCopier.FIRST: Symbol(6, "1", "magenta", "copied by the first"),
     PageCopier.SECOND: Symbol(7, "2", "bold red", "copied by the second"),
-    PageCopier.BOTH: Symbol(8, "B", "yellow", "copied by both"),
+    PageCopier.BOTH: Symbol(8, "B", "yellow", "both have written"),
 }
 
 
@@ -67,7 +67,7 @@ BY_SHARE: Final = {
     "shared": Symbol(1, "=", "green", "shared"),
     "copied_by_child": Symbol(5, "c", "bold red", "copied by the child"),
     "copied_by_parent": Symbol(4, "p", "magenta", "copied by the parent"),
-    "both": Symbol(6, "B", "yellow", "by both"),
+    "both": Symbol(6, "B", "yellow", "both have written"),
     "different": Symbol(3, "d", "bold yellow", "different"),
     "own": Symbol(2, "+", "cyan", "the child's own"),
     "unknown": Symbol(7, "?", "bold", "unknown"),
