@@ -290,10 +290,12 @@ def describe(family: cowd.Family) -> str:
     text += "" if is_one else f"{len(shares)} children shares "
     text += " to ".join(dict.fromkeys(shared)) + ". "
     if by_children + others:
-        text += f"Copies cost {least}{_say(by_children + others)}: "
-        text += "the child has " if is_one else "the children together have "
-        text += f"written to {_say(by_children)}, or made it anew, the parent to "
-        text += f"{least}{_say(by_parent)}."
+        text += f"Copies cost {least}{_say(by_children + others)}"
+        if by_children + by_parent:
+            text += ": the child has " if is_one else ": the children together have "
+            text += f"written to {_say(by_children)}, or made it anew, the parent to "
+            text += f"{least}{_say(by_parent)}"
+        text += "."
     else:
         text += "Nothing has been copied." if not unknown else "No copy has been found."
     if untold:
