@@ -251,7 +251,7 @@ def test_settings_in_examples_are_valid_and_as_they_are_explained(pages):
 # The contract
 
 
-STREAMS = {"StreamPageFlags", "SummarizeProcesses"}
+STREAMS = {"ComparePages", "StreamPageFlags", "SummarizeProcesses"}
 """Descriptors do not tell in protobuf 3.21."""
 
 
