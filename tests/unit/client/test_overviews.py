@@ -8,8 +8,6 @@ from cowd._overviews import cut_at_borders
 from hypothesis import given
 from hypothesis import strategies as st
 
-pytestmark = pytest.mark.pypi  # hypothesis
-
 PAGE = 4096
 START = 0x7F0000000000
 
