@@ -24,6 +24,7 @@ __all__ = [
     "iter_flags",
     "iter_mapping_names",
     "iter_names",
+    "iter_only_pids",
     "iter_pids",
     "iter_ranges",
     "iter_words",
@@ -94,6 +95,12 @@ def iter_words(ctx: click.Context) -> Iterator[tuple[str, str]]:
         yield from iter_pids(ctx)
     elif len(words) + is_named == 1:
         yield from iter_ranges(ctx)
+
+
+def iter_only_pids(ctx: click.Context) -> Iterator[tuple[str, str]]:
+    """Yield what the only argument of a command may be: a process, if none is named."""
+    if not _get_words(ctx) and ctx.params.get("name") is None:
+        yield from iter_pids(ctx)
 
 
 def iter_pids(ctx: click.Context) -> Iterator[tuple[str, str]]:  # noqa: ARG001

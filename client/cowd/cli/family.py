@@ -17,7 +17,7 @@ from cowd.cli.output import Column, Json, Output
 from cowd.cli.processes import find_process, read_name
 from cowd.cli.progress import show_progress
 from cowd.cli.symbols import BY_SHARE, draw_legend
-from cowd.cli.targets import name_option, parse_words, words_argument
+from cowd.cli.targets import name_option, parse_pid, words_argument
 from cowd.cli.text import format_size, print_message, wrap_text
 
 __all__ = ["command"]
@@ -189,11 +189,7 @@ def command(
     takes the daemon. Children of children are not looked at. On a terminal, the groups of memory of
     all children together come last.
     """
-    given_pid, pages = parse_words(words, name)
-    if pages is not None:
-        raise click.UsageError(
-            f"{words[-1]!r} is one argument too many", click.get_current_context()
-        )
+    given_pid = parse_pid(words, name)
     with nullcontext() if name is None else find_process(name) as named:
         pid = named.pid if named else given_pid
         with show_progress(f"Comparing process {pid} with its children"):

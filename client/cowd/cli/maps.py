@@ -19,7 +19,7 @@ from cowd.cli.output import Column, Json, Output, format_word
 from cowd.cli.processes import find_process
 from cowd.cli.progress import show_progress
 from cowd.cli.symbols import COPIED, Symbol, draw_legend, symbol_of_state
-from cowd.cli.targets import mapping_option, name_option, parse_words, words_argument
+from cowd.cli.targets import mapping_option, name_option, parse_pid, words_argument
 from cowd.cli.text import decode_path, print_message
 
 __all__ = ["command"]
@@ -231,11 +231,7 @@ def command(
     which is said of private mappings of files. The process is PID, or the only one whose command is
     called NAME. On a terminal, totals by kind of mapping come last.
     """
-    given_pid, pages = parse_words(words, name)
-    if pages is not None:
-        raise click.UsageError(
-            f"{words[-1]!r} is one argument too many", click.get_current_context()
-        )
+    given_pid = parse_pid(words, name)
     with nullcontext() if name is None else find_process(name) as named:
         pid = named.pid if named else given_pid
         with show_progress(f"Counting the pages of process {pid}"):

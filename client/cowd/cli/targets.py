@@ -11,7 +11,13 @@ import click
 import cowd
 from cowd import MappingKind
 from cowd._runs import Segment, iter_segments
-from cowd.cli.candidates import iter_mapping_names, iter_names, iter_words, offer
+from cowd.cli.candidates import (
+    iter_mapping_names,
+    iter_names,
+    iter_only_pids,
+    iter_words,
+    offer,
+)
 from cowd.cli.ranges import AddressRange, align_range, parse_range
 from cowd.cli.text import decode_path, print_message
 
@@ -20,6 +26,7 @@ __all__ = [
     "choose_segments",
     "mapping_option",
     "name_option",
+    "parse_pid",
     "parse_words",
     "words_argument",
 ]
@@ -52,8 +59,22 @@ mapping_option = click.option(
 
 
 def words_argument(metavar: str) -> Callable[[_Function], _Function]:
-    """Return the decorator for what `parse_words` reads."""
-    return click.argument("words", metavar=metavar, nargs=-1, shell_complete=offer(iter_words))
+    """Return the decorator for what `parse_words` reads, or `parse_pid` without a range."""
+    find = iter_words if "[RANGE]" in metavar else iter_only_pids
+    return click.argument("words", metavar=metavar, nargs=-1, shell_complete=offer(find))
+
+
+def parse_pid(words: Sequence[str], name: str | None) -> int:
+    """Return the PID, 0 if there is a name instead.
+
+    Raises:
+        click.UsageError: it is none, or there is more.
+    """
+    pid, pages = parse_words(words, name)
+    if pages is not None:
+        context = click.get_current_context()
+        raise click.UsageError(f"{words[-1]!r} is one argument too many", context)
+    return pid
 
 
 def parse_words(words: Sequence[str], name: str | None) -> tuple[int, AddressRange | None]:
