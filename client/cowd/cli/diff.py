@@ -264,12 +264,10 @@ def command(
 def _draw_picture(answer: Answer, output: Output[Any]) -> None:
     """Write a map of what one of the processes has, or what the bars of totals mean."""
     pieces = [(symbol_of_comparison(*sort), count) for sort, count in answer.pieces]
-    pieces = [(symbol, count) for symbol, count in pieces if symbol != _NEITHER]
+    symbols = sorted(_count_symbols(_add_up(answer.totals)), reverse=True)
     if pieces:
         output.write(*draw_pieces(pieces, output.width, output.paint), "")
-        return
-    symbols = sorted(_count_symbols(_add_up(answer.totals)), reverse=True)
-    if symbols and not answer.pieces:
+    elif symbols:
         output.write(*draw_legend(symbols, output.width, output.paint), "")
 
 

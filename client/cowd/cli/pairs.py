@@ -84,7 +84,8 @@ class Answer:
     Attributes:
         listed, other: the mappings of the first process, and of the second.
         totals: of each place, in address order.
-        pieces: how many neighbours are of one sort; none if numbers only were asked for.
+        pieces: how many neighbours are of one sort, but where none of the two has a page; none if
+            numbers only were asked for.
         runs: what was asked for.
     """
 
@@ -172,16 +173,25 @@ def _compare(
             answer.totals.append(_make_total(segment))
         sort = run.comparison, run.copied_by
         answer.totals[-1].counts[sort] += run.page_count
-        answer.pieces.append((sort, run.page_count))
+        _add_piece(answer.pieces, sort, run.page_count)
         if run.comparison in _ALIKE and not question.show_all:
             continue
         row_count += run.page_count if question.each else 1
-        if max(row_count, len(answer.pieces)) > _MOST_RUNS:
+        if row_count > _MOST_RUNS:
             raise click.ClickException(
                 f"there are more than {_MOST_RUNS} rows to show: ask for less, with a RANGE, "
                 "--mapping or --totals"
             )
         answer.runs.extend(run.iter_pages() if question.each else [run])
+
+
+def _add_piece(pieces: list[tuple[Sort, int]], sort: Sort, page_count: int) -> None:
+    """Add neighbours, so that there are few more pieces than rows that show a difference."""
+    if sort[0] is PageComparison.NEITHER:
+        return
+    if pieces and pieces[-1][0] == sort:
+        page_count += pieces.pop()[1]
+    pieces.append((sort, page_count))
 
 
 def _make_total(segment: PairSegment) -> Total:
