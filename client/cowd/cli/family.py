@@ -183,6 +183,8 @@ def command(
 ) -> int:
     """Show what a process and its children still share.
 
+    With -C, a process and its children that have one name are taken for one.
+
     After a fork both have the same pages. Who writes to one first makes a copy: BY-CHILD and
     BY-PARENT say who did. BOTH is where both have pages of their own by now: each wrote since the
     fork, or each made memory of its own at the same address. All of it is told page by page, so it
@@ -190,7 +192,7 @@ def command(
     all children together come last.
     """
     given_pid = parse_pid(words, name)
-    with nullcontext() if name is None else find_process(name) as named:
+    with nullcontext() if name is None else find_process(name, with_children=True) as named:
         pid = named.pid if named else given_pid
         with show_progress(f"Comparing process {pid} with its children"):
             family = cowd.family(pid, address=socket)
