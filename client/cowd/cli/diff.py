@@ -51,7 +51,7 @@ def _style_run(run: ComparisonRun) -> str:
 
 _OTHER_MAPPING: Final[Column[Any]] = Column(
     "other_mapping",
-    "OTHER-MAPPING",
+    "OTHER-MAP",
     "what the second process has there",
     _name_other_mapping,
     in_table=False,
@@ -93,14 +93,14 @@ _COLUMNS: Final[Sequence[Column[ComparisonRun]]] = (
     Column(
         "copied_by",
         "COPIED-BY",
-        "who has written since they shared it, or made its own: first, second, both; - not known",
+        "who wrote to it, or made it: first, second, both; - is not known",
         lambda run: _COPIERS[run.copied_by],
         style=_style_run,
     ),
     Column(
         "mapping",
         "MAPPING",
-        "file, or name such as [heap]; the second's where the first has none",
+        "file, or name such as [heap]; the second's if the first has none",
         _name_mapping,
         gives_way=True,
     ),
@@ -184,7 +184,7 @@ _TOTAL_COLUMNS: Final[Sequence[Column[Total]]] = (
     Column(
         "mapping",
         "MAPPING",
-        "file, or name such as [heap]; the second's where the first has none",
+        "file, or name such as [heap]; the second's if the first has none",
         lambda row: "all" if row.address is None else _name_mapping(row),
         gives_way=True,
     ),

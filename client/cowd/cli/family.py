@@ -97,23 +97,26 @@ _SHARES: Final[Sequence[Column[_Row]]] = (
     _make_share(
         "copied_by_child",
         "BY-CHILD",
-        "copied by the child: it wrote first, the parent has what was there",
+        "by the child, which wrote first; the parent has what was there",
         notable=True,
     ),
     _make_share(
         "copied_by_parent",
         "BY-PARENT",
-        "copied by the parent: it wrote first, the child has what was there",
+        "by the parent, which wrote first; the child has what was there",
         notable=True,
     ),
     _make_share(
         "both",
         "BOTH",
-        "both have written since, or each made its own at the same address",
+        "each has written since, or made its own at the same address",
         notable=True,
     ),
     _make_share(
-        "different", "DIFFER", "each has its own, and who copied cannot be told", notable=True
+        "different",
+        "DIFFER",
+        "each has its own, and it cannot be told who has written",
+        notable=True,
     ),
     _make_share("own", "OWN", "anonymous memory that the child alone has there"),
     _make_share(
@@ -183,13 +186,13 @@ def command(
 ) -> int:
     """Show what a process and its children still share.
 
-    With -C, a process and its children that have one name are taken for one.
+    The process is PID, or the only one whose command is called NAME but for its own children.
+    Children of children are not looked at.
 
     After a fork both have the same pages. Who writes to one first makes a copy: BY-CHILD and
     BY-PARENT say who did. BOTH is where both have pages of their own by now: each wrote since the
-    fork, or each made memory of its own at the same address. All of it is told page by page, so it
-    takes the daemon. Children of children are not looked at. On a terminal, the groups of memory of
-    all children together come last.
+    fork, or each made memory of its own at the same address. To tell takes the daemon. On a
+    terminal, the groups of memory of all children together come last.
     """
     given_pid = parse_pid(words, name)
     with nullcontext() if name is None else find_process(name, with_children=True) as named:

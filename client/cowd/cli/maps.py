@@ -115,7 +115,7 @@ _SIZES: Final[Sequence[Column[_Part]]] = (
     Column(
         "copied_page_count",
         "COPIED",
-        "private copies, in memory or swapped out; - in no private file mapping",
+        "private copies of a file's pages; - in other mappings",
         right=True,
         counts_pages=True,
         style=lambda part: COPIED.style if part.copied_page_count else "",
