@@ -7,10 +7,9 @@ Runs with the caller's own rights; the daemon compares. Who is a child of whom i
 import os
 from collections import defaultdict
 from collections.abc import Container, Iterable, Mapping, Sequence
-from dataclasses import astuple, dataclass
+from dataclasses import dataclass
 from enum import StrEnum
-from operator import add
-from types import MappingProxyType
+from operator import add, attrgetter
 from typing import Final
 
 from cowd._client import Client
@@ -85,12 +84,15 @@ class Shares:
     unknown: int = 0
 
     def __add__(self, other: "Shares") -> "Shares":
-        return Shares(*map(add, astuple(self), astuple(other)))
+        return Shares(*map(add, _list_shares(self), _list_shares(other)))
 
     @property
     def total(self) -> int:
         """All of them."""
-        return sum(astuple(self))
+        return sum(_list_shares(self))
+
+
+_list_shares: Final = attrgetter(*Shares.__slots__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,7 +182,7 @@ def _compare_child(client: Client, parent: MappingList, pid: int) -> Child:
         pid=pid,
         start_time_ticks=listed.start_time_ticks,
         comparison=comparison,
-        groups=MappingProxyType(group(comparison.mappings)),
+        groups=group(comparison.mappings),
         page_counts=_add_up(listed),
     )
 

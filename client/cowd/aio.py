@@ -6,8 +6,9 @@
             print(summary.pid, summary.page_counts.resident)
 
 Calls wait in a few threads of the client's own, around a `cowd.Client`: so how connections are made
-again, what becomes of them after a fork, and every error are the same. What is left, by `break`,
-`aclose` or a cancelled task, ends in the daemon.
+again, what becomes of them after a fork, and every error are the same. (A channel of grpc.aio
+belongs to one event loop, and in the child of a fork its calls hang or end the process.) What is
+left, by `break`, `aclose` or a cancelled task, ends in the daemon.
 """
 
 import asyncio

@@ -11,6 +11,7 @@ import cowd
 import grpc
 import pytest
 from cowd import aio
+from cowd._cancellations import Cancellation
 
 PAGE = 4096
 START = 0x7F0000000000
@@ -200,6 +201,29 @@ def test_a_call_that_is_cancelled_frees_its_thread(fake):
             assert time.monotonic() - before < 2
 
     run(ask())
+
+
+class Call:
+    """Counts how often it was ended."""
+
+    def __init__(self):
+        self.count = 0
+
+    def cancel(self):
+        self.count += 1
+
+
+def test_a_call_that_begins_after_the_cancellation_ends_as_well():
+    """As where a stream is asked for again. Seen to fail without the look in `attach`."""
+    first, second, late = Call(), Call(), Call()
+    cancellation = Cancellation()
+    cancellation.attach(first)
+    cancellation.attach(second)
+    assert not cancellation.is_cancelled
+    cancellation.cancel()
+    cancellation.attach(late)
+    assert cancellation.is_cancelled
+    assert (first.count, second.count, late.count) == (0, 1, 1)
 
 
 def test_errors_are_those_of_the_client(fake, tmp_path):
