@@ -2,6 +2,7 @@
 """Runs of neighbouring pages of two processes that are alike, cut at borders of mappings. Pure."""
 
 from collections.abc import Iterable, Iterator
+from functools import lru_cache
 from itertools import chain, groupby
 from mmap import PAGESIZE
 from operator import itemgetter
@@ -84,22 +85,20 @@ def iter_comparison_runs(
         address = segment.start
         for entry, group in groupby(alike.take(segment.page_count), itemgetter(0)):
             count = sum(number for _, number in group)
-            comparison, state, other_state, copier = entry
-            yield (
-                segment,
-                ComparisonRun(
-                    address,
-                    count,
-                    PAGESIZE,
-                    PageComparison(comparison),
-                    PageState(state),
-                    PageState(other_state),
-                    PageCopier(copier),
-                    segment.mapping,
-                    segment.other_mapping,
-                ),
-            )
+            mappings = segment.mapping, segment.other_mapping
+            yield segment, ComparisonRun(address, count, PAGESIZE, *_decode_entry(entry), *mappings)
             address += count * PAGESIZE
+
+
+@lru_cache(maxsize=4096)  # Two processes have few sorts of pages.
+def _decode_entry(entry: _Entry) -> tuple[PageComparison, PageState, PageState, PageCopier]:
+    comparison, state, other_state, copier = entry
+    return (
+        PageComparison(comparison),
+        PageState(state),
+        PageState(other_state),
+        PageCopier(copier),
+    )
 
 
 def _iter_alike(chunk: ComparisonChunk) -> Iterator[tuple[_Entry, int]]:
