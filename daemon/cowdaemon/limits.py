@@ -63,6 +63,10 @@ TARGET_KEPT_SECONDS: Final = 1.0
 OPENER_BUFFER_BYTES: Final = 4_096
 """Of an opener's socket. What lies there unread holds descriptors, and the kernel counts those of
 all openers together (RLIMIT_NOFILE of root); a few messages are enough for one call at a time."""
+TARGETS_AHEAD: Final = 6
+"""Processes that a call has opened while it works on others: the opener is another process."""
+TARGETS_TOGETHER: Final = 8
+"""Small processes that a call summarizes at once, two descriptors each."""
 TARGETS_KEPT: Final = 32
 """Opened targets that a worker keeps, two descriptors each."""
 

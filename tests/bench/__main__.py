@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from bench import buffers, calls, crowds, memory, micro, ranges, steps
+from bench import buffers, calls, comparisons, crowds, memory, micro, ranges, steps, summaries
 from bench.cases import Case, NotMeasurableError, Outcome, Part
 from bench.report import describe_case, write_report
 from bench.rounds import show_progress
@@ -23,7 +23,10 @@ from bench.table import format_case, format_head, format_skipped
 
 PARTS = [
     part
-    for module in (ranges, calls, memory, buffers, crowds, steps, micro)
+    for module in (
+        *(ranges, comparisons, calls, memory, summaries),
+        *(buffers, crowds, steps, micro),
+    )
     for part in module.PARTS
 ]
 LEAST_ROUNDS = 7

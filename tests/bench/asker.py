@@ -16,7 +16,7 @@ from typing import Any
 import cowd
 import grpc
 import numpy as np
-from cowproto.v1 import pageflags_pb2, pageflags_pb2_grpc
+from cowproto.v1 import pageflags_pb2, pageflags_pb2_grpc, twins_pb2
 
 TIMEOUT_SECONDS = 60.0
 LEAST_ROOM_PAGES = 1 << 16
@@ -82,6 +82,7 @@ class Asker:
         self._client = cowd.Client(socket_path, timeout_seconds=TIMEOUT_SECONDS)
         self._channel = grpc.insecure_channel(f"unix:{socket_path}", OPTIONS)
         self._stub = pageflags_pb2_grpc.PageFlagsServiceStub(self._channel)
+        self._compare = self._channel.unary_stream("/cowd.v1.PageFlagsService/ComparePages")
         self._noop_channel = grpc.insecure_channel(f"unix:{noop_path}", OPTIONS)
         self._noop = self._noop_channel.unary_unary("/noop/Noop")
         self._arrays = PageArrays()
@@ -105,6 +106,45 @@ class Asker:
             "stretches": self._arrays.stretches,
             "present": int(states[[FILE, ANON, ZERO]].sum()),
             "anonymous": int(states[ANON]),
+        }
+
+    def compare(
+        self, pid: int, other_pid: int, address: int, count: int, totals_only: bool
+    ) -> dict[str, Any]:
+        """Compare a range of two processes once; return the seconds, and what was found the same.
+
+        What came is decoded as the library does, and counted outside of that time.
+        """
+        wanted = pageflags_pb2.PageRange(address=address, count=count)
+        request = pageflags_pb2.ComparePagesRequest(
+            pid=pid, other_pid=other_pid, ranges=[wanted], totals_only=totals_only
+        )
+        start = time.monotonic()
+        answers = [
+            twins_pb2.ComparePagesResponse.FromString(answer)
+            for answer in self._compare(request.SerializeToString(), timeout=TIMEOUT_SECONDS)
+        ]
+        seconds = time.monotonic() - start
+        same = pageflags_pb2.PAGE_COMPARISON_SAME
+        totals = [each for answer in answers for each in answer.totals]
+        counted = sum(each.page_count for each in totals if each.comparison == same)
+        listed = sum(answer.comparison.count(same) for answer in answers)
+        return {"seconds": seconds, "same": counted if totals_only else listed}
+
+    def summarize(self, pids: list[int]) -> dict[str, Any]:
+        """Have processes summarized, or all that the user may see; as `read` does otherwise."""
+        request = pageflags_pb2.SummarizeProcessesRequest(pids=pids)
+        start = time.monotonic()
+        summaries = list(self._stub.SummarizeProcesses(request, timeout=TIMEOUT_SECONDS))
+        end = time.monotonic()
+        totals = [total for summary in summaries for total in summary.totals]
+        anonymous = sum(total.anon_page_count + total.zero_page_count for total in totals)
+        return {
+            "start": start,
+            "end": end,
+            "pids": [summary.pid for summary in summaries],
+            "present": anonymous + sum(total.file_page_count for total in totals),
+            "anonymous": anonymous,
         }
 
     def call(self, way: str, calls: int, pid: int, address: int, count: int) -> dict[str, Any]:
@@ -151,7 +191,10 @@ def main() -> None:
     asker = Asker(*sys.argv[1:])
     deeds = {
         deed.__name__: deed
-        for deed in (asker.read, asker.call, asker.begin_streaming, asker.end_streaming)
+        for deed in (
+            *(asker.read, asker.compare, asker.summarize, asker.call),
+            *(asker.begin_streaming, asker.end_streaming),
+        )
     }
     for line in sys.stdin:
         order = json.loads(line)

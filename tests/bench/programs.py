@@ -41,13 +41,18 @@ class CProgram:
 
     def read(self, pid: int, address: int, count: int) -> Reading:
         """Have it read a range once."""
+        seconds, *found = self.ask(pid, address, count)
+        return Reading(seconds, *map(int, found))
+
+    def ask(self, *numbers: int) -> list[float]:
+        """Write a line of numbers, and return those of the line that it answers."""
         assert self._process.stdin
         assert self._process.stdout
-        self._process.stdin.write(f"{pid} {address} {count}\n")
+        self._process.stdin.write(" ".join(map(str, numbers)) + "\n")
         self._process.stdin.flush()
         words = self._process.stdout.readline().split()
         assert words, f"{self._process.args!r} ended with status {self._process.wait()}"
-        return Reading(float(words[0]), *map(int, words[1:]))
+        return [float(word) for word in words]
 
     def close(self) -> None:
         """End it."""

@@ -2,7 +2,8 @@
 """A process that has pages of some kind and waits: what the benchmark asks about.
 
 Runs as an ordinary user, started by `stage.py`. Prints {"pid": N, "ranges": {NAME: [ADDRESS,
-COUNT]}} when its pages are there, and ends with its standard input.
+COUNT]}, "forks": {NAME: PID}} when its pages are there, and ends with its standard input. A range
+with the name of a fork is that fork's.
 """
 
 import ctypes
@@ -10,7 +11,9 @@ import json
 import mmap
 import os
 import random
+import signal
 import sys
+from collections.abc import Callable
 from contextlib import suppress
 
 import numpy as np
@@ -23,17 +26,26 @@ RESERVED_BYTES = 1 << 40
 CLUSTERS = 100
 CLUSTER_PAGES = 256
 LARGE_PAGES = 16_000_000
+FORKED_PAGES = 1_000_000
 LARGE_PIECES = 4_000
+SPARSE_SHARE = 2
+"""Of so many pages one is there."""
+CROWD = 300
+CROWD_PAGES = 3_500
+"""Of each process, besides what the interpreter and its libraries have: 4 GiB in all."""
 FEW_PAGES = 4
 SEED = 20261123
 
 Ranges = dict[str, tuple[int, int]]
+Forks = dict[str, int]
+"""Pids by the names of the ranges that are theirs."""
 
 _KEPT: list[object] = []
 """The mappings: they stay as long as the process."""
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.mmap.restype = ctypes.c_void_p
 _libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, *[ctypes.c_int] * 3, ctypes.c_long]
+_PR_SET_PDEATHSIG = 1  # linux/prctl.h
 _FIXED, _NORESERVE = 0x10, 0x4000  # linux/mman.h; no names in Python before 3.13
 
 
@@ -121,6 +133,69 @@ def make_large(path: str) -> Ranges:
     return {"all": (address, LARGE_PAGES)}
 
 
+def make_forked() -> tuple[Ranges, Forks]:
+    """Write a million pages in random order, and have two forks, one of which copies half of them.
+
+    Every other page, in random order as well: the frames of neighbours are far apart.
+    """
+    address, words = reserve(FORKED_PAGES * PAGE_BYTES)
+    order = np.random.default_rng(SEED).permutation(FORKED_PAGES)
+    words[order * PAGE_BYTES] = 1
+    forks = {"same": fork_waiting(lambda: None)}
+
+    def copy_half() -> None:
+        words[order[order % 2 == 0] * PAGE_BYTES] = 2
+
+    forks["half"] = fork_waiting(copy_half)
+    return dict.fromkeys(("all", *forks), (address, FORKED_PAGES)), forks
+
+
+def fork_waiting(act: Callable[[], None]) -> int:
+    """Return the pid of a child that has acted, and ends with this process."""
+    hear_done, tell_done = os.pipe()
+    hear_end, tell_end = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        os.close(tell_end)
+        act()
+        os.write(tell_done, b".")
+        os.read(hear_end, 1)
+        os._exit(0)
+    os.close(hear_end)
+    os.read(hear_done, 1)
+    _KEPT.append(tell_end)
+    return pid
+
+
+def make_sparse(count: str) -> Ranges:
+    """Have so many pages in random places, and as many holes between them."""
+    pages = int(count)
+    address, words = reserve(SPARSE_SHARE * pages * PAGE_BYTES)
+    words[np.random.default_rng(SEED).permutation(SPARSE_SHARE * pages)[:pages] * PAGE_BYTES] = 1
+    return {"all": (address, SPARSE_SHARE * pages)}
+
+
+def make_crowd() -> Ranges:
+    """Have children, as a server has that forks after it has loaded: half of their pages is shared.
+
+    They end with this process.
+    """
+    _, shared = reserve(CROWD_PAGES // 2 * PAGE_BYTES)
+    shared[::PAGE_BYTES] = 1
+    for _ in range(CROWD):
+        reader, writer = os.pipe()
+        if os.fork() == 0:
+            _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+            _, own = reserve(CROWD_PAGES // 2 * PAGE_BYTES)
+            own[np.random.permutation(CROWD_PAGES // 2) * PAGE_BYTES] = 1
+            os.write(writer, b"x")
+            signal.pause()
+        os.close(writer)
+        os.read(reader, 1)
+        os.close(reader)
+    return {"shared": (shared.ctypes.data, CROWD_PAGES // 2)}
+
+
 def make_few() -> Ranges:
     """Have four pages."""
     address, words = reserve(FEW_PAGES * PAGE_BYTES)
@@ -133,6 +208,9 @@ KINDS = {
     "runs": make_runs,
     "reserved": make_reserved,
     "large": make_large,
+    "forked": make_forked,
+    "sparse": make_sparse,
+    "crowd": make_crowd,
     "few": make_few,
 }
 
@@ -140,8 +218,9 @@ KINDS = {
 def main() -> None:
     """Make the pages of the kind that the arguments say, and wait."""
     kind, *arguments = sys.argv[1:]
-    ranges = KINDS[kind](*arguments)
-    print(json.dumps({"pid": os.getpid(), "ranges": ranges}), flush=True)
+    made = KINDS[kind](*arguments)
+    ranges, forks = made if isinstance(made, tuple) else (made, {})
+    print(json.dumps({"pid": os.getpid(), "ranges": ranges, "forks": forks}), flush=True)
     sys.stdin.read()
 
 

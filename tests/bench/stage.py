@@ -105,13 +105,17 @@ class Stage:
 
     @contextmanager
     def scene(
-        self, kind: str, user: User = NOBODY, file: Path | None = None
+        self, kind: str, user: User = NOBODY, file: Path | None = None, count: int = 0
     ) -> Iterator[dict[str, Pages]]:
         """Have a process with pages of a kind of scene.py, by their names there."""
-        scene = start(user, "scene.py", kind, *([os.fspath(file)] if file else []))
+        arguments = [os.fspath(file)] if file else [str(count)] if count else []
+        scene = start(user, "scene.py", kind, *arguments)
         try:
             told = scene.read(ANSWER_SECONDS)
-            yield {name: Pages(told["pid"], *place) for name, place in told["ranges"].items()}
+            yield {
+                name: Pages(told["forks"].get(name, told["pid"]), *place)
+                for name, place in told["ranges"].items()
+            }
         finally:
             scene.close()
 

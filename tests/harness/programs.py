@@ -341,9 +341,11 @@ class Caller(Program):
         )
         return self.refusal("GetPageFlags", request).outcome
 
-    def list_mappings(self, pid: int) -> list[pageflags_pb2.Mapping]:
+    def list_mappings(
+        self, pid: int, with_page_counts: bool = False
+    ) -> list[pageflags_pb2.Mapping]:
         """Return every mapping of `pid`, by as many calls of ListMappings as it takes."""
-        request = pageflags_pb2.ListMappingsRequest(pid=pid)
+        request = pageflags_pb2.ListMappingsRequest(pid=pid, with_page_counts=with_page_counts)
         mappings: list[pageflags_pb2.Mapping] = []
         while True:
             response = pageflags_pb2.ListMappingsResponse.FromString(

@@ -5,6 +5,8 @@ Runs as an unprivileged user, started by a test. Prints {"pid": N} and then answ
 
     {"begin": REQUEST}      a StreamPageFlagsRequest in hexadecimal; other calls stay
         -> {}
+    {"compare": REQUEST}    the same with a ComparePagesRequest
+        -> {}
     {"take": N, "index": N} of the call so numbered, from 0
         -> {"taken": [[ADDRESS, COUNT, LISTED, [STATE, ...]], ...], "failure": [CODE, DETAILS] or
             null}           which states there are; fewer than N at the end
@@ -52,6 +54,9 @@ def main(path: str) -> None:
             case {"begin": request}:
                 parsed = pageflags_pb2.StreamPageFlagsRequest.FromString(bytes.fromhex(request))
                 calls.append(stub.StreamPageFlags(parsed, timeout=SECONDS))
+            case {"compare": request}:
+                wanted = pageflags_pb2.ComparePagesRequest.FromString(bytes.fromhex(request))
+                calls.append(stub.ComparePages(wanted, timeout=SECONDS))
             case {"take": most, "index": index}:
                 answer = take(calls[index], most)
             case {"cancel": index}:

@@ -17,6 +17,7 @@ from cowdaemon.errors import Code
 from cowdaemon.limits import CALLS_PER_WORKER, PAGES_PER_CALL, RANGES_PER_CALL
 from cowproto.v1 import pageflags_pb2, twins_pb2
 from harness.changed_zygote import in_zygote
+from harness.comparisons import make_request
 from harness.daemon import ROOT, StartDaemon
 from harness.endings import ENDINGS
 from harness.outcomes import ABSENT, ABSENT_PID, DENIED, GONE, KERNEL_THREAD, WITHOUT_MEMORY
@@ -40,6 +41,10 @@ READ_BYTES = PAGES_PER_CALL * 3 * 8
 """What a worker reads for as many pages: two looks at their entries, and their flags."""
 MOST_PIECES = 40
 """Read for a client that takes no more: those under way, and what gRPC and sockets hold of them."""
+COMPARED_BYTES = PAGES_PER_CALL * 4 * 8
+"""The same for two processes: two looks at the entries of each."""
+MOST_COMPARED = 60
+"""Answers about them are smaller, so gRPC and sockets hold more."""
 SMALL_SCANS = "limits.SCANNED_PAGES = 1 << 14"
 MOST_CHUNKS = 200_000
 """So small, of so many more as a terabyte makes, that 256 times: gRPC holds a good many of them."""
@@ -76,6 +81,13 @@ class StreamReader(Program):
         )
         request = pageflags_pb2.StreamPageFlagsRequest(pid=subject.pid, ranges=[wanted] * times)
         self.write({"begin": request.SerializeToString().hex()})
+        self.read()
+
+    def begin_comparison(self, subject: Subject) -> None:
+        """Start a call that compares all that a subject and its child have, many times."""
+        wanted = [(subject.address, subject.description["count"])] * TIMES
+        request = make_request(subject.pid, subject.description["child"], wanted)
+        self.write({"compare": request.SerializeToString().hex()})
         self.read()
 
     def take(self, most: int, index: int = 0) -> Taken:
@@ -254,6 +266,25 @@ def test_client_that_takes_no_more_stops_the_reading(
     if way == "unread":
         assert len(reader.take(TIMES).responses) == TIMES - 1
         assert await_settled_bytes(worker) > TIMES * READ_BYTES / 2  # it is what is looked at
+
+
+@pytest.mark.parametrize("way", ["cancelled", "unread"])
+def test_client_that_takes_no_more_stops_a_comparison(
+    start_daemon: StartDaemon, start_reader: Any, start_subject: StartSubject, way: str
+) -> None:
+    """As it does a stream. Seen to fail with a read-ahead that is not bounded."""
+    daemon = start_daemon()
+    subject = start_subject("large-forked")
+    reader = start_reader(NOBODY, daemon.socket_path)
+    reader.begin_comparison(subject)
+    assert len(reader.take(1).responses) == 1
+    [worker] = daemon.tree().workers
+    if way == "cancelled":
+        reader.cancel()
+    assert await_settled_bytes(worker) < MOST_COMPARED * COMPARED_BYTES
+    if way == "unread":
+        assert len(reader.take(TIMES).responses) == TIMES - 1
+        assert await_settled_bytes(worker) > TIMES * COMPARED_BYTES / 2
 
 
 def test_threads_of_a_stream_end_with_it(

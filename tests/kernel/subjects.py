@@ -55,6 +55,7 @@ from kinds.memory import (
     UnavailableError,
     advise,
     describe,
+    fork_waiting,
     libc,
     map_pages,
     protect,
@@ -79,6 +80,12 @@ def make_large() -> Described:
     address = map_pages(LARGE_PAGES)
     ctypes.memset(address, 1, LARGE_PAGES * PAGE_BYTES)
     return {"pages": describe(address, {"state": "ANON"}), "count": LARGE_PAGES}
+
+
+def make_large_forked() -> Described:
+    """Fill as many pages, and share them with a child that touches none of them."""
+    large = make_large()
+    return {**large, "child": fork_waiting(lambda: None)}
 
 
 def make_reservation() -> Described:

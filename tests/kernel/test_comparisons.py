@@ -122,9 +122,8 @@ def test_what_either_side_of_a_fork_did(
 ) -> None:
     """Each alone, both, and none of them.
 
-    Seen to fail with frames compared with their flags, with the flag of the copier taken from the
-    other side, with the page of zeros taken for a page, and without the look at mappings for what
-    is anonymous.
+    Seen to fail with the flags of the two exchanged, with their states exchanged, and with the page
+    of zeros taken for a page.
     """
     fixture, due = PLACES[place]
     directory = str(request.getfixturevalue(fixture)) if fixture else None
@@ -243,7 +242,10 @@ def list_ranges(caller: Caller, *pids: int) -> list[Range]:
 def test_whole_processes_agree_with_their_frames_page_for_page(
     puppet: Puppet, nobody: Caller, reference: Reference
 ) -> None:
-    """Parent and child, an interpreter each; and totals are what the lists count."""
+    """Parent and child, an interpreter each; and totals are what the lists count.
+
+    Seen to fail with the flags of the two exchanged, and with their states.
+    """
     puppet.map_pages(None, PAGES)
     child = play(puppet, STEPS)
     with stopped(puppet.pid, child):
@@ -282,7 +284,8 @@ def test_pages_that_stay_are_right_beside_those_that_do_not(
 ) -> None:
     """While one process writes, drops, unmaps, maps and forks.
 
-    Seen to fail with no second look, and with what is read again put a page further.
+    Seen to fail with the flags of the two exchanged. What moves is looked at by
+    tests/unit/worker/test_comparison_stream.py: here it seldom moves between two looks.
     """
     subject = start_subject("restless-fork", RESTLESS_STEPS)
     child, count = subject.description["child"], subject.description["count"]

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from cowproto.v1 import pageflags_pb2
+from harness.comparisons import make_request
 from harness.daemon import Daemon
 from harness.kernel_access import open_pagemaps
 from harness.outcomes import ABSENT, DENIED, KERNEL_THREAD, OWN, WITHOUT_MEMORY
@@ -54,9 +55,11 @@ def find_outcomes(caller: Caller, pid: int) -> set[tuple[str, str]]:
     for method, request in (
         ("GetPageFlags", pageflags_pb2.GetPageFlagsRequest(pid=pid, address=0x1000, count=1)),
         ("ListMappings", pageflags_pb2.ListMappingsRequest(pid=pid)),
+        ("ComparePages", make_request(pid, pid, [(0x1000, 1)])),
     ):
         try:
-            assert caller.call_bytes(method, request)
+            caller.begin(method, request, most=1 if method == "ComparePages" else None)
+            assert caller.finish()
             outcomes.add(("", ""))
         except CallError as error:
             outcomes.add(error.outcome)

@@ -6,21 +6,22 @@ needed, and then the entries of both again: where none has changed, all of it wa
 between the reads. Fails if one of the address spaces goes meanwhile.
 """
 
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from typing import Any, Final, Generic, NamedTuple, TypeVar
+from typing import Any, Final, Generic, NamedTuple, TypeAlias, TypeVar
 
 import numpy as np
 
 from cowdaemon.errors import CowdError, Reason
-from cowdaemon.limits import PAGES_PER_CALL, SETTLE_ROUNDS
+from cowdaemon.limits import PAGES_PER_CALL, SETTLE_ROUNDS, WINDOW_PAGES, WINDOW_PIECES
 from cowdaemon.worker.chunks import Chunk, iter_chunks, iter_pieces
 from cowdaemon.worker.comparisons import close, compare, find_moved, is_open, tell_unsettled
 from cowdaemon.worker.mappings import MappingKind
 from cowdaemon.worker.page_scan import iter_populated, iter_populated_by_reading
 from cowdaemon.worker.page_states import Bytes, Mask, Words
-from cowdaemon.worker.page_stream import map_ahead
+from cowdaemon.worker.page_stream import map_at_once, take
 from cowdaemon.worker.pagemap import (
     JOINED_PAGES,
     NO_STRETCHES,
@@ -30,13 +31,18 @@ from cowdaemon.worker.pagemap import (
     number_pages,
     read_stretches,
 )
+from cowdaemon.worker.read_ahead import map_ahead
 from cowdaemon.worker.reader import Reader
 from cowdaemon.worker.summaries import number_extents
 from cowdaemon.worker.targets import Target
 
 __all__ = ["ComparedChunk", "ComparisonStreams", "iter_union"]
 
+_NO_ENTRIES: Final[Words] = np.empty(0, np.uint64)
+
 _R = TypeVar("_R")
+
+_Run: TypeAlias = Callable[..., Iterable[Any]]
 
 
 class ComparedChunk(NamedTuple):
@@ -61,6 +67,16 @@ class _Side(NamedTuple):
             raise _gone(self.target) from None
 
 
+class _Found(NamedTuple):
+    """What a first look at pages has found; some findings may be open."""
+
+    entries: Words
+    other_entries: Words
+    states: Bytes
+    other_states: Bytes
+    findings: Bytes
+
+
 class _Look(NamedTuple):
     """What was found of pages, and which of them did not hold still meanwhile."""
 
@@ -69,6 +85,19 @@ class _Look(NamedTuple):
     other_states: Bytes
     moved: Mask
     other_moved: Mask
+
+
+class _Piece(NamedTuple, Generic[_R]):
+    """What one thread has looked at: `told`, or None if it waits for the flags of its frames.
+
+    `entries` are those of the frames: of all open pages in the first process, then in the second.
+    """
+
+    chunks: list[Chunk]
+    stretches: Stretches
+    found: _Found
+    entries: Words
+    told: list[_R] | None
 
 
 class ComparisonStreams:
@@ -91,6 +120,9 @@ class ComparisonStreams:
         verify_wanted: Callable[[], None],
     ) -> Iterator[_R]:
         """Yield what `tell` makes of the chunks of ranges of pages, in order and without gaps.
+
+        Pieces of which flags are needed, of frames that are scattered, wait for others, up to
+        WINDOW_PAGES frames: the more, the less each of them costs.
 
         Args:
             targets: the processes.
@@ -120,10 +152,18 @@ class ComparisonStreams:
         first, second = (_Side(target, _find_anonymous(target)) for target in targets)
         pieces = iter_pieces(iter_chunks(ranges, find_both))
         is_small = sum(end - first for first, end in ranges) <= PAGES_PER_CALL
-        run: Callable[..., Iterable[Any]] = map if is_small else partial(map_ahead, self._threads)
-        stream = _Stream(self._reader, (first, second), tell, verify_wanted)
-        for told in run(stream.compare, pieces):
-            yield from told
+        run: _Run = map if is_small else partial(map_ahead, self._threads)
+        run_at_once: _Run = map_at_once if is_small else self._threads.map
+        stream = _Stream(self._reader, (first, second), tell, verify_wanted, run, run_at_once)
+        window: list[_Piece[_R]] = []
+        frame_count = 0
+        for piece in run(stream.look, pieces):
+            window.append(piece)
+            frame_count += len(piece.entries)
+            if window[0].told or frame_count >= WINDOW_PAGES or len(window) == WINDOW_PIECES:
+                yield from stream.finish(window)
+                frame_count = 0
+        yield from stream.finish(window)
 
 
 class _Stream(NamedTuple, Generic[_R]):
@@ -133,25 +173,58 @@ class _Stream(NamedTuple, Generic[_R]):
     sides: tuple[_Side, _Side]
     tell: Callable[[ComparedChunk], _R]
     verify_wanted: Callable[[], None]
+    run: _Run
+    run_at_once: _Run
 
-    def compare(self, piece: list[Chunk]) -> list[_R]:
-        """Return what is told of the chunks of a piece."""
+    def look(self, chunks: list[Chunk]) -> _Piece[_R]:
+        """Look at a piece, and tell of it if that takes no scattered frames."""
         self.verify_wanted()
-        look = self._settle(np.concatenate([chunk.stretches for chunk in piece]))
+        stretches = np.concatenate([chunk.stretches for chunk in chunks])
+        found = self._look(stretches)
+        entries = _find_open(found)
+        flags = self.reader.read_runs(entries)
+        if flags is None:
+            return _Piece(chunks, stretches, found, entries, None)
+        told = self._tell(chunks, stretches, found, flags)
+        return _Piece(chunks, stretches, found, _NO_ENTRIES, told)
+
+    def finish(self, window: list[_Piece[_R]]) -> Iterator[_R]:
+        """Yield what is told of all pieces of a window; nothing is held for longer than needed."""
+        tolds = deque(piece.told for piece in window)
+        waiting = deque(piece for piece in window if piece.told is None)
+        window.clear()
+        settled: Iterator[list[_R]] = iter(())
+        if waiting:
+            self.verify_wanted()
+            entries = [piece.entries for piece in waiting]
+            flags = deque(self.reader.read_scattered(entries, self.run, self.verify_wanted))
+            del entries
+            # At once: whoever takes no answers does not put the second look off.
+            settled = iter(self.run_at_once(self._tell_waiting, take(waiting), take(flags)))
+        for told in take(tolds):
+            yield from next(settled) if told is None else told
+
+    def _tell_waiting(self, piece: _Piece[_R], flags: Words) -> list[_R]:
+        self.verify_wanted()
+        return self._tell(piece.chunks, piece.stretches, piece.found, flags)
+
+    def _tell(
+        self, chunks: list[Chunk], stretches: Stretches, found: _Found, flags: Words
+    ) -> list[_R]:
+        look = self._settle(stretches, self._look_again(stretches, found, flags))
         for side in self.sides:  # what was skipped may have been empty for that
             if not side.target.is_alive():
                 raise _gone(side.target)
         told, start = [], 0
-        for chunk in piece:
+        for chunk in chunks:
             end = start + chunk.listed_page_count
             pages = look.findings[start:end], look.states[start:end], look.other_states[start:end]
             told.append(self.tell(ComparedChunk(chunk, *pages)))
             start = end
         return told
 
-    def _settle(self, stretches: Stretches) -> _Look:
-        """Look at stretches of pages, and anew at what did not hold still."""
-        look = self._look(stretches)
+    def _settle(self, stretches: Stretches, look: _Look) -> _Look:
+        """Look anew at what did not hold still."""
         suspects = np.flatnonzero(look.moved | look.other_moved)
         if not len(suspects):
             return look
@@ -160,34 +233,43 @@ class _Stream(NamedTuple, Generic[_R]):
             ascending = np.sort(pages[suspects])
             around = join_stretches(np.column_stack((ascending, ascending + 1)), JOINED_PAGES)
             places = np.searchsorted(number_pages(around), pages[suspects])
-            for part, anew in zip(look, self._look(around), strict=True):
-                part[suspects] = anew[places]
+            found = self._look(around)
+            flags = self.reader.read_flags(_find_open(found))
+            anew = self._look_again(around, found, flags)
+            for part, part_anew in zip(look, anew, strict=True):
+                part[suspects] = part_anew[places]
             suspects = suspects[(look.moved | look.other_moved)[suspects]]
             if not len(suspects):
                 return look
         tell_unsettled(*look)
         return look
 
-    def _look(self, stretches: Stretches) -> _Look:
+    def _look(self, stretches: Stretches) -> _Found:
         first, second = self.sides
         entries, other_entries = first.read(stretches), second.read(stretches)
         classify = self.reader.classify_entries
         states = classify(entries, stretches, first.anonymous)
         other_states = classify(other_entries, stretches, second.anonymous)
         findings = compare(entries, other_entries, states, other_states)
-        self._close(findings, entries, other_entries)
+        return _Found(entries, other_entries, states, other_states, findings)
+
+    def _look_again(self, stretches: Stretches, found: _Found, flags: Words) -> _Look:
+        """Close what was open, with the flags of its frames, and see what has moved."""
+        entries, other_entries, states, other_states, findings = found
+        places = np.flatnonzero(is_open(findings))
+        if len(places):
+            mine, theirs = np.split(flags, 2)
+            findings[places] = close(mine, theirs, self.reader.features.has_page_copiers)
+        first, second = self.sides
         moved = find_moved(entries, first.read(stretches))
         other_moved = find_moved(other_entries, second.read(stretches))
         return _Look(findings, states, other_states, moved, other_moved)
 
-    def _close(self, findings: Bytes, entries: Words, other_entries: Words) -> None:
-        """Find, in place, what takes the flags of both frames."""
-        places = np.flatnonzero(is_open(findings))
-        if len(places):
-            together = np.concatenate((entries[places], other_entries[places]))
-            flags, other_flags = np.split(self.reader.read_flags(together), 2)
-            has_copiers = self.reader.features.has_page_copiers
-            findings[places] = close(flags, other_flags, has_copiers)
+
+def _find_open(found: _Found) -> Words:
+    """Return the entries of open pages, of the first process and then of the second."""
+    places = np.flatnonzero(is_open(found.findings))
+    return np.concatenate((found.entries[places], found.other_entries[places]))
 
 
 def iter_union(*parts: Iterator[Stretches]) -> Iterator[Stretches]:

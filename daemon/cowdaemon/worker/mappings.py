@@ -91,7 +91,9 @@ def list_extents(maps: int) -> list[Extent]:
         if len(found) != lines.count(b"\n"):
             raise ValueError(f"not lines of /proc/PID/maps: {lines!r}")
         for start, end, sharing, inode, path in found:
-            start_address, end_address = max(int(start, 16), told_until), int(end, 16)
+            start_address, end_address = int(start, 16), int(end, 16)
+            if start_address < told_until:
+                start_address = told_until
             if start_address < end_address:
                 told_until = end_address
                 kind = _find_kind(sharing, inode, path)
@@ -134,13 +136,14 @@ def _read_chunk(maps: int, offset: int, length_bytes: int) -> bytes:
 
 
 def _find_kind(permissions: bytes, inode: bytes, path: bytes) -> MappingKind:
+    is_shared = permissions.endswith(b"s")
+    if inode != b"0":  # nearly always
+        if is_shared:
+            return MappingKind.SHARED_FILE
+        return MappingKind.ANONYMOUS if path in _ANONYMOUS else MappingKind.PRIVATE_FILE
     if path in _SPECIAL:
         return MappingKind.SPECIAL
-    if permissions.endswith(b"s"):
-        return MappingKind.SHARED_FILE
-    if inode != b"0" and path not in _ANONYMOUS:
-        return MappingKind.PRIVATE_FILE
-    return MappingKind.ANONYMOUS
+    return MappingKind.SHARED_FILE if is_shared else MappingKind.ANONYMOUS
 
 
 def parse_mapping(line: bytes) -> Mapping:

@@ -8,7 +8,7 @@ the kernel. Fails if the address space goes meanwhile.
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from functools import partial
 from typing import Any, Final, Generic, NamedTuple, TypeAlias, TypeVar
@@ -21,10 +21,11 @@ from cowdaemon.worker.disclosure import DisclosureMasks
 from cowdaemon.worker.page_scan import iter_populated, iter_populated_by_reading
 from cowdaemon.worker.page_states import Bytes, Words
 from cowdaemon.worker.pagemap import ShortReadError, Stretches, count_pages
+from cowdaemon.worker.read_ahead import map_ahead
 from cowdaemon.worker.reader import PageReadings, Reader, classify_readings
 from cowdaemon.worker.targets import Target
 
-__all__ = ["ChunkPages", "PageStreams", "map_ahead"]
+__all__ = ["ChunkPages", "PageStreams", "map_at_once", "take"]
 
 _NO_ENTRIES: Final[Words] = np.empty(0, np.uint64)
 
@@ -94,7 +95,7 @@ class PageStreams(Generic[_R]):
         pieces = iter_pieces(iter_chunks(ranges, find))
         is_small = sum(end - first for first, end in ranges) <= PAGES_PER_CALL
         run: _Run = map if is_small else partial(map_ahead, self.threads)
-        run_at_once: _Run = _map_at_once if is_small else self.threads.map
+        run_at_once: _Run = map_at_once if is_small else self.threads.map
         stream = _Stream(reader, self._masks, target, tell, verify_wanted, run, run_at_once)
         window: list[_Look[_R]] = []
         page_count = 0
@@ -148,8 +149,8 @@ class _Stream(NamedTuple, Generic[_R]):
             flags = deque(self.reader.read_scattered(entries, self.run, self.verify_wanted))
             del entries
             # At once: whoever takes no answers does not put the second look off.
-            settled = iter(self.run_at_once(self._settle, _take(scattered), _take(flags)))
-        for told in _take(tolds):
+            settled = iter(self.run_at_once(self._settle, take(scattered), take(flags)))
+        for told in take(tolds):
             if not self.target.is_alive():  # what was skipped may have been empty for that
                 raise ShortReadError
             yield from next(settled) if told is None else told
@@ -172,23 +173,12 @@ class _Stream(NamedTuple, Generic[_R]):
         return told
 
 
-def _take(items: deque[_T]) -> Iterator[_T]:
+def take(items: deque[_T]) -> Iterator[_T]:
+    """Yield the items, and hold none that has been taken."""
     while items:
         yield items.popleft()
 
 
-def _map_at_once(function: Callable[..., _R], *iterables: Iterable[Any]) -> Iterator[_R]:
+def map_at_once(function: Callable[..., _R], *iterables: Iterable[Any]) -> Iterator[_R]:
+    """Do what `map` does before anything is taken, as threads do."""
     return iter(list(map(function, *iterables)))
-
-
-def map_ahead(
-    threads: ThreadPoolExecutor, function: Callable[..., _R], *iterables: Iterable[Any]
-) -> Iterator[_R]:
-    """Do what `map` does in several threads, few results ahead of what has been taken."""
-    under_way: deque[Future[_R]] = deque()
-    for arguments in zip(*iterables, strict=False):
-        under_way.append(threads.submit(function, *arguments))
-        if len(under_way) > READING_THREADS:
-            yield under_way.popleft().result()
-    while under_way:
-        yield under_way.popleft().result()

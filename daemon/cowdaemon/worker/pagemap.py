@@ -6,7 +6,7 @@ space ends there, or it is gone.
 """
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import repeat
 from typing import Final, TypeVar
 
@@ -18,7 +18,9 @@ from cowdaemon.worker.page_states import Words
 __all__ = [
     "JOINED_PAGES",
     "NO_STRETCHES",
+    "PROCESS_SHIFT",
     "Numbers",
+    "Pagemap",
     "ShortReadError",
     "Stretches",
     "count_pages",
@@ -36,6 +38,13 @@ Numbers = NDArray[np.int64]
 """Numbers of pages: their addresses by the page size."""
 Stretches = NDArray[np.int64]
 """Consecutive pages, a row of two for each stretch: first page, page after the last. Ascending."""
+
+Pagemap = int | Sequence[int]
+"""Descriptor of /proc/PID/pagemap; or those of several processes: then pages are numbered as of one
+address space, where each process has its own 2^PROCESS_SHIFT pages, in this order."""
+
+PROCESS_SHIFT: Final = 46
+"""Pages of the largest address space (57 bits of address), and as many again. Whole huge pages."""
 
 _Value = TypeVar("_Value", bound=np.generic)
 
@@ -65,17 +74,24 @@ def read_entries(pagemap: int, address: int, count: int) -> Words:
     return np.frombuffer(entries, np.uint64)
 
 
-def read_stretches(pagemap: int, stretches: Stretches) -> Words:
+def read_stretches(pagemap: Pagemap, stretches: Stretches) -> Words:
     """Return the entries of all pages of `stretches`, one stretch after the other.
 
     Raises:
         ShortReadError: one of them is not there in full.
     """
-    offsets = (stretches[:, 0] * _ENTRY_BYTES).tolist()
+    firsts = stretches[:, 0]
+    files: Iterable[int]
+    if isinstance(pagemap, int):
+        files = repeat(pagemap)
+    else:
+        files = [pagemap[place] for place in (firsts >> PROCESS_SHIFT).tolist()]
+        firsts = firsts & ((1 << PROCESS_SHIFT) - 1)
+    offsets = (firsts * _ENTRY_BYTES).tolist()
     lengths = ((stretches[:, 1] - stretches[:, 0]) * _ENTRY_BYTES).tolist()
-    entries = read_parts(pagemap, lengths, offsets)
+    entries = b"".join(map(os.pread, files, lengths, offsets))
     if len(entries) != sum(lengths):
-        entries = b"".join(map(read_fully, repeat(pagemap), lengths, offsets))
+        entries = b"".join(map(read_fully, files, lengths, offsets))
         if len(entries) != sum(lengths):
             raise ShortReadError
     return np.frombuffer(entries, np.uint64)

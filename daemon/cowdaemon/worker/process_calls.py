@@ -6,7 +6,9 @@ Worker, unprivileged. What a call cannot answer it raises as CowdError.
 
 import os
 from collections.abc import Callable, Iterator, Sequence
-from typing import Final
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import Final, NamedTuple
 
 from cowproto.v1 import pageflags_pb2 as messages
 
@@ -17,13 +19,16 @@ from cowdaemon.limits import (
     MAPPINGS_PATH_BYTES,
     MAPPINGS_PER_CALL,
     PIDS_PER_CALL,
+    READING_THREADS,
+    TARGETS_AHEAD,
 )
 from cowdaemon.worker.mappings import Extent
 from cowdaemon.worker.page_states import PageState
 from cowdaemon.worker.pagemap import ShortReadError
+from cowdaemon.worker.read_ahead import map_ahead
 from cowdaemon.worker.reader import Reader
 from cowdaemon.worker.requests import open_target, verify_start_time
-from cowdaemon.worker.summaries import count_mappings, number_extents, summarize
+from cowdaemon.worker.summaries import Totals, count_mappings, iter_summaries, number_extents
 from cowdaemon.worker.targets import Target, Targets
 
 __all__ = ["ProcessCalls"]
@@ -32,6 +37,14 @@ _PAGE_SIZE_BYTES: Final = os.sysconf("SC_PAGE_SIZE")
 _COUNT_FIELDS: Final = ("", *(f"{state.name.lower()}_page_count" for state in PageState))
 _OF_THE_DAEMON: Final = (Code.INTERNAL, Code.UNAVAILABLE, Code.RESOURCE_EXHAUSTED)
 """What is no matter of the process that was asked about."""
+
+
+class _Asked(NamedTuple):
+    """A process of a call about several, opened, or why not."""
+
+    pid: int
+    target: Target | None
+    failure: CowdError | None
 
 
 class ProcessCalls:
@@ -45,6 +58,7 @@ class ProcessCalls:
     def __init__(self, targets: Targets, reader: Reader) -> None:
         self._targets = targets
         self._reader = reader
+        self._run = partial(map_ahead, ThreadPoolExecutor(READING_THREADS, "counting"))
 
     def list_mappings(
         self, request: messages.ListMappingsRequest, verify_wanted: Callable[[], None]
@@ -80,7 +94,9 @@ class ProcessCalls:
         """Add them to each mapping, and take mappings away that would be too much work."""
         mapped = number_extents(extents)
         try:
-            counts = count_mappings(self._reader, target, mapped, verify_wanted, COUNTED_PAGES)
+            counts = count_mappings(
+                self._reader, target, mapped, verify_wanted, COUNTED_PAGES, self._run
+            )
         except ShortReadError:
             raise CowdError(Reason.PROCESS_GONE, pid=target.pid) from None
         if len(counts) < len(extents):
@@ -96,39 +112,54 @@ class ProcessCalls:
         if len(request.pids) > PIDS_PER_CALL:
             raise CowdError(Reason.TOO_MANY_PIDS, count=len(request.pids), maximum=PIDS_PER_CALL)
         purpose = wire.Purpose.SUMMARY if request.pids else wire.Purpose.SWEEP
-        for pid in request.pids or self._targets.list_pids():
-            verify_wanted()
+        asked = self._iter_opened(request.pids, purpose, verify_wanted)
+        for pid, failure, start_time_ticks, totals in self._iter_answers(
+            asked, verify_wanted, are_many=len(request.pids) != 1
+        ):
             response = messages.SummarizeProcessesResponse(
-                pid=pid, page_size_bytes=_PAGE_SIZE_BYTES
+                pid=pid, page_size_bytes=_PAGE_SIZE_BYTES, start_time_ticks=start_time_ticks
             )
-            try:
-                self._summarize(open_target(self._targets, pid, purpose), response, verify_wanted)
-            except CowdError as error:
-                reason = error.reason
-                if purpose is wire.Purpose.SUMMARY:
-                    response.failure.code = reason.code
-                    response.failure.reason = reason.name
-                    response.failure.message = str(error)
-                elif reason.code in _OF_THE_DAEMON:
-                    raise
-                else:
-                    continue
+            if failure is None:
+                for kind, mapping_count, page_counts in totals:
+                    counts = _name_counts((0, *page_counts.values()))
+                    response.totals.add(kind=kind, mapping_count=mapping_count, **counts)
+            elif purpose is wire.Purpose.SUMMARY:
+                response.failure.code = failure.reason.code
+                response.failure.reason = failure.reason.name
+                response.failure.message = str(failure)
+            elif failure.reason.code in _OF_THE_DAEMON:
+                raise failure
+            else:
+                continue
             yield response.SerializeToString()
 
-    def _summarize(
-        self,
-        target: Target,
-        response: messages.SummarizeProcessesResponse,
-        verify_wanted: Callable[[], None],
-    ) -> None:
-        try:
-            summary = summarize(self._reader, target, verify_wanted)
-        except ShortReadError:
-            raise CowdError(Reason.PROCESS_GONE, pid=target.pid) from None
-        response.start_time_ticks = target.start_time_ticks
-        for totals in summary:
-            counts = _name_counts((0, *totals.page_counts.values()))
-            response.totals.add(kind=totals.kind, mapping_count=totals.mapping_count, **counts)
+    def _iter_answers(
+        self, asked: Iterator[_Asked], verify_wanted: Callable[[], None], are_many: bool
+    ) -> Iterator[tuple[int, CowdError | None, int, list[Totals]]]:
+        """Yield the pid of each process, why it cannot be told of, its start time and totals."""
+        named = ((each, each.target) for each in asked)
+        ahead = TARGETS_AHEAD if are_many else 0
+        summaries = iter_summaries(self._reader, named, verify_wanted, self._run, ahead)
+        for (pid, target, failure), totals in summaries:
+            if target is None or totals is None:
+                yield pid, failure or CowdError(Reason.PROCESS_GONE, pid=pid), 0, []
+            else:
+                yield pid, None, target.start_time_ticks, totals
+
+    def _iter_opened(
+        self, pids: Sequence[int], purpose: wire.Purpose, verify_wanted: Callable[[], None]
+    ) -> Iterator[_Asked]:
+        """Yield the processes asked for, opened. A failure of the daemon's ends a sweep."""
+        for pid in pids or self._targets.list_pids():
+            verify_wanted()
+            try:
+                yield _Asked(pid, open_target(self._targets, pid, purpose), None)
+            except CowdError as failure:
+                is_of_daemon = failure.reason.code in _OF_THE_DAEMON
+                if purpose is wire.Purpose.SUMMARY or is_of_daemon:
+                    yield _Asked(pid, None, failure)
+                if purpose is wire.Purpose.SWEEP and is_of_daemon:
+                    return
 
 
 def _name_counts(counts: Sequence[int]) -> dict[str, int]:

@@ -1,15 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Lets a thread of its own take items from an iterator while others are being used.
+"""Lets threads of their own take items from an iterator, or work on them, while others are used.
 
 Worker, unprivileged. What is ahead is bounded, so whoever does not take the items stops the work.
 """
 
 import threading
 from collections import deque
-from collections.abc import Iterator
-from typing import Generic, TypeVar
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any, Generic, TypeVar
 
-__all__ = ["read_ahead"]
+from cowdaemon.limits import READING_THREADS
+
+__all__ = ["map_ahead", "read_ahead"]
 
 _T = TypeVar("_T")
 
@@ -27,6 +30,19 @@ def read_ahead(items: Iterator[_T], depth: int) -> Iterator[_T]:
         yield from iter(buffer)
     finally:
         buffer.abandon()
+
+
+def map_ahead(
+    threads: ThreadPoolExecutor, function: Callable[..., _T], *iterables: Iterable[Any]
+) -> Iterator[_T]:
+    """Do what `map` does in several threads, few results ahead of what has been taken."""
+    under_way: deque[Future[_T]] = deque()
+    for arguments in zip(*iterables, strict=False):
+        under_way.append(threads.submit(function, *arguments))
+        if len(under_way) > READING_THREADS:
+            yield under_way.popleft().result()
+    while under_way:
+        yield under_way.popleft().result()
 
 
 class _Buffer(Generic[_T]):

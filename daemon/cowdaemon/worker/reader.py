@@ -30,11 +30,13 @@ from cowdaemon.worker.page_states import (
     Words,
     classify,
     encode,
+    frames,
     is_contradictory,
 )
 from cowdaemon.worker.pagemap import (
     JOINED_PAGES,
     Numbers,
+    Pagemap,
     Stretches,
     join_stretches,
     number_pages,
@@ -46,6 +48,7 @@ __all__ = ["PageReadings", "Reader", "classify_readings"]
 
 _PAGE_SIZE_BYTES: Final = os.sysconf("SC_PAGE_SIZE")
 _PRESENT: Final = np.uint64(1 << 63)
+_NO_FRAME: Final = np.uint64(1 << 55)
 _ZERO_PAGE: Final = np.uint64(Kpageflags.ZERO_PAGE)
 _STRETCHES_AT_ONCE: Final = 512
 """So few that what leads to their pages is still in the processor's caches at the second look."""
@@ -120,13 +123,13 @@ class Reader:
             return None
         return read_few(self._kpageflags, pagemap, address, count, self.features.layout, masks)
 
-    def read_states(self, pagemap: int, stretches: Stretches, anonymous: Stretches) -> Bytes:
+    def read_states(self, pagemap: Pagemap, stretches: Stretches, anonymous: Stretches) -> Bytes:
         """Return the state of each page of stretches: what `classify_readings` says, for less.
 
         One look at pagemap tells nearly all of it, and no other pages are looked at again.
 
         Args:
-            pagemap: descriptor of the target's /proc/PID/pagemap that shows frame numbers.
+            pagemap: of the target, or of several; descriptors that show frame numbers.
             stretches: of no more pages than one thread is to read at a time.
             anonymous: the pages of the target's anonymous mappings, ascending, none overlapping.
 
@@ -136,8 +139,13 @@ class Reader:
         entries = read_stretches(pagemap, stretches)
         layout = self.features.layout
         states, doubts = classify_entries(entries, stretches, anonymous, layout)
+        doubtful = entries[doubts.pages]
+        judged, _ = classify(doubtful, self._read_distinct(doubtful), layout)
+        states[doubts.pages] = judged
+        # An anonymous page is what its entry may be, and no driver has pages that are anonymous.
         # Of huge pages that are none of zeros their entries have told the truth.
-        places = np.concatenate((doubts.pages, doubts.huge[self._are_zero(doubts.heads)]))
+        is_open = judged != PageState.ANON
+        places = np.concatenate((doubts.pages[is_open], doubts.huge[self._are_zero(doubts.heads)]))
         if len(places):
             pages = number_pages(stretches)[places]
             open_entries = entries[places]
@@ -163,9 +171,7 @@ class Reader:
         states, doubts = classify_entries(entries, stretches, anonymous, layout)
         if len(doubts.pages):
             doubtful = entries[doubts.pages]
-            states[doubts.pages], _ = classify(
-                doubtful, read_flags(self._kpageflags, doubtful), layout
-            )
+            states[doubts.pages], _ = classify(doubtful, self._read_distinct(doubtful), layout)
         states[doubts.huge[self._are_zero(doubts.heads)]] = PageState.ZERO
         return states
 
@@ -174,15 +180,28 @@ class Reader:
         if not len(heads):
             return np.zeros(0, np.bool_)
         begins = np.diff(heads, prepend=heads[0] ^ np.uint64(1)) != 0
-        ascending = np.sort(heads[begins])
-        distinct = ascending[np.diff(ascending, prepend=ascending[0] ^ np.uint64(1)) != 0]
+        flags = self._read_distinct(heads[begins] | _PRESENT)
+        is_zero: Mask = ((flags & _ZERO_PAGE) != 0)[np.cumsum(begins) - 1]
+        return is_zero
+
+    def _read_distinct(self, entries: Words) -> Words:
+        """Return the flags of the frames of present pages, of which many may have the same one.
+
+        As processes have that were forked from each other. np.unique imports a module.
+        """
+        numbers = frames(entries)
+        ascending = np.sort(numbers)
+        distinct = ascending[np.diff(ascending, prepend=_NO_FRAME) != 0]
         flags = read_flags(self._kpageflags, distinct | _PRESENT)
-        is_zero: Mask = (flags & _ZERO_PAGE) != 0
-        return is_zero[np.searchsorted(distinct, heads)]
+        return flags[np.searchsorted(distinct, numbers)]
 
     def read_flags(self, entries: Words) -> Words:
         """Return the flags of the pages of these entries, in any order; 0 where none is present."""
         return read_flags(self._kpageflags, entries)
+
+    def read_runs(self, entries: Words) -> Words | None:
+        """Return what `read_flags` does if frames follow each other, or are few; else None."""
+        return read_runs(self._kpageflags, entries)
 
     def look(self, pagemap: int, stretches: Stretches) -> tuple[Words, PageReadings | None]:
         """Read the entries of stretches of pages; and their flags, if frames follow each other.
@@ -236,7 +255,7 @@ class Reader:
         return self._settle(pagemap, stretches, entries, flags, again)
 
     def _settle(
-        self, pagemap: int, stretches: Stretches, entries: Words, flags: Words, again: Words
+        self, pagemap: Pagemap, stretches: Stretches, entries: Words, flags: Words, again: Words
     ) -> PageReadings:
         """Read anew what was not of one moment, given a later look at the same entries."""
         codes = encode(entries, flags)
@@ -272,7 +291,7 @@ def _join_readings(parts: Sequence[PageReadings]) -> PageReadings:
     )
 
 
-def _read_pages(pagemap: int, pages: Numbers) -> Words:
+def _read_pages(pagemap: Pagemap, pages: Numbers) -> Words:
     """Return the entries of single pages, which may come in any order, and twice."""
     ascending = np.sort(pages)
     stretches = join_stretches(np.column_stack((ascending, ascending + 1)), JOINED_PAGES)

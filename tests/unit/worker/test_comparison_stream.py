@@ -7,7 +7,9 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from cowdaemon.errors import CowdError, Reason
 from cowdaemon.limits import PAGES_PER_CALL, SETTLE_ROUNDS
+from cowdaemon.worker import comparison_stream as module
 from cowdaemon.worker.comparison_stream import ComparedChunk, ComparisonStreams, iter_union
 from cowdaemon.worker.comparisons import Comparison, Copier, find_comparisons, find_copiers
 from cowdaemon.worker.page_states import Bytes, PageState, Words
@@ -86,9 +88,11 @@ class RestlessReader(Reader):
 class NotedReader(RestlessReader):
     """Notes of how many pages flags are read."""
 
-    def read_flags(self, entries: Words) -> Words:
-        self.flags_read = getattr(self, "flags_read", 0) + len(entries)
-        return super().read_flags(entries)
+    flags_read = 0
+
+    def read_runs(self, entries: Words) -> Words | None:
+        self.flags_read += len(entries)
+        return super().read_runs(entries)
 
 
 @pytest.fixture
@@ -186,15 +190,41 @@ def test_flags_are_read_of_no_more_pages_than_need_them(
     assert reader.flags_read == 2
 
 
+@pytest.mark.parametrize("is_other", [False, True])
+def test_nothing_is_found_in_a_process_that_has_gone(
+    process: Process,
+    other: Process,
+    reader: RestlessReader,
+    monkeypatch: pytest.MonkeyPatch,
+    is_other: bool,
+) -> None:
+    """Which is no answer, as by PAGEMAP_SCAN. Seen to fail without the look whether both live."""
+    reader.between = lambda: None
+    reader.features = replace(reader.features, has_pagemap_scan=True)  # type: ignore[misc]
+    monkeypatch.setattr(module, "iter_populated", lambda *_: iter(()))
+    targets: tuple[Target, Target] = process.open(PID, None), other.open(PID, None)  # type: ignore[arg-type]
+    with ThreadPoolExecutor(2) as threads:
+        streams = ComparisonStreams(reader, threads)
+        assert list(streams.iter_chunks(targets, [(0, PAGES)], lambda it: it, lambda: None))
+        (other if is_other else process).exit()
+        with pytest.raises(CowdError) as failure:
+            list(streams.iter_chunks(targets, [(0, PAGES)], lambda it: it, lambda: None))
+    assert failure.value.reason is Reason.PROCESS_GONE
+
+
 def test_chunks_and_threads_keep_the_order(
     process: Process, other: Process, reader: RestlessReader
 ) -> None:
-    """Of many pages, and each has its own pages' findings."""
+    """Of many pages, and each has its own pages' findings, whether or not it waits for flags.
+
+    Seen to fail with what waits told last.
+    """
     reader.between = lambda: None
     count = 3 * PAGES_PER_CALL
     entries = np.full(count, PRESENT | 50, np.uint64)
     process.write_pagemap(entries)
     shared = np.random.default_rng(3).random(count) < 0.5
+    shared[PAGES_PER_CALL : 2 * PAGES_PER_CALL] = True
     other.write_pagemap(np.where(shared, entries, entries + np.uint64(1)))
     targets: tuple[Target, Target] = process.open(PID, None), other.open(PID, None)  # type: ignore[arg-type]
     with ThreadPoolExecutor(2) as threads:
@@ -203,3 +233,4 @@ def test_chunks_and_threads_keep_the_order(
     assert [chunk.chunk.end_page - chunk.chunk.first_page for chunk in told] == [PAGES_PER_CALL] * 3
     findings = np.concatenate([chunk.findings for chunk in told])
     assert ((find_comparisons(findings) == Comparison.SAME) == shared).all()
+    assert ((find_copiers(findings) == Copier.FIRST) == ~shared).all()

@@ -16,7 +16,7 @@ from cowdaemon.limits import READING_THREADS
 from cowdaemon.worker import kpageflags as module
 from cowdaemon.worker.kpageflags import read_flags, read_runs, read_scattered
 from cowdaemon.worker.page_states import Words
-from cowdaemon.worker.page_stream import map_ahead
+from cowdaemon.worker.read_ahead import map_ahead
 from hypothesis import given
 from hypothesis import strategies as st
 

@@ -4,12 +4,19 @@
 import mmap
 import os
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import pytest
 from cowdaemon.worker import mappings as module
-from cowdaemon.worker.mappings import Mapping, MappingKind, iter_mappings, parse_mapping
+from cowdaemon.worker.mappings import (
+    Mapping,
+    MappingKind,
+    iter_mappings,
+    list_extents,
+    parse_mapping,
+    read_first_address,
+)
 from cowproto.v1 import pageflags_pb2
 
 MakeFile = Callable[[bytes], int]
@@ -104,6 +111,34 @@ def test_lines_split_over_reads_are_put_together(
     found = list(iter_mappings(make_file(MAPS)))
     assert found == [parse_mapping(line) for line in MAPS.splitlines()]
     assert len(found) == 32
+    assert list_extents(make_file(MAPS)) == extents_of(found)
+
+
+def extents_of(mappings: Iterable[Mapping]) -> list[tuple[int, int, MappingKind]]:
+    return [(each.start_address, each.end_address, each.kind) for each in mappings]
+
+
+@pytest.mark.parametrize(
+    "path", [b"", b"[vdso]", b"/carriage\rreturn", b"/a-b r--p", rb"/new\012line"]
+)
+def test_extents_are_those_of_the_mappings(make_file: MakeFile, path: bytes) -> None:
+    """Of lines of every kind, and of mappings that were joined between two reads."""
+    lines = [
+        b"%x-%x %b 0000a000 %b    %b\n" % (place, place + 2 * 4096, permissions, file, name)
+        for place, (permissions, file, name, _) in enumerate(
+            [*KINDS, (b"r--p", b"08:01 7", path, None)]
+        )
+        for place in [place * 4096]  # each begins inside the one before
+    ]
+    maps = make_file(b"".join(lines))
+    assert list_extents(maps) == extents_of(iter_mappings(maps))
+    assert read_first_address(maps) == 0
+
+
+@pytest.mark.parametrize("line", [b"\n", b"1000-2000\n", b"1000-2000 r--p 0 08:01 inode /x\n"])
+def test_extents_of_anything_else_raise(make_file: MakeFile, line: bytes) -> None:
+    with pytest.raises(ValueError, match="not lines of"):
+        list_extents(make_file(MAPS + line))
 
 
 @pytest.mark.parametrize(
@@ -164,6 +199,8 @@ def test_address_space_that_has_gone_has_no_mappings(
         else:
             os.waitid(os.P_PID, waiting_cat.pid, os.WEXITED | os.WNOWAIT)
         assert list(iter_mappings(maps.fileno())) == []
+        assert list_extents(maps.fileno()) == []
+        assert read_first_address(maps.fileno()) is None
 
 
 def test_mappings_of_a_real_process(waiting_cat: subprocess.Popen[bytes]) -> None:

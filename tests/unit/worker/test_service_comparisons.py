@@ -146,7 +146,10 @@ def test_ranges_come_in_the_order_of_the_request(stub: Any) -> None:
 
 
 def test_pages_of_either_are_listed(stub: Any, process: Process, other: Process) -> None:
-    """And those around them, up to 64 of a step. Seen to fail with the pages of one process."""
+    """And those around them, up to 64 of a step.
+
+    Seen to fail with the pages of one process, and with those of the first chunk told of each.
+    """
     for each, pages in (process, [1_000]), (other, [70_000, MANY - 1]):
         entries = np.zeros(MANY, np.uint64)
         entries[pages] = PRESENT | 3

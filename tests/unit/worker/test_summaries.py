@@ -22,6 +22,7 @@ from cowdaemon.worker.summaries import (
     add_up,
     count_mappings,
     count_states,
+    iter_summaries,
     number_extents,
     summarize,
 )
@@ -177,11 +178,11 @@ def reader(make_file: MakeFile) -> Reader:
 def test_summary_is_the_same_in_chunks_of_any_size(
     target: Target, reader: Reader, monkeypatch: pytest.MonkeyPatch, chunk_pages: int, chunks: int
 ) -> None:
-    """And each chunk begins with the question whether it is wanted."""
+    """And each of several begins with the question whether it is wanted, as does each process."""
     monkeypatch.setattr(chunks_module, "PAGES_PER_CALL", chunk_pages)
     asked = []
     assert summarize(reader, target, lambda: asked.append(None)) == SUMMARY
-    assert len(asked) == chunks
+    assert len(asked) == (1 if chunks == 1 else 1 + chunks)
 
 
 def test_summary_that_is_not_wanted_ends_before_the_next_chunk(
@@ -235,6 +236,46 @@ def test_mappings_are_counted_until_enough_has_been_read(
     assert 1 <= len(counts) <= 6
     found = [{state: row[state] for state in PageState if row[state]} for row in counts.tolist()]
     assert found == BY_MAPPING[: len(counts)]
+
+
+def make_target(make_file: MakeFile, entries: list[int], pid: int) -> Target:
+    words = np.array([*entries, 0, 0], "<u8").tobytes()
+    return Target(pid, START_TIME_TICKS, os.dup(make_file(words)), os.dup(make_file(MAPS)))
+
+
+SWAPPED_OUT = [0, *[1 << 62 | 0x123 << 5 | 1] * 6]
+"""What ENTRIES are not."""
+
+
+@pytest.mark.parametrize("pages_together", [1, 8, 17, 65_536])
+@pytest.mark.parametrize("targets_together", [1, 2, 12])
+def test_processes_that_are_read_together_are_told_apart(
+    make_file: MakeFile,
+    reader: Reader,
+    monkeypatch: pytest.MonkeyPatch,
+    pages_together: int,
+    targets_together: int,
+) -> None:
+    """In their order, with those that could not be opened, or are gone.
+
+    Seen to fail with the pages of all processes numbered alike.
+    """
+    monkeypatch.setattr(module, "PAGES_PER_CALL", pages_together)
+    monkeypatch.setattr(module, "TARGETS_TOGETHER", targets_together)
+    gone = make_target(make_file, ENTRIES, 4)
+    os.ftruncate(gone.pagemap, 0)
+    targets = [
+        make_target(make_file, ENTRIES, 1),
+        None,
+        make_target(make_file, SWAPPED_OUT, 3),
+        gone,
+        make_target(make_file, ENTRIES, 5),
+    ]
+    [(_, swapped_out)] = iter_summaries(reader, [(0, targets[2])], lambda: None)
+    assert swapped_out
+    assert swapped_out[0].page_counts[PageState.ANON_SWAPPED] == 4
+    found = list(iter_summaries(reader, enumerate(targets), lambda: None))
+    assert found == [(0, SUMMARY), (1, None), (2, swapped_out), (3, None), (4, SUMMARY)]
 
 
 @pytest.mark.parametrize("pages_left", [0, 1, len(ENTRIES) - 1])
