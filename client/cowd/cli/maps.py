@@ -19,15 +19,13 @@ from cowd.cli.output import Column, Json, Output, format_word
 from cowd.cli.processes import find_process
 from cowd.cli.progress import show_progress
 from cowd.cli.symbols import COPIED, Symbol, draw_legend, symbol_of_state
-from cowd.cli.targets import mapping_option, name_option, parse_pid, words_argument
+from cowd.cli.targets import OUT_OF_PAGEMAP, mapping_option, name_option, parse_pid, words_argument
 from cowd.cli.text import decode_path, print_message
 
 __all__ = ["command"]
 
 SCHEMA: Final = "cowd.maps/1"
 
-_OUT_OF_PAGEMAP: Final = b"[vsyscall]"
-"""Of every process on x86, and nothing can be told of it: not shown unless it is asked for."""
 _COPIES: Final = (PageState.ANON, PageState.ANON_SWAPPED)
 
 
@@ -246,7 +244,7 @@ def command(
         each
         for each in listed.mappings
         if (text is None or text in decode_path(each.path))
-        and (show_all or each.path != _OUT_OF_PAGEMAP)
+        and (show_all or each.path != OUT_OF_PAGEMAP)
     ]
     parts = [_join([each]) for each in matching if show_all or _has_pages(each)]
     if text is not None and not matching:

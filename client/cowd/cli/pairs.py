@@ -15,13 +15,13 @@ from cowd._comparison_runs import ComparisonRun, PairSegment, iter_comparison_ru
 from cowd._overviews import cut_at_borders
 from cowd._runs import join_segments
 from cowd.cli.progress import track_pages
+from cowd.cli.targets import OUT_OF_PAGEMAP
 from cowd.cli.text import decode_path, print_message
 
 __all__ = ["Answer", "Question", "Sort", "Total", "read_pair"]
 
 _MOST_RUNS: Final = 1_000_000
 """As of `cowctl query`: who would read more?"""
-_OUT_OF_PAGEMAP: Final = b"[vsyscall]"
 _ALIKE: Final = (PageComparison.SAME, PageComparison.NEITHER)
 
 Sort: TypeAlias = tuple[PageComparison, PageCopier]
@@ -125,7 +125,7 @@ def _iter_segments(answer: Answer, question: Question) -> Iterator[PairSegment]:
         segment = PairSegment(max(first, found[0]), min(last, found[1]), *found[2:])
         paths = [each.path for each in segment[2:] if each]
         is_named = question.text is None or any(question.text in decode_path(p) for p in paths)
-        if segment.start < segment.end and is_named and _OUT_OF_PAGEMAP not in paths:
+        if segment.start < segment.end and is_named and OUT_OF_PAGEMAP not in paths:
             is_any = True
             yield segment
     if not is_any:

@@ -22,6 +22,7 @@ from cowd.cli.ranges import AddressRange, align_range, parse_range
 from cowd.cli.text import decode_path, print_message
 
 __all__ = [
+    "OUT_OF_PAGEMAP",
     "align",
     "choose_segments",
     "mapping_option",
@@ -37,7 +38,7 @@ _PID: Final = click.IntRange(1, 2**31 - 1)
 _LARGEST_PID: Final = 1 << 22
 """PID_MAX_LIMIT, include/linux/threads.h."""
 _PRIVATE_KINDS: Final = (MappingKind.PRIVATE_FILE, MappingKind.ANONYMOUS)
-_OUT_OF_PAGEMAP: Final = b"[vsyscall]"
+OUT_OF_PAGEMAP: Final = b"[vsyscall]"
 """The one mapping of Linux that pagemap does not cover: it lies in the kernel's addresses."""
 
 name_option = click.option(
@@ -145,7 +146,7 @@ def choose_segments(
     inside = [(piece, piece.mapping) for piece in whole if piece.mapping]
     if text is not None:
         matching = [(piece, of) for piece, of in inside if text in decode_path(of.path)]
-        chosen = [piece for piece, of in matching if of.path != _OUT_OF_PAGEMAP]
+        chosen = [piece for piece, of in matching if of.path != OUT_OF_PAGEMAP]
         where = "in this range " if wanted else ""
         but = " but [vsyscall], whose pages the kernel does not tell of" if matching else ""
         what = f"{where}whose name has {text!r} in it{but}"
