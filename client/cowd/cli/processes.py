@@ -23,7 +23,7 @@ from cowd.cli.text import (
     measure_text,
 )
 
-__all__ = ["NamedProcess", "find_process", "iter_inspectable"]
+__all__ = ["NamedProcess", "find_process", "iter_inspectable", "read_name"]
 
 _PROC: Final = "/proc"
 _LONGEST_COMM_BYTES: Final = 15  # TASK_COMM_LEN - 1, include/linux/sched.h
@@ -44,8 +44,13 @@ class NamedProcess(NamedTuple):
 
 
 @contextmanager
-def find_process(name: str) -> Iterator[NamedProcess]:
+def find_process(name: str, *, with_children: bool = False) -> Iterator[NamedProcess]:
     """Yield the one process whose command has this name; cowctl itself does not count.
+
+    Args:
+        name: of the command.
+        with_children: those that a process of that name has forked count as one with it: most have
+            the name still.
 
     Raises:
         click.ClickException: there is none, or there are several; at the end: it has ended.
@@ -53,7 +58,11 @@ def find_process(name: str) -> Iterator[NamedProcess]:
     found: list[NamedProcess] = []
     count = 0
     with ExitStack() as stack:
+        parents = _list_pids(os.fsencode(name)) if with_children else frozenset()
         for process in _iter_processes(os.fsencode(name)):
+            if _read_parent(process) in parents:
+                os.close(process.directory)
+                continue
             count += 1
             if len(found) < _MOST_LISTED:
                 found.append(process)
@@ -89,6 +98,32 @@ def iter_inspectable() -> Iterator[tuple[int, str]]:
                     yield pid, decode_path(_read_beginning(directory, "comm").removesuffix(b"\n"))
             finally:
                 os.close(directory)
+
+
+def read_name(pid: int) -> str | None:
+    """Return the name of a process's command; None if there is no such process any more."""
+    try:
+        directory = os.open(f"{_PROC}/{pid}", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError:
+        return None
+    try:
+        return decode_path(_read_beginning(directory, "comm").removesuffix(b"\n")) or None
+    finally:
+        os.close(directory)
+
+
+def _list_pids(name: bytes) -> frozenset[int]:
+    """Return the pids of the processes of that name."""
+    pids = set()
+    for process in _iter_processes(name):
+        pids.add(process.pid)
+        os.close(process.directory)
+    return frozenset(pids)
+
+
+def _read_parent(process: NamedProcess) -> int:
+    """Return the pid of a process's parent; 0 if it has none, or has gone."""
+    return int(_read_status(process.directory, b"PPid") or 0)
 
 
 def _iter_processes(name: bytes) -> Iterator[NamedProcess]:

@@ -21,7 +21,7 @@ def add(tmp_path, monkeypatch):
     (tmp_path / "self").mkdir()
     (tmp_path / "uptime").write_text("1 1")
 
-    def add(pid, comm, command=b"", *, state="S", uid=4_000_000_000):
+    def add(pid, comm, command=b"", *, state="S", uid=4_000_000_000, parent=1):
         directory = tmp_path / str(pid)
         if directory.exists():  # another process of this number has another directory
             shutil.rmtree(directory)
@@ -29,15 +29,15 @@ def add(tmp_path, monkeypatch):
         (directory / "comm").write_bytes(comm + b"\n")
         (directory / "cmdline").write_bytes(command)
         name = comm.replace(b"\n", rb"\n")
-        status = b"Name:\t%b\nState:\t%b (as ps has it)\nUid:\t0\t%d\t0\t0\n"
-        (directory / "status").write_bytes(status % (name, state.encode(), uid))
+        status = b"Name:\t%b\nState:\t%b (as ps has it)\nPPid:\t%d\nUid:\t0\t%d\t0\t0\n"
+        (directory / "status").write_bytes(status % (name, state.encode(), parent, uid))
 
     return add
 
 
-def find(name):
+def find(name, **options):
     """Return the pid of the process of that name."""
-    with find_process(name) as found:
+    with find_process(name, **options) as found:
         return found.pid
 
 
@@ -75,6 +75,20 @@ def test_neither_cowctl_itself_nor_what_has_ended_is_found(add):
         find("x")
     add(31, b"x")
     assert find("x") == 31
+
+
+def test_a_process_and_its_children_of_one_name_count_as_one(add):
+    """Seen to fail with the children counted, and with only one generation of them left out."""
+    add(30, b"server", parent=29)
+    add(31, b"server", parent=30)
+    add(32, b"server", parent=31)
+    add(28, b"server", parent=30)
+    assert find("server", with_children=True) == 30
+    with pytest.raises(click.ClickException, match="4 processes"):
+        find("server")
+    add(40, b"server", parent=29)
+    with pytest.raises(click.ClickException, match="2 processes"):
+        find("server", with_children=True)
 
 
 def test_part_of_a_name_is_not_enough(add):
