@@ -16,7 +16,7 @@ from cowdaemon.limits import READING_THREADS
 from cowdaemon.worker import kpageflags as module
 from cowdaemon.worker.kpageflags import read_flags, read_runs, read_scattered
 from cowdaemon.worker.page_states import Words
-from cowdaemon.worker.page_stream import _map_ahead
+from cowdaemon.worker.read_ahead import map_ahead
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -63,7 +63,7 @@ def run(request: pytest.FixtureRequest) -> Iterator[Run]:
         yield map
     else:
         with ThreadPoolExecutor(2) as threads:
-            yield partial(_map_ahead, threads)
+            yield partial(map_ahead, threads)
 
 
 @pytest.fixture(params=["as it is", "sort", "table", "passes", "passes, sort"])
