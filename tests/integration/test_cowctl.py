@@ -213,9 +213,10 @@ def test_a_process_of_another_user_is_4_with_the_kernels_refusal(
     theirs = start_subject("anonymous", user=GAMES)
     ended = run_cowctl("query", str(theirs.pid), "--backend", backend)
     assert (ended.status, ended.out) == (4, "")
-    [line] = ended.err.splitlines()  # once, whoever has been asked
+    line, next_step = ended.err.splitlines()  # once, whoever has been asked
     assert f"the kernel does not let you inspect process {theirs.pid}" in line
     assert "dumpable" in line
+    assert "or as root" in next_step
 
 
 @pytest.mark.parametrize("backend", ["daemon", "local", "auto"])

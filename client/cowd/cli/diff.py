@@ -20,7 +20,7 @@ from cowd.cli.ranges import AddressRange, parse_range
 from cowd.cli.strip import draw_pieces
 from cowd.cli.symbols import Symbol, draw_legend, symbol_of_comparison
 from cowd.cli.targets import align, mapping_option
-from cowd.cli.text import decode_path
+from cowd.cli.text import decode_path, print_message
 
 __all__ = ["command"]
 
@@ -239,6 +239,8 @@ def command(
     the daemon.
     """
     wanted = align(pages) if pages else None
+    if pid == other_pid:
+        print_message(f"note: process {pid} is compared with itself")
     with open_client(socket) as client:
         answer = read_pair(client, Question(pid, other_pid, wanted, text, each, show_all, totals))
     if output.is_for_person:

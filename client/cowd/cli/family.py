@@ -202,7 +202,10 @@ def command(
     for child_pid, error in family.skipped:
         print_message(f"note: child {child_pid} is left out: {error}")
     if not family.children:
-        print_message(f"note: process {pid} has no child to compare with")
+        print_message(
+            f"note: process {pid} has no child to compare with: give the PID of the process that "
+            "forked the others"
+        )
         if output.is_for_person:
             return 0
     rows = list(_iter_groups(family) if by_group and not output.as_json else _iter_children(family))

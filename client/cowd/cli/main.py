@@ -55,6 +55,7 @@ _START_HINT: Final = (
     "root starts it with `systemctl start cowd.socket`, or by hand with `cowd`; "
     "COWD_SOCKET or --socket name another place; `cowctl doctor` tells more"
 )
+_DENIED_HINT: Final = "ask as the user that it runs as (sudo -u USER cowctl ...), or as root"
 
 
 class _Commands(click.Group):
@@ -76,8 +77,9 @@ class _Commands(click.Group):
     context_settings={"help_option_names": ["-h", "--help"]},
     epilog=f"""\b
 Examples:
+  cowctl family -C gunicorn
   cowctl query 4711 --mapping libfoo.so
-  cowctl query -C redis-server
+  cowctl maps -C redis-server
   cowctl explain 0x5828
   cowctl doctor
   cowctl demo
@@ -170,7 +172,11 @@ def _choose_exit_status(error: cowd.Error) -> int:
         if error.reason is None:
             print_message(_START_HINT)
         return _EXIT_UNREACHABLE
-    return _EXIT_DENIED if isinstance(error, cowd.AccessDenied) else _EXIT_FAILED
+    if not isinstance(error, cowd.AccessDenied):
+        return _EXIT_FAILED
+    if error.reason == "ACCESS_DENIED" and os.geteuid():
+        print_message(_DENIED_HINT)
+    return _EXIT_DENIED
 
 
 if __name__ == "__main__":

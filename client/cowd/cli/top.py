@@ -243,7 +243,8 @@ def command(
 
     On a terminal it is shown again and again, in the place of what was shown before, until you
     press q or Ctrl-C. Into a pipe or file it is written once, or as often as --count says. Without
-    --pid, --command or --user it is every process that you may inspect.
+    --pid, --command or --user it is every process that you may inspect. Copied is said of private
+    mappings of files; what has been copied since a fork, `cowctl family` tells.
     """
     wanted = _Filter(pids, names, [find_uid(user) for user in users])
     is_screen = output.is_for_person and sys.stdout.isatty() and os.environ.get("TERM") != "dumb"

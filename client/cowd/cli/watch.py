@@ -159,7 +159,10 @@ def command(
     socket: str | None,
     output: Output[_Row],
 ) -> int:
-    """Watch which pages of a process are copied, and change otherwise.
+    """Watch pages of a process become copied.
+
+    Copied is said of private mappings of files; that pages change otherwise is shown as well. Who
+    copies what after a fork is not: `cowctl family` tells.
 
     The process, RANGE and --mapping are as in `cowctl query`. The pages are looked at again and
     again; after each look that found something new, a line says how much, and rows say what. It

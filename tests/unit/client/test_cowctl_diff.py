@@ -55,6 +55,13 @@ def test_what_differs_is_shown(diff):
 
 
 @pytest.mark.usefixtures("pair")
+def test_a_process_compared_with_itself_is_noted(capsys):
+    """Seen to fail without the note: no rows may be read as two processes that share all."""
+    assert main(["diff", "7", "7"]) == 0
+    assert capsys.readouterr().err == "cowctl: note: process 7 is compared with itself\n"
+
+
+@pytest.mark.usefixtures("pair")
 def test_all_is_all_that_is_mapped_but_vsyscall(diff, fake):
     rows = diff("--all", "-nro", "pages,comparison")[1]
     assert sum(int(row.split()[0]) for row in rows) == 9

@@ -25,13 +25,27 @@ START = 0x7F0000000000
         (Reason.FOREIGN_USER_NAMESPACE, 4),
     ],
 )
-def test_exit_status_and_the_daemons_sentence(fake, run, reason, status):
+def test_exit_status_and_the_daemons_sentence(fake, run, monkeypatch, reason, status):
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
     fake.failure = CowdError(reason, pid=7)
     assert run("query", "7", "--backend=daemon") == (
         status,
         "",
         f"cowctl: {reason.sentence.format(pid=7)}\n",
     )
+
+
+def test_who_is_denied_a_process_is_told_as_whom_to_ask(fake, run, monkeypatch):
+    """Root is told nothing. Seen to fail without the next step, and with one for root."""
+    fake.failure = CowdError(Reason.ACCESS_DENIED, pid=7)
+    steps = {}
+    for uid in 0, 1000:
+        monkeypatch.setattr(os, "geteuid", lambda uid=uid: uid)
+        status, _, err = run("maps", "7", "--backend=daemon")
+        assert status == 4
+        steps[uid] = err.splitlines()[1:]
+    hint = "cowctl: ask as the user that it runs as (sudo -u USER cowctl ...), or as root"
+    assert steps == {0: [], 1000: [hint]}
 
 
 @pytest.mark.parametrize("command", [["query", "7", "--backend=daemon"], ["status"], ["demo"]])
