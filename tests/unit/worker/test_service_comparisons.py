@@ -105,7 +105,7 @@ def test_every_field(stub: Any) -> None:
             _S.PAGE_STATE_ANON_SWAPPED,
             _S.PAGE_STATE_ABSENT,
         ],
-        copied_by=[0] * PAGES,
+        copied_by=[0, 0, 0, messages.PAGE_COPIER_SECOND, 0, 0, 0],
     )
 
 
