@@ -39,6 +39,8 @@ from cowdaemon.worker.targets import Target
 __all__ = ["ComparedChunk", "ComparisonStreams", "iter_union"]
 
 _NO_ENTRIES: Final[Words] = np.empty(0, np.uint64)
+_NEVER: Final = 1 << 62
+"""The page that comes after all."""
 
 _R = TypeVar("_R")
 
@@ -291,9 +293,6 @@ def iter_union(*parts: Iterator[Stretches]) -> Iterator[Stretches]:
         below = [stretches[stretches[:, 0] < border].clip(max=border) for stretches in ahead]
         ahead = [stretches[stretches[:, 1] > border].clip(min=border) for stretches in ahead]
         yield _unite(np.concatenate(below))
-
-
-_NEVER: Final = 1 << 62
 
 
 def _unite(stretches: Stretches) -> Stretches:

@@ -78,13 +78,14 @@ _HUGE: Final = np.uint64(Kpageflags.HUGE)
 _KSM: Final = np.uint64(Kpageflags.KSM)
 
 # A finding: three bits of Comparison, two of Copier, and one for what the flags have yet to say.
-_COMPARISON_BITS: Final = 7
 _COPIER_SHIFT: Final = 3
-_COPIER_BITS: Final = 3
+_COMPARISON_MASK: Final = 7
+_COPIER_MASK: Final = 3
 _OPEN: Final = 128
 _STATE_SHIFT: Final = 3
 _STATES: Final = 1 << _STATE_SHIFT
 _CODES: Final = 1 << 5 + 2 * _STATE_SHIFT
+"""A finding that is not open, and the two states."""
 
 _NO_PAGE: Final = (PageState.ABSENT, PageState.ZERO, PageState.GUARD)
 _ANONYMOUS: Final = (PageState.ANON, PageState.ANON_SWAPPED)
@@ -175,13 +176,13 @@ def tell_unsettled(
 
 def find_comparisons(findings: Bytes) -> Bytes:
     """Return the comparison (Comparison) of every page."""
-    comparisons: Bytes = findings & np.uint8(_COMPARISON_BITS)
+    comparisons: Bytes = findings & np.uint8(_COMPARISON_MASK)
     return comparisons
 
 
 def find_copiers(findings: Bytes) -> Bytes:
     """Return who made the page (Copier), of every page."""
-    copiers: Bytes = findings >> np.uint8(_COPIER_SHIFT) & np.uint8(_COPIER_BITS)
+    copiers: Bytes = findings >> np.uint8(_COPIER_SHIFT) & np.uint8(_COPIER_MASK)
     return copiers
 
 
@@ -207,7 +208,7 @@ def add_up(
     for code in counts.nonzero()[0].tolist():
         finding, pair = divmod(code, _STATES * _STATES)
         state, other_state = divmod(pair, _STATES)
-        copied_by, comparison = divmod(finding, _STATES)
+        copied_by, comparison = divmod(finding, 1 << _COPIER_SHIFT)
         totals.append(Alike(comparison, state, other_state, copied_by, int(counts[code])))
     return totals
 

@@ -29,12 +29,13 @@ _LONGEST_PATH_BYTES: Final = 4096
 _LINE: Final = re.compile(
     rb"([0-9a-f]+)-([0-9a-f]+) ([-rwxsp]{4}) ([0-9a-f]+) [0-9a-f]+:[0-9a-f]+ (\d+) *(.*)"
 )
-# Private memory that has a file by name, but no page of one that could be copied: the device of
-# zeros (mmap_zero, drivers/char/mem.c) and MAP_ANONYMOUS|MAP_HUGETLB (HUGETLB_ANON_FILE,
-# include/linux/hugetlb.h).
+# The same of many lines at once, without what an extent has no need of.
 _EXTENT_LINES: Final = re.compile(
     rb"([0-9a-f]+)-([0-9a-f]+) ..(..) [0-9a-f]+ [0-9a-f]+:[0-9a-f]+ (\d+) *(.*)\n"
 )
+# Private memory that has a file by name, but no page of one that could be copied: the device of
+# zeros (mmap_zero, drivers/char/mem.c) and MAP_ANONYMOUS|MAP_HUGETLB (HUGETLB_ANON_FILE,
+# include/linux/hugetlb.h).
 _ANONYMOUS: Final = (b"/dev/zero", b"/anon_hugepage (deleted)")
 _SPECIAL: Final = (b"[vdso]", b"[vvar]", b"[vvar_vclock]", b"[vsyscall]", b"[uprobes]")
 

@@ -5,7 +5,7 @@ Worker, unprivileged. What a call cannot answer it raises as CowdError.
 """
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Final, NamedTuple
@@ -34,7 +34,8 @@ from cowdaemon.worker.targets import Target, Targets
 __all__ = ["ProcessCalls"]
 
 _PAGE_SIZE_BYTES: Final = os.sysconf("SC_PAGE_SIZE")
-_COUNT_FIELDS: Final = ("", *(f"{state.name.lower()}_page_count" for state in PageState))
+_COUNT_FIELDS: Final = {state: f"{state.name.lower()}_page_count" for state in PageState}
+"""Of PageCounts and of PageTotals."""
 _OF_THE_DAEMON: Final = (Code.INTERNAL, Code.UNAVAILABLE, Code.RESOURCE_EXHAUSTED)
 """What is no matter of the process that was asked about."""
 
@@ -121,7 +122,7 @@ class ProcessCalls:
             )
             if failure is None:
                 for kind, mapping_count, page_counts in totals:
-                    counts = _name_counts((0, *page_counts.values()))
+                    counts = _name_counts(page_counts)
                     response.totals.add(kind=kind, mapping_count=mapping_count, **counts)
             elif purpose is wire.Purpose.SUMMARY:
                 response.failure.code = failure.reason.code
@@ -162,6 +163,6 @@ class ProcessCalls:
                     return
 
 
-def _name_counts(counts: Sequence[int]) -> dict[str, int]:
-    """Return counts of pages as the fields of a message, given one by the number of each state."""
-    return {name: count for name, count in zip(_COUNT_FIELDS, counts, strict=True) if name}
+def _name_counts(counts: Mapping[PageState, int] | Sequence[int]) -> dict[str, int]:
+    """Return counts of pages, by state or by its number, as the fields of a message."""
+    return {name: counts[state] for state, name in _COUNT_FIELDS.items()}
