@@ -6,6 +6,7 @@ Worker, unprivileged. What a call cannot answer it raises as CowdError.
 
 import os
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from itertools import islice
 from typing import Final
@@ -46,15 +47,17 @@ class PageCalls:
         targets: opens processes with its authority.
         reader: reads their pages.
         masks: which flags it may see.
+        threads: those that read.
     """
 
-    def __init__(self, targets: Targets, reader: Reader, masks: DisclosureMasks) -> None:
+    def __init__(
+        self, targets: Targets, reader: Reader, masks: DisclosureMasks, threads: ThreadPoolExecutor
+    ) -> None:
         self._targets = targets
         self._reader = reader
         self._masks = masks
         self._mask_fields = masks.as_fields()
-        self._streams: PageStreams[bytes] = PageStreams(reader, masks)
-        self.threads: Final = self._streams.threads
+        self._streams: PageStreams[bytes] = PageStreams(reader, masks, threads)
 
     def get_page_flags(self, request: messages.GetPageFlagsRequest) -> bytes:
         """Answer GetPageFlags."""

@@ -19,7 +19,6 @@ from cowdaemon.limits import (
     MAPPINGS_PATH_BYTES,
     MAPPINGS_PER_CALL,
     PIDS_PER_CALL,
-    READING_THREADS,
     TARGETS_AHEAD,
 )
 from cowdaemon.worker.mappings import Extent
@@ -54,12 +53,13 @@ class ProcessCalls:
     Args:
         targets: opens processes with its authority.
         reader: reads their pages.
+        threads: those that read.
     """
 
-    def __init__(self, targets: Targets, reader: Reader) -> None:
+    def __init__(self, targets: Targets, reader: Reader, threads: ThreadPoolExecutor) -> None:
         self._targets = targets
         self._reader = reader
-        self._run = partial(map_ahead, ThreadPoolExecutor(READING_THREADS, "counting"))
+        self._run = partial(map_ahead, threads)
 
     def list_mappings(
         self, request: messages.ListMappingsRequest, verify_wanted: Callable[[], None]

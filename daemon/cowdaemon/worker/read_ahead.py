@@ -8,13 +8,16 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeAlias, TypeVar
 
 from cowdaemon.limits import READING_THREADS
 
-__all__ = ["map_ahead", "read_ahead"]
+__all__ = ["Run", "map_ahead", "map_at_once", "read_ahead"]
 
 _T = TypeVar("_T")
+
+Run: TypeAlias = Callable[..., Iterable[Any]]
+"""How a function is applied to many things: `map`, or the same in several threads."""
 
 
 def read_ahead(items: Iterator[_T], depth: int) -> Iterator[_T]:
@@ -43,6 +46,11 @@ def map_ahead(
             yield under_way.popleft().result()
     while under_way:
         yield under_way.popleft().result()
+
+
+def map_at_once(function: Callable[..., _T], *iterables: Iterable[Any]) -> Iterator[_T]:
+    """Do what `map` does before anything is taken, as threads do."""
+    return iter(list(map(function, *iterables)))
 
 
 class _Buffer(Generic[_T]):

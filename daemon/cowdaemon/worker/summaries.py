@@ -10,7 +10,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from itertools import chain, islice
-from typing import Any, Final, NamedTuple, TypeVar
+from typing import Final, NamedTuple, TypeVar
 
 import numpy as np
 
@@ -30,7 +30,7 @@ from cowdaemon.worker.pagemap import (
     read_entries,
     spread,
 )
-from cowdaemon.worker.read_ahead import read_ahead
+from cowdaemon.worker.read_ahead import Run, read_ahead
 from cowdaemon.worker.reader import Reader
 from cowdaemon.worker.targets import Target
 
@@ -45,8 +45,6 @@ __all__ = [
 ]
 
 _T = TypeVar("_T")
-Run = Callable[..., Iterable[Any]]
-"""How a function is applied to many things: `map`, or the same in several threads."""
 
 _PAGE_SIZE_BYTES: Final = os.sysconf("SC_PAGE_SIZE")
 _STATES: Final = max(PageState) + 1
