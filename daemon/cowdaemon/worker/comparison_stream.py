@@ -17,7 +17,7 @@ from cowdaemon.errors import CowdError, Reason
 from cowdaemon.limits import SETTLE_ROUNDS
 from cowdaemon.worker.chunks import Chunk, iter_chunks, iter_pieces, locate_chunks
 from cowdaemon.worker.comparisons import close, compare, find_moved, is_open, tell_unsettled
-from cowdaemon.worker.mappings import MappingKind
+from cowdaemon.worker.mappings import find_anonymous, number_extents
 from cowdaemon.worker.page_scan import iter_populated, iter_populated_by_reading
 from cowdaemon.worker.page_states import Bytes, Mask, Words
 from cowdaemon.worker.pagemap import (
@@ -30,7 +30,6 @@ from cowdaemon.worker.pagemap import (
     read_stretches,
 )
 from cowdaemon.worker.reader import Reader
-from cowdaemon.worker.summaries import number_extents
 from cowdaemon.worker.targets import Target
 from cowdaemon.worker.windows import Look, Waiting, Windows
 
@@ -52,7 +51,7 @@ class ComparedChunk(NamedTuple):
 
 
 class _Side(NamedTuple):
-    """One of the two processes."""
+    """One of the two processes, and the pages of its anonymous mappings."""
 
     target: Target
     anonymous: Stretches
@@ -130,7 +129,10 @@ class ComparisonStreams:
             verify_wanted()
             return iter_union(*(find(target, first_page, end_page) for target in targets))
 
-        first, second = (_Side(target, _find_anonymous(target)) for target in targets)
+        first, second = (
+            _Side(target, find_anonymous(number_extents(target.list_extents())))
+            for target in targets
+        )
         windows = Windows(self._reader, self._threads, ranges, verify_wanted)
         stream = _Stream(self._reader, (first, second), tell)
         return windows.iter_told(iter_pieces(iter_chunks(ranges, find_both)), stream.look)
@@ -242,13 +244,6 @@ def _unite(stretches: Stretches) -> Stretches:
     ascending = stretches[np.argsort(stretches[:, 0], kind="stable")]
     ascending[:, 1] = np.maximum.accumulate(ascending[:, 1])
     return join_stretches(ascending)
-
-
-def _find_anonymous(target: Target) -> Stretches:
-    """Return the pages of the anonymous mappings that a process has now."""
-    mapped = number_extents(target.list_extents())
-    anonymous: Stretches = mapped[mapped[:, 2] == MappingKind.ANONYMOUS, :2]
-    return anonymous
 
 
 def _gone(target: Target) -> CowdError:

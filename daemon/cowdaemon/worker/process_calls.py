@@ -21,13 +21,14 @@ from cowdaemon.limits import (
     PIDS_PER_CALL,
     TARGETS_AHEAD,
 )
-from cowdaemon.worker.mappings import Extent
+from cowdaemon.worker.mapping_counts import count_mappings, make_plan
+from cowdaemon.worker.mappings import Extent, number_extents
 from cowdaemon.worker.page_states import PageState
 from cowdaemon.worker.pagemap import ShortReadError
 from cowdaemon.worker.read_ahead import map_ahead
 from cowdaemon.worker.reader import Reader
 from cowdaemon.worker.requests import open_target, verify_start_time
-from cowdaemon.worker.summaries import Totals, count_mappings, iter_summaries, number_extents
+from cowdaemon.worker.summaries import Totals, iter_summaries
 from cowdaemon.worker.targets import Target, Targets
 
 __all__ = ["ProcessCalls"]
@@ -93,11 +94,9 @@ class ProcessCalls:
         verify_wanted: Callable[[], None],
     ) -> None:
         """Add them to each mapping, and take mappings away that would be too much work."""
-        mapped = number_extents(extents)
+        plan = make_plan(self._reader, target, number_extents(extents))
         try:
-            counts = count_mappings(
-                self._reader, target, mapped, verify_wanted, COUNTED_PAGES, self._run
-            )
+            counts = count_mappings(self._reader, plan, verify_wanted, COUNTED_PAGES, self._run)
         except ShortReadError:
             raise CowdError(Reason.PROCESS_GONE, pid=target.pid) from None
         if len(counts) < len(extents):
