@@ -207,7 +207,7 @@ def group(compared: Iterable[MappingComparison]) -> dict[MemoryGroup, Shares]:
         elif each.mapping is not None:
             place = choose_group(each.mapping, code_of_parent)
         else:
-            continue  # is not
+            continue  # There is none such: a place is told of where one of the two has a mapping.
         groups[place] += count_shares(each.totals)
     return {place: groups[place] for place in MemoryGroup if place in groups}
 

@@ -91,9 +91,10 @@ def _tell_pages(targets: tuple[Target, Target], compared: ComparedChunk) -> byte
 
 
 def _tell_totals(targets: tuple[Target, Target], compared: ComparedChunk) -> bytes:
+    _, findings, states, other_states = compared
     response = _begin_response(targets, compared)
-    unlisted_page_count = response.count - len(compared.findings)
-    for alike in add_up(*compared[1:], unlisted_page_count=unlisted_page_count):
+    unlisted_page_count = response.count - len(findings)
+    for alike in add_up(findings, states, other_states, unlisted_page_count):
         response.totals.add(**alike._asdict())
     return response.SerializeToString()
 

@@ -69,11 +69,8 @@ _TRACKED: Final = np.uint64(7 << 55)
 
 _ANON: Final = np.uint64(Kpageflags.ANON)
 _SWAPCACHE: Final = np.uint64(Kpageflags.SWAPCACHE)
-_EXCLUSIVE: Final = np.uint64(1 << 34)
-"""PG_anon_exclusive of an anonymous page, as kpageflags shows it: Linux commit 78fbe906cc90
-("mm/page-flags: reuse PG_mappedtodisk as PG_anon_exclusive for PageAnon() pages") (in v5.19)."""
-_LARGE: Final = np.uint64(1 << 15 | 1 << 16)
-"""COMPOUND_HEAD and COMPOUND_TAIL."""
+_EXCLUSIVE: Final = np.uint64(Kpageflags.OWNER_2)
+_LARGE: Final = np.uint64(Kpageflags.COMPOUND_HEAD | Kpageflags.COMPOUND_TAIL)
 _HUGE: Final = np.uint64(Kpageflags.HUGE)
 _KSM: Final = np.uint64(Kpageflags.KSM)
 
@@ -187,12 +184,12 @@ def find_copiers(findings: Bytes) -> Bytes:
 
 
 def add_up(
-    findings: Bytes, states: Bytes, other_states: Bytes, unlisted_page_count: int = 0
+    findings: Bytes, states: Bytes, other_states: Bytes, unlisted_page_count: int
 ) -> list[Alike]:
-    """Return how many pages there are of each kind, none of which is open.
+    """Return how many pages there are of each sort.
 
     Args:
-        findings: of pages that are listed.
+        findings: of pages that are listed; none is open.
         states: what these are, in the first process.
         other_states: in the second.
         unlisted_page_count: how many more there are, which are absent in both processes.
