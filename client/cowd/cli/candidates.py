@@ -27,6 +27,7 @@ __all__ = [
     "iter_only_pids",
     "iter_pids",
     "iter_ranges",
+    "iter_users",
     "iter_words",
     "offer",
     "offer_files",
@@ -112,6 +113,14 @@ def iter_ranges(ctx: click.Context) -> Iterator[tuple[str, str]]:
     """Yield the mappings of the process as ranges."""
     for each in _list_mappings(ctx)[:_MOST_MAPPINGS]:
         yield f"{each.start_address:x}-{each.end_address:x}", decode_path(each.path)
+
+
+def iter_users(ctx: click.Context) -> Iterator[tuple[str, str]]:  # noqa: ARG001
+    """Yield the names of users."""
+    import pwd
+
+    names = {entry.pw_name: entry.pw_gecos for entry in pwd.getpwall()}
+    yield from ((name, text) for name, text in names.items() if _PLAIN.fullmatch(name))
 
 
 def iter_names(ctx: click.Context) -> Iterator[tuple[str, str]]:  # noqa: ARG001

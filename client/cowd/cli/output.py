@@ -27,7 +27,7 @@ from cowd.cli.text import (
 
 __all__ = ["Column", "Json", "Output", "format_masks", "format_word", "select_columns"]
 
-Json: TypeAlias = "bool | int | str | Sequence[Json] | Mapping[str, Json] | None"
+Json: TypeAlias = "bool | int | float | str | Sequence[Json] | Mapping[str, Json] | None"
 Row = TypeVar("Row")
 
 _LEAST_WIDTH: Final = 16
@@ -135,6 +135,7 @@ class Output(Generic[Row]):
 
     Attributes:
         is_for_person: a terminal shows it (or colours are asked for), so it may be adorned.
+        is_bare: rows are wanted and nothing else.
         width: of what shows it.
 
     Raises:
@@ -155,6 +156,7 @@ class Output(Generic[Row]):
         if as_json and raw:
             raise click.UsageError("--json and --raw exclude each other")
         self.as_json = as_json
+        self.is_bare = noheadings or raw
         self._as_bytes = as_bytes
         self._noheadings = noheadings
         self._raw = raw
@@ -174,15 +176,27 @@ class Output(Generic[Row]):
         for line in lines:
             sys.stdout.write(f"{line.rstrip()}\n")
 
-    def write_rows(self, head: Mapping[str, Json], rows_key: str, rows: Iterable[Row]) -> None:
-        """Write a table, or as JSON one object: `head`, and a line a row under `rows_key`."""
+    def write_rows(
+        self,
+        head: Mapping[str, Json],
+        rows_key: str,
+        rows: Iterable[Row],
+        *,
+        one_line: bool = False,
+    ) -> None:
+        """Write a table, or as JSON one object: `head`, and the rows under `rows_key`.
+
+        JSON has a line for each row, or is one line.
+        """
         if not self.as_json:
             self.write_table(rows)
             return
         import json  # Most output is none.
 
         lines = [json.dumps(self._make_object(row)) for row in rows]
-        array = "[\n" + ",\n".join(lines) + "\n]" if lines else "[]"
+        array = "[]"
+        if lines:
+            array = f"[{', '.join(lines)}]" if one_line else "[\n" + ",\n".join(lines) + "\n]"
         self.write(f"{json.dumps(head)[:-1]}, {json.dumps(rows_key)}: {array}}}")
 
     def write_table(self, rows: Iterable[Row], chosen: Sequence[Column[Row]] | None = None) -> None:
@@ -332,7 +346,7 @@ class Output(Generic[Row]):
 def _format_value(value: Json) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
-    if value is None or (not isinstance(value, int) and not value):
+    if value is None or (not isinstance(value, int | float) and not value):
         return "-"
     if isinstance(value, Mapping):
         return " ".join(f"{key}={_format_value(part)}" for key, part in value.items())

@@ -237,11 +237,19 @@ def test_two_pids_are_followed_by_ranges_of_the_first(complete, sleeper):
     assert complete(f"cowctl diff {pid} {os.getpid()} {next(iter(ranges))} ") == {}
 
 
-@pytest.mark.parametrize("name", ["maps", "family"])
+@pytest.mark.parametrize("name", ["maps", "family", "plot"])
 def test_a_pid_is_followed_by_nothing_where_there_is_no_range(complete, sleeper, name):
     """Seen to fail with the ranges of `query`."""
     assert str(sleeper.pid) in complete(f"cowctl {name} ")
     assert complete(f"cowctl {name} {sleeper.pid} ") == {}
+
+
+def test_top_completes_processes_names_and_users(complete, sleeper):
+    assert str(sleeper.pid) in complete("cowctl top --pid ")
+    assert complete("cowctl top --pid ")[str(sleeper.pid)] in complete("cowctl top -C ")
+    assert {"root", "nobody"} <= set(complete("cowctl top --user "))
+    assert set(complete("cowctl top -u nobod")) == {"nobody"}
+    assert complete(f"cowctl watch {sleeper.pid} ") == complete(f"cowctl query {sleeper.pid} ")
 
 
 def test_columns_are_those_of_the_table_that_is_asked_for(complete):

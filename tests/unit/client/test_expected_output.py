@@ -15,6 +15,8 @@ import struct
 import termios
 import threading
 from dataclasses import replace
+from datetime import UTC, datetime
+from itertools import count
 from pathlib import Path
 from unicodedata import east_asian_width
 
@@ -25,11 +27,13 @@ from cowd.cli.machine import Machine
 from cowd.cli.main import main
 from harness.schemas import verify_json
 from unit.client.conftest import STATES
+from unit.client.fake_processes import make_summary
 
 EXPECTED = Path(__file__).parent / "expected"
 MUST_UPDATE = os.environ.get("COWD_UPDATE_EXPECTED") == "1"
 START = 0x7F0000000000
 PAGE = 4096
+NOON = datetime(2026, 11, 23, 12, tzinfo=UTC)
 ESCAPES = re.compile(r"\x1b\[[0-9;]*m")
 LONG_PATH = b"/srv/application/releases/2026-11-22/lib/python3.11/site-packages/words-large.dat"
 
@@ -102,6 +106,26 @@ CASES = {
     "explain-json": (None, ["explain", "UlMab", "-J"]),
     "status-80": (80, ["status"]),
     "status-json": (None, ["status", "-J"]),
+    "top-80": (80, ["top", "--count=1"]),
+    "top-120": (120, ["top", "--count=1", "-o", "+rate,file,zero,private-file-resident"]),
+    "top-40": (40, ["top", "--count=1"]),
+    "top-color": (80, ["top", "--count=1", "--color=always"]),
+    "top-pipe": (None, ["top", "--count=2", "--interval=0.01"]),
+    "top-noheadings": (None, ["top", "--count=2", "--interval=0.01", "-nb", "--sort=pid"]),
+    "top-json": (None, ["top", "--count=2", "--interval=0.01", "-J", "--lines=2"]),
+    "top-json-columns": (None, ["top", "-J", "-o", "pid,rate"]),
+    "top-pids": (80, ["top", "--count=1", "-p", "5", "-p", "6"]),
+    "top-no-pid": (80, ["top", "--count=1", "--pid=6"]),
+    "top-no-name": (80, ["top", "-C", "nothing"]),
+    "top-no-user": (80, ["top", "-u", "nobody-of-that-name"]),
+    "watch-80": (80, ["watch", "7", "--count=1"]),
+    "watch-40": (40, ["watch", "7", "--count=1"]),
+    "watch-color": (80, ["watch", "7", "--count=1", "--color=always"]),
+    "watch-pipe": (None, ["watch", "7", "--count=2", "-o", "+time"]),
+    "watch-raw": (None, ["watch", "7", "--count=1", "-rn"]),
+    "watch-json": (None, ["watch", "7", "--count=2", "-J"]),
+    "watch-range": (None, ["watch", "7", f"{START:x}+2", "--count=1"]),
+    "watch-quiet": (None, ["watch", "7", "--mapping", "heap", "--count=2"]),
     "usage": (80, ["query", "7", "-C", "x"]),
 }
 
@@ -303,7 +327,30 @@ def local(words, monkeypatch):
     monkeypatch.setattr("cowd._local.Local", Local)
 
 
-@pytest.mark.usefixtures("people", "place", "local", "families")
+@pytest.fixture
+def life(words, monkeypatch):
+    """Have every look come two seconds after the one before, and find something new."""
+    seconds = count(step=2.0)
+    for module in ("top", "watch"):
+        monkeypatch.setattr(f"cowd.cli.{module}.read_seconds", lambda: next(seconds))
+        monkeypatch.setattr(f"cowd.cli.{module}.read_time", lambda: NOON)
+    names = {3: ("root", "init\x1b"), 5: ("写", "gunicorn: worker"), 8: (None, None)}
+    monkeypatch.setattr("cowd.cli.top.read_names", names.get)
+    words.summaries[3] = make_summary(3, anon_page_count=5000)
+    after = iter(["aaa.s", "aaaaa"])
+
+    def copy(answer):
+        if getattr(answer, "pid", None) == 5:
+            answer.totals[0].anon_page_count += 300
+
+    def live(*_):
+        words.pages = next(after) + words.pages[5:]
+
+    words.change_answer = copy
+    monkeypatch.setattr("cowd.cli.watch._Ending.wait_until", live)
+
+
+@pytest.mark.usefixtures("people", "place", "local", "families", "life")
 @pytest.mark.parametrize("name", CASES)
 def test_output_is_what_is_expected(run, words, monkeypatch, name):
     monkeypatch.chdir(os.path.dirname(words.path))

@@ -10,7 +10,7 @@ import pytest
 from cowd._backend import ask
 from cowd.cli import processes
 from cowd.cli.main import main
-from cowd.cli.processes import find_process
+from cowd.cli.processes import find_process, find_uid, iter_pids, read_names
 
 
 @pytest.fixture
@@ -248,3 +248,34 @@ def test_an_answer_about_another_process_than_the_named_one_is_thrown_away(
     written = capsys.readouterr()
     assert written.out == ""
     assert "process 7, found by its name, ended" in written.err
+
+
+# Several processes
+
+
+def test_processes_fit_a_name_and_a_user(add):
+    """Seen to fail with the processes of every user, and with those that have no address space."""
+    for pid, comm, uid in ((30, b"a", 5), (31, b"b", 5), (32, b"a", 6), (33, b"a", 5)):
+        add(pid, comm, uid=uid)
+        if pid != 33:  # a kernel thread has no such line
+            with (processes._PROC / str(pid) / "status").open("a") as status:
+                status.write("VmSize:\t1 kB\n")
+    assert [*iter_pids([], [])] == [30, 31, 32]
+    assert [*iter_pids(["a"], [])] == [30, 32]
+    assert [*iter_pids(["a", "b"], [5])] == [30, 31]
+    assert [*iter_pids([], [6, 7])] == [32]
+    assert [*iter_pids(["none"], [])] == []
+
+
+def test_names_of_what_has_gone_are_not_told(add):
+    add(30, b"x\xff\n", uid=4_000_000_000)
+    assert read_names(30) == ("4000000000", "x\\xff\n")
+    assert read_names(31) == (None, None)
+
+
+def test_users_are_found_by_name_and_number():
+    assert find_uid("root") == find_uid("0") == 0
+    assert find_uid("4000000001") == 4_000_000_001
+    for name in ("no-such-user", "-1", "", "\0"):
+        with pytest.raises(click.ClickException, match="there is no user"):
+            find_uid(name)
