@@ -21,14 +21,7 @@ from cowd._comparisons import (
     PageCopier,
 )
 from cowd._counts import PageCounts, sum_counts
-from cowd._errors import (
-    Aborted,
-    AccessDenied,
-    Error,
-    FailedPrecondition,
-    NoSuchProcess,
-    TimedOut,
-)
+from cowd._errors import OF_ONE_PROCESS, Error, NoSuchProcess
 from cowd._mappings import Mapping as MemoryMapping
 from cowd._mappings import MappingKind, MappingList
 from cowd._overviews import compare_mappings, open_client
@@ -36,8 +29,6 @@ from cowd._pages import PageState
 
 __all__ = ["Child", "Family", "MemoryGroup", "Shares", "family"]
 
-_LEFT_OUT: Final = (AccessDenied, NoSuchProcess, FailedPrecondition, Aborted, TimedOut)
-"""What of one child does not concern the others."""
 _PRIVATE_PAGES: Final = (PageState.ANON, PageState.ANON_SWAPPED)
 _PPID_INDEX: Final = 1
 """Among the fields of /proc/PID/stat after the name, as proc(5) has them."""
@@ -156,7 +147,7 @@ def family(pid: int, *, address: str | None = None) -> Family:
         for child_pid in _list_children(pid):
             try:
                 children.append(_compare_child(client, parent, child_pid))
-            except _LEFT_OUT as error:
+            except OF_ONE_PROCESS as error:
                 # It may be about the parent: then this is said once, and of the right process.
                 client.list_mappings(pid, expected_start_time_ticks=parent.start_time_ticks)
                 skipped.append((child_pid, error))
