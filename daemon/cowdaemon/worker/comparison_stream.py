@@ -63,7 +63,7 @@ class _Side(NamedTuple):
             raise _gone(self.target) from None
 
 
-class _Found(NamedTuple):
+class _FirstLook(NamedTuple):
     """What a first look at pages has found; some findings may be open."""
 
     entries: Words
@@ -73,7 +73,7 @@ class _Found(NamedTuple):
     findings: Bytes
 
 
-class _Look(NamedTuple):
+class _SecondLook(NamedTuple):
     """What was found of pages, and which of them did not hold still meanwhile."""
 
     findings: Bytes
@@ -148,7 +148,7 @@ class _Stream(NamedTuple, Generic[_R]):
     def look(self, piece: list[Chunk]) -> Look[_R]:
         """Look at a piece, and tell of it if that takes no scattered frames."""
         stretches = np.concatenate([chunk.stretches for chunk in piece])
-        found = self._look(stretches)
+        found = self._look_first(stretches)
         entries = _find_open(found)
         flags = self.reader.read_runs(entries)
         tell = partial(self._tell, piece, stretches, found)
@@ -157,7 +157,7 @@ class _Stream(NamedTuple, Generic[_R]):
         return Look(0, tell(flags))
 
     def _tell(
-        self, piece: list[Chunk], stretches: Stretches, found: _Found, flags: Words
+        self, piece: list[Chunk], stretches: Stretches, found: _FirstLook, flags: Words
     ) -> list[_R]:
         look = self._settle(stretches, self._look_again(stretches, found, flags))
         for side in self.sides:  # what was skipped may have been empty for that
@@ -169,7 +169,7 @@ class _Stream(NamedTuple, Generic[_R]):
             for chunk, here in locate_chunks(piece)
         ]
 
-    def _settle(self, stretches: Stretches, look: _Look) -> _Look:
+    def _settle(self, stretches: Stretches, look: _SecondLook) -> _SecondLook:
         """Look anew at what did not hold still."""
         suspects = np.flatnonzero(look.moved | look.other_moved)
         if not len(suspects):
@@ -179,7 +179,7 @@ class _Stream(NamedTuple, Generic[_R]):
             ascending = np.sort(pages[suspects])
             around = join_stretches(np.column_stack((ascending, ascending + 1)), JOINED_PAGES)
             places = np.searchsorted(number_pages(around), pages[suspects])
-            found = self._look(around)
+            found = self._look_first(around)
             flags = self.reader.read_flags(_find_open(found))
             anew = self._look_again(around, found, flags)
             for part, part_anew in zip(look, anew, strict=True):
@@ -190,16 +190,16 @@ class _Stream(NamedTuple, Generic[_R]):
         tell_unsettled(*look)
         return look
 
-    def _look(self, stretches: Stretches) -> _Found:
+    def _look_first(self, stretches: Stretches) -> _FirstLook:
         first, second = self.sides
         entries, other_entries = first.read(stretches), second.read(stretches)
         classify = self.reader.classify_entries
         states = classify(entries, stretches, first.anonymous)
         other_states = classify(other_entries, stretches, second.anonymous)
         findings = compare(entries, other_entries, states, other_states)
-        return _Found(entries, other_entries, states, other_states, findings)
+        return _FirstLook(entries, other_entries, states, other_states, findings)
 
-    def _look_again(self, stretches: Stretches, found: _Found, flags: Words) -> _Look:
+    def _look_again(self, stretches: Stretches, found: _FirstLook, flags: Words) -> _SecondLook:
         """Close what was open, with the flags of its frames, and see what has moved."""
         entries, other_entries, states, other_states, findings = found
         places = np.flatnonzero(is_open(findings))
@@ -209,10 +209,10 @@ class _Stream(NamedTuple, Generic[_R]):
         first, second = self.sides
         moved = find_moved(entries, first.read(stretches))
         other_moved = find_moved(other_entries, second.read(stretches))
-        return _Look(findings, states, other_states, moved, other_moved)
+        return _SecondLook(findings, states, other_states, moved, other_moved)
 
 
-def _find_open(found: _Found) -> Words:
+def _find_open(found: _FirstLook) -> Words:
     """Return the entries of open pages, of the first process and then of the second."""
     places = np.flatnonzero(is_open(found.findings))
     return np.concatenate((found.entries[places], found.other_entries[places]))

@@ -121,6 +121,9 @@ def count_mappings(
 ) -> Numbers:
     """Return how many pages of each mapping are in which state.
 
+    Whether the address space lives still is to be asked afterwards: what was skipped may have been
+    empty because it does not.
+
     Args:
         reader: reads the pages.
         plan: which ones. Its pieces are used up.
@@ -153,8 +156,6 @@ def count_mappings(
         if last_page is None and most_pages is not None and read_count >= most_pages:
             # To the end of the mapping that has the last page that was read.
             last_page = mapped[np.searchsorted(mapped[:, 0], piece[-1, 1]) - 1, 1]
-    if not target.is_alive():  # what was skipped may have been empty for that
-        raise ShortReadError
     counts = _complete(plan, counted)
     return counts if last_page is None else counts[mapped[:, 1] <= last_page]
 
@@ -162,7 +163,7 @@ def count_mappings(
 def count_together(reader: Reader, plans: Sequence[Plan]) -> list[Numbers]:
     """Do what `count_mappings` does for several processes at once: numpy's calls cost less then.
 
-    Whether their address spaces live still is to be asked afterwards.
+    Here, too, whether they live still is to be asked afterwards.
 
     Args:
         reader: reads the pages.

@@ -82,7 +82,7 @@ class ProcessCalls:
             extents.append(Extent(mapping.start_address, mapping.end_address, mapping.kind))
         if request.with_page_counts:
             self._add_page_counts(target, extents, response, verify_wanted)
-        if not target.is_alive():
+        if not target.is_alive():  # then the list may have ended early, and pages seem absent
             raise CowdError(Reason.PROCESS_GONE, pid=request.pid)
         return response.SerializeToString()
 
