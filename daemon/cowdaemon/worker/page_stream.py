@@ -85,7 +85,10 @@ class PageStreams(Generic[_R]):
 
         windows = Windows(reader, self._threads, ranges, verify_wanted)
         stream = _Stream(reader, self._masks, target, tell)
-        return windows.iter_told(iter_pieces(iter_chunks(ranges, find)), stream.look)
+        for told in windows.iter_told(iter_pieces(iter_chunks(ranges, find)), stream.look):
+            if not target.is_alive():  # what was skipped may have been empty for that
+                raise ShortReadError
+            yield told
 
 
 class _Stream(NamedTuple, Generic[_R]):
@@ -111,8 +114,6 @@ class _Stream(NamedTuple, Generic[_R]):
         return self._tell(piece, self.reader.settle(self.target.pagemap, stretches, entries, flags))
 
     def _tell(self, piece: list[Chunk], readings: PageReadings) -> list[_R]:
-        if not self.target.is_alive():  # what was skipped may have been empty for that
-            raise ShortReadError
         states, attributes = classify_readings(readings, self.reader.features.layout)
         kpageflags = self.masks.apply(readings.entries, readings.flags, readings.codes)
         return [
