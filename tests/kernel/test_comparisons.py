@@ -33,6 +33,7 @@ RESTLESS_STEPS = 10
 STEP_PAGES, RESTLESS_PAGES = 8_000, 16
 """As in kinds/restless.py."""
 COMPARISONS = 6
+SHUFFLES = 12
 MOST_UNKNOWN = 0.01
 FORKED = {
     "fork": None,
@@ -237,6 +238,23 @@ def list_ranges(caller: Caller, *pids: int) -> list[Range]:
         for start, end in pairwise(borders)
         if any(each.start_address <= start < each.end_address for each in mappings)
     ]
+
+
+def test_ranges_in_any_order_are_told_of_alike(puppet: Puppet, nobody: Caller) -> None:
+    """Of two interpreters, which map files side by side with memory of their own.
+
+    Seen to fail with the ranges taken to ascend, where anonymous memory is looked for: pages of
+    files were zeros.
+    """
+    puppet.map_pages(None, PAGES)
+    child = play(puppet, [("store", 0, PAGES), ("fork", 0, 1)])
+    with stopped(puppet.pid, child):
+        ranges = list_ranges(nobody, puppet.pid, child)[:RANGES_AT_ONCE]
+        due = {wanted: compare_pages(nobody, puppet.pid, child, [wanted]) for wanted in ranges}
+        for step in range(2, SHUFFLES):
+            asked = [*ranges[::step], *ranges[1::step], *ranges[step:]][:RANGES_AT_ONCE]
+            told = compare_pages(nobody, puppet.pid, child, asked)
+            assert told == [page for wanted in asked for page in due[wanted]]
 
 
 def test_whole_processes_agree_with_their_frames_page_for_page(
