@@ -7,8 +7,8 @@ counted, those that are unmapped count as absent. Fails if the address space goe
 """
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from contextlib import closing, suppress
 from itertools import chain, islice
 from typing import Any, Final, NamedTuple, TypeVar
 
@@ -102,19 +102,20 @@ def iter_summaries(
     together: list[tuple[_T, _Listed | None, Stretches | None]] = []
     page_count = 0
     looks = _iter_looks(reader, asked, verify_wanted)
-    for name, listed, piece in read_ahead(looks, targets_ahead) if targets_ahead else looks:
-        size_pages = 0 if piece is None else count_pages(piece)
-        if page_count + size_pages > PAGES_PER_CALL or len(together) == TARGETS_TOGETHER:
-            yield from _summarize_together(reader, together, verify_wanted, run)
-            together, page_count = [], 0
-        together.append((name, listed, piece))
-        page_count += size_pages
+    with closing(read_ahead(looks, targets_ahead) if targets_ahead else looks) as looked_at:
+        for name, listed, piece in looked_at:
+            size_pages = 0 if piece is None else count_pages(piece)
+            if page_count + size_pages > PAGES_PER_CALL or len(together) == TARGETS_TOGETHER:
+                yield from _summarize_together(reader, together, verify_wanted, run)
+                together, page_count = [], 0
+            together.append((name, listed, piece))
+            page_count += size_pages
     yield from _summarize_together(reader, together, verify_wanted, run)
 
 
 def _iter_looks(
     reader: Reader, asked: Iterable[tuple[_T, Target | None]], verify_wanted: Callable[[], None]
-) -> Iterator[tuple[_T, _Listed | None, Stretches | None]]:
+) -> Generator[tuple[_T, _Listed | None, Stretches | None], None, None]:
     """Yield the processes with all that is to be read of each, if that is one piece."""
     for name, target in asked:
         verify_wanted()
