@@ -91,11 +91,12 @@ class _Piece(NamedTuple, Generic[_R]):
     """What one thread has looked at: `told`, or None if it waits for the flags of its frames.
 
     `entries` are those of the frames: of all open pages in the first process, then in the second.
+    What has been told keeps nothing else: many of them may lie behind one that waits.
     """
 
     chunks: list[Chunk]
     stretches: Stretches
-    found: _Found
+    found: _Found | None
     entries: Words
     told: list[_R] | None
 
@@ -186,7 +187,7 @@ class _Stream(NamedTuple, Generic[_R]):
         if flags is None:
             return _Piece(chunks, stretches, found, entries, None)
         told = self._tell(chunks, stretches, found, flags)
-        return _Piece(chunks, stretches, found, _NO_ENTRIES, told)
+        return _Piece([], NO_STRETCHES, None, _NO_ENTRIES, told)
 
     def finish(self, window: list[_Piece[_R]]) -> Iterator[_R]:
         """Yield what is told of all pieces of a window; nothing is held for longer than needed."""
@@ -206,6 +207,7 @@ class _Stream(NamedTuple, Generic[_R]):
 
     def _tell_waiting(self, piece: _Piece[_R], flags: Words) -> list[_R]:
         self.verify_wanted()
+        assert piece.found  # noqa: S101 - for the type checker: it waited
         return self._tell(piece.chunks, piece.stretches, piece.found, flags)
 
     def _tell(
