@@ -194,6 +194,31 @@ def test_pages_that_are_swapped_out(
     assert told[3] == Compared("ONLY_FIRST", "ANON_SWAPPED", "ABSENT")
 
 
+def test_page_that_others_share_may_be_what_was_swapped_out(
+    puppet: Puppet,
+    nobody: Caller,
+    reference: Reference,
+    swap_space: None,  # noqa: ARG001
+) -> None:
+    """Whether the swap cache has it they would move. Seen to fail with that told of any page."""
+    mapped = puppet.map_pages(None, 1)
+    wanted = (mapped.address, 1)
+    puppet.do("store", 0, 1)
+    for _ in range(PAGE_OUTS):
+        puppet.do("page_out", 0, 1)
+        if reference.read_pages(mapped.pid, *wanted)[0].state == "ANON_SWAPPED":
+            break
+    else:
+        pytest.skip("the kernel does not page out")
+    child = play(puppet, [("fork", 0, 1), ("store", 0, 1)])
+    alone = compare_pages(nobody, mapped.pid, child, [wanted])
+    assert alone == [Compared("DIFFERENT", "ANON", "ANON_SWAPPED")]
+    puppet.do("fork", 0, 1)
+    told = compare_pages(nobody, mapped.pid, child, [wanted])
+    assert told == [Compared("UNKNOWN", "ANON", "ANON_SWAPPED")]
+    assert told == compare_by_frames(reference, mapped.pid, child, *wanted)
+
+
 @pytest.mark.parametrize("kind", FORKED)
 def test_kinds_of_pages_that_a_fork_has(
     kind: str,
