@@ -55,7 +55,7 @@ def stand_still(self):
         threading.Event().wait()
     return list_extents(self)
 Target.list_extents = stand_still
-def count_until_nobody_waits(reader, together, verify_wanted, run):
+def count_until_nobody_waits(reader, together, verify_wanted, *_):
     while True:
         verify_wanted()
         time.sleep(0.01)

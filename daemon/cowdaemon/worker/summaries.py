@@ -84,6 +84,7 @@ def iter_summaries(
     verify_wanted: Callable[[], None],
     run: Run = map,
     targets_ahead: int = 0,
+    may_read: Callable[[Target], bool] = lambda _: True,
 ) -> Iterator[tuple[_T, list[Totals] | None]]:
     """Yield the totals of each kind of mapping that processes have, in the order of the processes.
 
@@ -95,9 +96,11 @@ def iter_summaries(
         verify_wanted: called before each part of the work; what it raises ends the reading.
         run: as of `count_mappings`.
         targets_ahead: how many processes another thread looks at before it is their turn.
+        may_read: asked when it is: whoever does not take the totals may have let much time pass.
 
     Yields:
-        What the process is known by, and its totals; None if its address space is gone.
+        What the process is known by, and its totals; None if its address space is gone, or may not
+        be read any more.
     """
     together: list[tuple[_T, _Listed | None, Stretches | None]] = []
     page_count = 0
@@ -106,11 +109,11 @@ def iter_summaries(
         for name, listed, piece in looked_at:
             size_pages = 0 if piece is None else count_pages(piece)
             if page_count + size_pages > PAGES_PER_CALL or len(together) == TARGETS_TOGETHER:
-                yield from _summarize_together(reader, together, verify_wanted, run)
+                yield from _summarize_together(reader, together, verify_wanted, run, may_read)
                 together, page_count = [], 0
             together.append((name, listed, piece))
             page_count += size_pages
-    yield from _summarize_together(reader, together, verify_wanted, run)
+    yield from _summarize_together(reader, together, verify_wanted, run, may_read)
 
 
 def _iter_looks(
@@ -138,8 +141,13 @@ def _summarize_together(
     together: Sequence[tuple[_T, _Listed | None, Stretches | None]],
     verify_wanted: Callable[[], None],
     run: Run,
+    may_read: Callable[[Target], bool],
 ) -> Iterator[tuple[_T, list[Totals] | None]]:
-    small = [(listed, piece) for _, listed, piece in together if listed and piece is not None]
+    small = [
+        (listed, piece)
+        for _, listed, piece in together
+        if listed and piece is not None and may_read(listed.target)
+    ]
     try:
         tables = dict(
             zip((id(each) for each, _ in small), _count_small(reader, small), strict=True)
@@ -151,9 +159,11 @@ def _summarize_together(
         if listed:
             counts = tables.get(id(listed))
             with suppress(ShortReadError):
-                if counts is None:
+                if counts is None and may_read(listed.target):
                     counts = _count(reader, listed, verify_wanted, run)
-                if listed.target.is_alive():  # what was skipped may have been empty for that
+                if (
+                    counts is not None and listed.target.is_alive()
+                ):  # what was skipped may have been empty for that
                     totals = add_up(listed.mapped, counts)
         yield name, totals
 
