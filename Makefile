@@ -21,9 +21,11 @@ PROTO_PACKAGES := protobuf-compiler protobuf-compiler-grpc
 MAN_PACKAGES := python3-docutils groff-base mandoc
 # systemd-python has no wheels: it is compiled against libsystemd.
 SETUP_PACKAGES := $(RUNTIME_PACKAGES) $(PROTO_PACKAGES) $(MAN_PACKAGES) python3-hypothesis \
-	python3-jsonschema python3-pytest python3-venv python3-dev gcc libc6-dev libsystemd-dev pkg-config
-# For the examples in other languages, which only `make test` builds.
-EXAMPLE_PACKAGES := g++ libgrpc++-dev libprotobuf-dev nodejs npm
+	python3-jsonschema python3-matplotlib python3-pytest python3-venv python3-dev gcc libc6-dev \
+	libsystemd-dev pkg-config
+# For the examples in other languages, which only `make test` builds, and that of Redis. The package
+# redis-server would start one; redis-tools have the same program.
+EXAMPLE_PACKAGES := g++ libgrpc++-dev libprotobuf-dev nodejs npm redis-tools
 # Where Tab is pressed, as well.
 SHELL_PACKAGES := bash-completion fish zsh
 
@@ -35,12 +37,12 @@ DEB_PACKAGES := $(shell sed -n '/^Build-Depends:/,/^$$/s/^ \([a-z0-9+.-]*\).*/\1
 SYSTEM_PACKAGES := $(RUNTIME_PACKAGES) mmdebstrap python3-pytest systemd-container
 
 .PHONY: help setup setup-packages example-packages shell-packages demo test test-system check \
-	bench proto deb clean
+	bench screenshots proto deb clean
 
 help: ## Show this help
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 13
 
-setup: .venv/ready .node/ready shell-packages ## Install what is missing: Debian packages, and .venv from PyPI
+setup: .venv/ready .node/ready example-packages shell-packages ## Install what is missing: Debian packages, and .venv from PyPI
 
 .venv/ready: pyproject.toml | setup-packages
 	umask 022 && $(PYTHON) -m venv --clear .venv && \
@@ -88,6 +90,9 @@ check: .venv/ready ## Format, lint, types and unit tests in under a minute, with
 # A missed bound is told, and no failure: a machine may be busy. BENCH=--require makes it one.
 bench: .venv/ready ## Measure cowd side by side with programs in C and with gRPC alone; needs root
 	tests/publicly env PYTHONPATH=proto:daemon:client:tests $(VENV_PYTHON) -m bench $(BENCH)
+
+screenshots: .venv/ready ## Take the pictures in the README anew; needs root
+	tests/publicly env PYTHONPATH=proto:daemon:client:tests $(VENV_PYTHON) packaging/screenshots/render.py
 
 # The virtual path keeps the generated modules out of the way of the library `cowd`.
 proto: ## Generate proto/cowproto/v1 with Debian 12's own compilers

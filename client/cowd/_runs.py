@@ -7,12 +7,12 @@ from functools import lru_cache
 from itertools import chain, groupby
 from mmap import PAGESIZE
 from operator import itemgetter
-from typing import NamedTuple, TypeAlias
+from typing import Generic, NamedTuple, Protocol, TypeAlias, TypeVar
 
 from cowd._mappings import Mapping, is_copied
 from cowd._pages import PageAttributes, PageChunk, PageFlags, PageState
 
-__all__ = ["Run", "Segment", "iter_runs", "iter_segments", "join_segments"]
+__all__ = ["AlikePages", "Run", "Segment", "iter_runs", "iter_segments", "join_segments"]
 
 _Entry: TypeAlias = tuple[int, int, int | None]
 """State, attributes and flags of one page; None for the flags where there was no daemon."""
@@ -66,7 +66,7 @@ def iter_runs(
         segments: what was asked about, in the same order.
         each: yield one run a page.
     """
-    alike = _Alike(chunks)
+    alike = AlikePages(chain.from_iterable(map(_iter_alike, chunks)))
     for segment in segments:
         address = segment.start
         taken = alike.take((segment.end - segment.start) // PAGESIZE)
@@ -79,23 +79,28 @@ def iter_runs(
                 address += step * PAGESIZE
 
 
-class _Alike:
-    """The pages of chunks as entries, with how many neighbours have them."""
+_Sort = TypeVar("_Sort")
 
-    def __init__(self, chunks: Iterable[PageChunk]) -> None:
-        self._rest = chain.from_iterable(map(_iter_alike, chunks))
-        self._entry: _Entry = 0, 0, None
-        self._count = 0
 
-    def take(self, page_count: int) -> Iterator[tuple[_Entry, int]]:
-        """Yield the next so many pages; neighbours may have the same entry still."""
+class AlikePages(Generic[_Sort]):
+    """Pages that follow each other, by their sort, to be taken in other pieces than they came in.
+
+    Args:
+        pieces: the sort of neighbours that are alike, and how many they are.
+    """
+
+    def __init__(self, pieces: Iterable[tuple[_Sort, int]]) -> None:
+        self._rest = iter(pieces)
+        self._piece: tuple[_Sort, int] | None = None
+
+    def take(self, page_count: int) -> Iterator[tuple[_Sort, int]]:
+        """Yield the next so many pages; neighbours may be of the same sort still."""
         while page_count:
-            if not self._count:
-                self._entry, self._count = next(self._rest)
-            count = min(self._count, page_count)
-            self._count -= count
+            sort, left = self._piece or next(self._rest)
+            count = min(left, page_count)
+            self._piece = (sort, left - count) if left > count else None
             page_count -= count
-            yield self._entry, count
+            yield sort, count
 
 
 def _iter_alike(chunk: PageChunk) -> Iterator[tuple[_Entry, int]]:
@@ -126,7 +131,19 @@ def _decode_entry(entry: _Entry) -> tuple[PageState, PageAttributes, int | None]
     return state, PageAttributes(entry[1]), entry[2] if state.is_present else None
 
 
-def join_segments(segments: Iterable[Segment]) -> Iterator[tuple[int, int]]:
+class _Place(Protocol):
+    """Whole pages that follow each other."""
+
+    @property
+    def start(self) -> int:
+        """Return the first address."""
+
+    @property
+    def end(self) -> int:
+        """Return the first address after them."""
+
+
+def join_segments(segments: Iterable[_Place]) -> Iterator[tuple[int, int]]:
     """Yield the first and the end address of what `segments` cover, as few as that takes.
 
     A process may have many thousand mappings next to each other, and a question takes its time.

@@ -3,31 +3,47 @@
 
 Usage: checkpoint.py FILE CHECKPOINT
 
-Maps FILE with MAP_PRIVATE, changes some of it, and saves to CHECKPOINT, a sparse file, the pages
-that were copied since the last look: all that it takes to have the memory again, as long as no page
-is changed after it was saved. Needs no daemon.
+Maps FILE with MAP_PRIVATE, changes some of it, and saves to CHECKPOINT the pages that were copied
+since the last look: all that it takes to have the memory again, as long as no page is changed after
+it was saved. Then maps FILE anew, as the program would when it is next started, and puts the saved
+pages back. Needs no daemon.
 """
 
 import mmap
+import struct
 import sys
 
 import cowd
 import numpy as np
 
+PLACE = struct.Struct("=QQ")
+"""Goes before each piece of a checkpoint: where it belongs, and its length, in bytes."""
+
 
 def save(tracker: cowd.Tracker, data: memoryview, path: str) -> int:
-    """Write the pages copied since the last look to `path`; return their number."""
+    """Add the pages copied since the last look to the checkpoint `path`; return their number."""
     pages = tracker.look().copied
-    with open(path, "r+b") as checkpoint:
+    with open(path, "ab") as checkpoint:
         for page in pages:
             piece = tracker.span.slice_of(page)
-            checkpoint.seek(piece.start)
+            checkpoint.write(PLACE.pack(piece.start, piece.stop - piece.start))
             checkpoint.write(data[piece])
     return len(pages)
 
 
+def restore(data: memoryview, path: str) -> int:
+    """Put the pages of the checkpoint `path` back; return their number."""
+    count = 0
+    with open(path, "rb") as checkpoint:
+        while place := checkpoint.read(PLACE.size):
+            start, length = PLACE.unpack(place)
+            data[start : start + length] = checkpoint.read(length)
+            count += 1
+    return count
+
+
 def main() -> None:
-    """Change the memory in two steps, and save after each."""
+    """Change the memory in two steps, and save after each; then restore it."""
     if len(sys.argv) != 3:
         sys.exit("usage: checkpoint.py FILE CHECKPOINT")
     path, checkpoint = sys.argv[1:]
@@ -43,6 +59,10 @@ def main() -> None:
     print("second look:", save(tracker, memoryview(words), checkpoint), "pages copied")
     summary = cowd.pages(words, backend="local").summary()
     print("in all:", summary.copied_page_count, "of", summary.page_count, "pages copied")
+
+    anew = np.memmap(path, dtype="u1", mode="c")
+    print("restored:", restore(memoryview(anew), checkpoint), "pages,", end=" ")
+    print("as they were" if np.array_equal(anew, words) else "but not as they were")
 
 
 if __name__ == "__main__":

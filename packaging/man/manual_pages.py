@@ -182,7 +182,7 @@ def list_command_blocks(context: click.Context) -> dict[str, Callable[[str], Ite
         ],
         "description": lambda _: ["\n\n".join(wrap(mark(each)) for each in paragraphs)],
         "options": lambda _: iter_options(context),
-        "columns": lambda _: iter_columns(command),
+        "columns": lambda option: iter_columns(command, option),
         "json": lambda _: iter_json(command),
         "examples": lambda _: iter_examples(command),
         "commands": lambda _: iter_commands(context),
@@ -203,10 +203,14 @@ def iter_options(context: click.Context) -> Iterator[str]:
         yield from iter_term(options, mark(each.help or ""))
 
 
-def iter_columns(command: click.Command) -> Iterator[str]:
-    """Yield every column with its key in JSON, and whether it is there when nobody asks for it."""
+def iter_columns(command: click.Command, option: str = "") -> Iterator[str]:
+    """Yield every column with its key in JSON, and whether it is there when nobody asks for it.
+
+    `option` is the name of one that asks for another table, without --.
+    """
     assert isinstance(command, Command)  # noqa: S101
-    for each in command.columns:
+    columns = command.tables[option.replace("-", "_")] if option else command.columns
+    for each in columns:
         places = {"a table": each.in_table, "JSON": each.in_json}
         absent = [place for place, is_there in places.items() if not is_there]
         note = f" (not in {' or '.join(absent)} unless asked for)" if absent else ""

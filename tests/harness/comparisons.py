@@ -203,9 +203,14 @@ def _decide(first: _Seen, second: _Seen) -> Compared:
         return Compared("DIFFERENT", *states, "SECOND")
     if set(states) == ANONYMOUS and any(map(_may_be_in_swap_cache, (first, second))):
         return Compared("UNKNOWN", *states)
-    if states == ("ANON", "ANON") and not any(map(_hides_copier, (first.flags, second.flags))):
-        alone = first.flags >> 34 & 1, second.flags >> 34 & 1
-        copiers = {(1, 0): "FIRST", (0, 1): "SECOND", (1, 1): "BOTH", (0, 0): "UNSPECIFIED"}
+    if states == ("ANON", "ANON") and not (first.flags | second.flags) >> 21 & 1:  # merged
+        alone = _is_alone(first.flags), _is_alone(second.flags)
+        copiers = {
+            (True, False): "FIRST",
+            (False, True): "SECOND",
+            (True, True): "BOTH",
+            (False, False): "UNSPECIFIED",
+        }
         return Compared("DIFFERENT", *states, copiers[alone])
     return Compared("DIFFERENT", *states)
 
@@ -215,6 +220,6 @@ def _may_be_in_swap_cache(seen: _Seen) -> bool:
     return bool(seen.flags) and (not seen.is_private or bool(seen.flags & (1 << 13 | 1 << 22)))
 
 
-def _hides_copier(flags: int) -> bool:
-    """Tell whether a page is merged, or part of a large folio that is not hugetlb's."""
-    return bool(flags >> 21 & 1 or (flags >> 15 & 3 and not flags >> 17 & 1))
+def _is_alone(flags: int) -> bool:
+    """Tell whether one process alone may write to a page: not of part of a large folio."""
+    return bool(flags >> 34 & 1 and not (flags >> 15 & 3 and not flags >> 17 & 1))

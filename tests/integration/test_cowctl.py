@@ -274,12 +274,13 @@ def interrupt(process: "subprocess.Popen[bytes]") -> Ended:
     return Ended(process.returncode, out.decode(), err.decode())
 
 
-@pytest.mark.parametrize("command", ["query", "status", "doctor"])
+@pytest.mark.parametrize("command", ["query", "maps", "diff", "family", "status", "doctor"])
 def test_ctrl_c_while_the_daemon_does_not_answer_is_130_and_quiet(
     start_cowctl: StartCowctl, neighbours: Subject, silent_socket: socket.socket, command: str
 ) -> None:
     path = Path(silent_socket.getsockname())
-    arguments = [str(neighbours.pid)] if command == "query" else []
+    pids = {"query": 1, "maps": 1, "diff": 2, "family": 1}.get(command, 0)
+    arguments = [str(neighbours.pid)] * pids
     process = start_cowctl(command, *arguments, socket_path=path)
     with ExitStack() as stack:
         # The first connection of doctor is only to see whether there is anybody.

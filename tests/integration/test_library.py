@@ -2,8 +2,6 @@
 """The library in a process of an ordinary user, with a daemon and without one."""
 
 import json
-import os
-import re
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -12,8 +10,8 @@ from typing import Any
 
 import cowd
 import pytest
-from harness.daemon import ROOT, Daemon
-from harness.programs import NOBODY, PAGE_BYTES, environment
+from harness.daemon import Daemon
+from harness.programs import NOBODY, environment
 
 MAP = """
 import json, mmap, os, sys
@@ -156,44 +154,6 @@ print(json.dumps([before, child, describe(cowd.pages(words))]))
     assert (child["backend"], child["copied"]) == ("local", [True, True, True, False])
     assert "forked" in child["fallback"]
     assert (after["backend"], after["copied"]) == ("daemon", COPIED)
-
-
-@pytest.mark.parametrize(
-    ("size", "start", "copied"),
-    [
-        (9 * PAGE_BYTES + 3, 5, [1, 5, 6, 10]),
-        (PAGE_BYTES + 7, 1, [1, 1, 2, 2]),
-        (PAGE_BYTES, 1, [1, 0, 1, 1]),
-        (5, 1, [1, 0, 1, 1]),
-    ],
-)
-def test_example_checkpoint_saves_what_differs(
-    public_directory: Path, size: int, start: int, copied: list[int]
-) -> None:
-    original = os.urandom(size)
-    file, checkpoint = public_directory / "original", public_directory / "checkpoint"
-    file.write_bytes(original)
-    file.chmod(0o444)
-    program = ROOT / "client" / "examples" / "checkpoint.py"
-    done = subprocess.run(
-        NOBODY.command([sys.executable, "-W", "error", str(program), str(file), str(checkpoint)]),
-        env=environment(),
-        cwd="/",
-        stdout=subprocess.PIPE,
-        text=True,
-        timeout=60,
-        check=True,
-    )
-    assert [int(number) for number in re.findall(r"\d+", done.stdout)] == copied
-    changed = bytearray(original)
-    changed[0] = 1
-    for place in range(start * PAGE_BYTES, size):
-        changed[place] = (changed[place] + 1) % 256
-    saved = checkpoint.read_bytes()
-    half = slice(start * PAGE_BYTES, None)
-    assert (saved[:PAGE_BYTES], saved[half]) == (changed[:PAGE_BYTES], changed[half])
-    assert not any(saved[PAGE_BYTES : half.start])
-    assert file.read_bytes() == original
 
 
 @pytest.mark.parametrize(

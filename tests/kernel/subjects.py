@@ -34,6 +34,7 @@ from collections.abc import Callable, Sequence
 
 from kinds import (
     anonymous,
+    families,
     files,
     forked,
     huge,
@@ -213,7 +214,7 @@ def make_hanging_exec(path: str) -> Described:
 
 
 _PLACES = (
-    *(anonymous, files, forked, huge, hugetlb),
+    *(anonymous, families, files, forked, huge, hugetlb),
     *(reserved, restless, special, swapped, userfault),
 )
 KINDS: dict[str, Callable[..., Described]] = {

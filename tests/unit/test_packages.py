@@ -22,6 +22,7 @@ OF_MODULES = {
     "cowd": "python3-cowd",
     "google": "python3-protobuf",
     "grpc": "python3-grpcio",
+    "matplotlib": "python3-matplotlib",
     "numpy": "python3-numpy",
     "rich": "python3-rich",
     "systemd": "python3-systemd",
@@ -42,7 +43,8 @@ PLACES = [
 def read_project() -> dict[str, dict[str, str]]:
     """Return what pyproject.toml asks for, by extra ("" for none): Debian's name and the floor."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    asked = {"": project["dependencies"], "daemon": project["optional-dependencies"]["daemon"]}
+    asked = {"": project["dependencies"]}
+    asked |= {extra: project["optional-dependencies"][extra] for extra in ("daemon", "plot")}
     return {extra: dict(map(parse_requirement, lines)) for extra, lines in asked.items()}
 
 
@@ -76,6 +78,9 @@ def parse_relations(field: str) -> dict[str, str]:
 
 CONTROL = read_control()
 DEPENDS = {name: parse_relations(fields["Depends"]) for name, fields in CONTROL.items() if name}
+SUGGESTS = {
+    name: parse_relations(fields.get("Suggests", "")) for name, fields in CONTROL.items() if name
+}
 
 
 def iter_imported(folder: str, without: str | None) -> Iterator[str]:
@@ -95,7 +100,11 @@ def test_a_package_depends_on_what_its_modules_import(
 ) -> None:
     imported = set(iter_imported(folder, without)) - set(sys.stdlib_module_names)
     imported -= {Path(folder).name, *FOR_TYPE_CHECKERS}
-    assert {OF_MODULES[name] for name in imported} - {package} <= set(DEPENDS[package])
+    needed = {OF_MODULES[name] for name in imported} - {package}
+    if package == "cowctl":  # One command can do without, and says so.
+        assert needed & set(SUGGESTS[package]) == set(read_project()["plot"])
+        needed -= set(SUGGESTS[package])
+    assert needed <= set(DEPENDS[package])
 
 
 def test_the_library_depends_on_all_that_its_metadata_names() -> None:
@@ -107,6 +116,7 @@ def test_least_versions_are_those_of_pyproject() -> None:
     for package in ("cowd", "cowctl"):
         asked = {name: floor for name, floor in DEPENDS[package].items() if name not in NO_PYTHON}
         assert asked.pop("python3-cowd") == "${binary:Version}"
+        asked |= {name: floor for name, floor in SUGGESTS[package].items() if name in project}
         assert asked == {name: project[name] for name in asked}
 
 

@@ -24,6 +24,10 @@ __all__ = [
     "iter_flags",
     "iter_mapping_names",
     "iter_names",
+    "iter_only_pids",
+    "iter_pids",
+    "iter_ranges",
+    "iter_users",
     "iter_words",
     "offer",
     "offer_files",
@@ -89,10 +93,34 @@ def iter_words(ctx: click.Context) -> Iterator[tuple[str, str]]:
     words = _get_words(ctx)
     is_named = ctx.params.get("name") is not None
     if not words and not is_named:
-        yield from ((str(pid), name) for pid, name in iter_inspectable())
+        yield from iter_pids(ctx)
     elif len(words) + is_named == 1:
-        for each in _list_mappings(ctx)[:_MOST_MAPPINGS]:
-            yield f"{each.start_address:x}-{each.end_address:x}", decode_path(each.path)
+        yield from iter_ranges(ctx)
+
+
+def iter_only_pids(ctx: click.Context) -> Iterator[tuple[str, str]]:
+    """Yield what the only argument of a command may be: a process, if none is named."""
+    if not _get_words(ctx) and ctx.params.get("name") is None:
+        yield from iter_pids(ctx)
+
+
+def iter_pids(ctx: click.Context) -> Iterator[tuple[str, str]]:  # noqa: ARG001
+    """Yield the processes that the caller may inspect."""
+    yield from ((str(pid), name) for pid, name in iter_inspectable())
+
+
+def iter_ranges(ctx: click.Context) -> Iterator[tuple[str, str]]:
+    """Yield the mappings of the process as ranges."""
+    for each in _list_mappings(ctx)[:_MOST_MAPPINGS]:
+        yield f"{each.start_address:x}-{each.end_address:x}", decode_path(each.path)
+
+
+def iter_users(ctx: click.Context) -> Iterator[tuple[str, str]]:  # noqa: ARG001
+    """Yield the names of users."""
+    import pwd
+
+    names = {entry.pw_name: entry.pw_gecos for entry in pwd.getpwall()}
+    yield from ((name, text) for name, text in names.items() if _PLAIN.fullmatch(name))
 
 
 def iter_names(ctx: click.Context) -> Iterator[tuple[str, str]]:  # noqa: ARG001
@@ -115,6 +143,8 @@ def iter_flags(ctx: click.Context) -> Iterator[tuple[str, str]]:  # noqa: ARG001
 
 def _get_words(ctx: click.Context) -> Sequence[str]:
     """Return the arguments before: in `args` if click could not parse them to the end."""
+    if pid := ctx.params.get("pid"):
+        return [str(pid)]
     return ctx.params.get("words") or ctx.args
 
 

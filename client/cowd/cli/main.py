@@ -31,7 +31,20 @@ EXIT_STATUSES: Final = {
     130: "interrupted",
 }
 
-_COMMANDS: Final = ("query", "status", "doctor", "explain", "demo", "completion")
+_COMMANDS: Final = (
+    "query",
+    "maps",
+    "diff",
+    "family",
+    "watch",
+    "top",
+    "plot",
+    "status",
+    "doctor",
+    "explain",
+    "demo",
+    "completion",
+)
 
 _EXIT_FAILED: Final = 1
 _EXIT_UNREACHABLE: Final = 3
@@ -135,7 +148,10 @@ def _run(argv: Sequence[str]) -> int:
         return error.exit_code
     except cowd.Error as error:
         print_message(str(error))
-        if isinstance(error.__cause__, cowd.Unavailable):  # The kernel alone was asked after that.
+        if isinstance(error.__cause__, cowd.Unavailable) and not isinstance(
+            error, cowd.Unavailable
+        ):
+            # The kernel alone was asked after that.
             print_message(f"note: {error.__cause__}")
         return _choose_exit_status(error)
     except (KeyboardInterrupt, click.Abort):

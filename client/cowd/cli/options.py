@@ -33,10 +33,13 @@ class Command(click.Command):
 
     Attributes:
         columns: what it can write.
+        tables: columns of other tables, by the name of the option that asks for one. JSON has the
+            same keys with and without it.
         examples: command lines, and what each does.
     """
 
     columns: Sequence[Column[Any]]
+    tables: Mapping[str, Sequence[Column[Any]]]
     examples: Mapping[str, str]
 
     def format_epilog(
@@ -46,7 +49,11 @@ class Command(click.Command):
     ) -> None:
         """Write the columns and the examples."""
         lists = {
-            "Columns:": [f"{each.heading:<11} {each.help}" for each in self.columns],
+            "Columns:": _list_columns(self.columns),
+            **{
+                f"Columns with --{name.replace('_', '-')}:": _list_columns(columns)
+                for name, columns in self.tables.items()
+            },
             "Examples:": [*self.examples],
         }
         for heading, lines in lists.items():
@@ -56,11 +63,24 @@ class Command(click.Command):
                     "".join(f"  {line}\n" for line in [heading, *map("  ".__add__, lines)])
                 )
 
+    def choose_columns(self, arguments: Mapping[str, Any]) -> Sequence[Column[Any]]:
+        """Return the columns of what the command line asks for."""
+        if not arguments.get("as_json"):
+            for name, columns in self.tables.items():
+                if arguments.get(name):
+                    return columns
+        return self.columns
+
+
+def _list_columns(columns: Sequence[Column[Any]]) -> list[str]:
+    return [f"{each.heading:<11} {each.help}" for each in columns]
+
 
 def _iter_columns(ctx: click.Context) -> Iterator[tuple[str, str]]:
     """Yield what may be listed in --output."""
     if isinstance(ctx.command, Command):
-        yield from ((column.heading, column.help) for column in ctx.command.columns)
+        columns = ctx.command.choose_columns(ctx.params)
+        yield from ((column.heading, column.help) for column in columns)
 
 
 _OUTPUT_OPTIONS: Final = (
@@ -99,14 +119,17 @@ backend_option = click.option(
 )
 
 
-def note_fallback(error: cowd.Error) -> None:
+def note_fallback(error: cowd.Error, lacking: str = ", which tells no kernel flags") -> None:
     """Tell the user that the daemon did not answer, and that the kernel alone is asked."""
     print_message(f"note: {error}")
-    print_message("note: asking the kernel alone, which tells no kernel flags")
+    print_message(f"note: asking the kernel alone{lacking}")
 
 
 def make_command(
-    name: str, columns: Sequence[Column[Any]], examples: Mapping[str, str]
+    name: str,
+    columns: Sequence[Column[Any]],
+    examples: Mapping[str, str],
+    tables: Mapping[str, Sequence[Column[Any]]] | None = None,
 ) -> Callable[[Callable[..., int]], Command]:
     """Return a decorator for a command that writes `columns`, if any, to its argument `output`.
 
@@ -114,16 +137,18 @@ def make_command(
         name: of the command.
         columns: as in `Command`.
         examples: as in `Command`.
+        tables: as in `Command`.
     """
 
     def decorate(function: Callable[..., int]) -> Command:
         @functools.wraps(function)
         def call(**arguments: Any) -> int:  # noqa: ANN401 (whatever click hands over)
+            available = command.choose_columns(arguments)
             chosen = {str(each.name): arguments.pop(str(each.name)) for each in _OUTPUT_OPTIONS}
-            return function(output=Output(columns, **chosen), **arguments)
+            return function(output=Output(available, **chosen), **arguments)
 
         command = click.command(name, cls=Command)(call if columns else function)
-        command.columns, command.examples = columns, examples
+        command.columns, command.tables, command.examples = columns, tables or {}, examples
         if columns:
             command.params += _OUTPUT_OPTIONS
         return command

@@ -7,9 +7,9 @@ nobody but root. A process that ends while it is looked at is left out.
 
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import ExitStack, contextmanager, suppress
-from functools import partial
+from functools import lru_cache, partial
 from typing import Final, NamedTuple
 
 import click
@@ -23,7 +23,15 @@ from cowd.cli.text import (
     measure_text,
 )
 
-__all__ = ["NamedProcess", "find_process", "iter_inspectable"]
+__all__ = [
+    "NamedProcess",
+    "find_process",
+    "find_uid",
+    "iter_inspectable",
+    "iter_pids",
+    "read_name",
+    "read_names",
+]
 
 _PROC: Final = "/proc"
 _LONGEST_COMM_BYTES: Final = 15  # TASK_COMM_LEN - 1, include/linux/sched.h
@@ -44,8 +52,13 @@ class NamedProcess(NamedTuple):
 
 
 @contextmanager
-def find_process(name: str) -> Iterator[NamedProcess]:
+def find_process(name: str, *, with_children: bool = False) -> Iterator[NamedProcess]:
     """Yield the one process whose command has this name; cowctl itself does not count.
+
+    Args:
+        name: of the command.
+        with_children: those that a process of that name has forked count as one with it: most have
+            the name still.
 
     Raises:
         click.ClickException: there is none, or there are several; at the end: it has ended.
@@ -53,7 +66,11 @@ def find_process(name: str) -> Iterator[NamedProcess]:
     found: list[NamedProcess] = []
     count = 0
     with ExitStack() as stack:
+        parents = _list_pids(os.fsencode(name)) if with_children else frozenset()
         for process in _iter_processes(os.fsencode(name)):
+            if _read_parent(process) in parents:
+                os.close(process.directory)
+                continue
             count += 1
             if len(found) < _MOST_LISTED:
                 found.append(process)
@@ -89,6 +106,79 @@ def iter_inspectable() -> Iterator[tuple[int, str]]:
                     yield pid, decode_path(_read_beginning(directory, "comm").removesuffix(b"\n"))
             finally:
                 os.close(directory)
+
+
+def iter_pids(names: Collection[str], uids: Collection[int]) -> Iterator[int]:
+    """Yield the processes that have an address space, a name and a user.
+
+    Args:
+        names: of commands, as in `find_process`; with none any name will do.
+        uids: effective user ids; with none any user will do.
+
+    Raises:
+        click.ClickException: processes cannot be listed.
+    """
+    encoded = [os.fsencode(name) for name in names]
+    for pid, directory in _iter_directories():
+        try:
+            is_named = not encoded or any(_has_name(directory, name) for name in encoded)
+            if not is_named or not _read_status(directory, b"VmSize"):
+                continue
+            if not uids or _read_uid(directory) in uids:
+                yield pid
+        finally:
+            os.close(directory)
+
+
+def find_uid(user: str) -> int:
+    """Return the id of a user who is given by name or number.
+
+    Raises:
+        click.ClickException: there is none of that name.
+    """
+    import pwd
+
+    try:
+        return pwd.getpwnam(user).pw_uid
+    except (KeyError, ValueError):
+        if user.isascii() and user.isdecimal():
+            return int(user)
+    raise click.ClickException(f"there is no user {user!r}: `getent passwd` lists them")
+
+
+def read_names(pid: int) -> tuple[str | None, str | None]:
+    """Return the user and the command of a process; None for what cannot be read any more."""
+    try:
+        directory = os.open(f"{_PROC}/{pid}", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError:
+        return None, None
+    try:
+        uid, comm = _read_uid(directory), _read_beginning(directory, "comm")
+    finally:
+        os.close(directory)
+    return (
+        None if uid is None else _name_user(uid),
+        decode_path(comm.removesuffix(b"\n")) or None,
+    )
+
+
+def read_name(pid: int) -> str | None:
+    """Return the name of a process's command; None if there is no such process any more."""
+    return read_names(pid)[1]
+
+
+def _list_pids(name: bytes) -> frozenset[int]:
+    """Return the pids of the processes of that name."""
+    pids = set()
+    for process in _iter_processes(name):
+        pids.add(process.pid)
+        os.close(process.directory)
+    return frozenset(pids)
+
+
+def _read_parent(process: NamedProcess) -> int:
+    """Return the pid of a process's parent; 0 if it has none, or has gone."""
+    return int(_read_status(process.directory, b"PPid") or 0)
 
 
 def _iter_processes(name: bytes) -> Iterator[NamedProcess]:
@@ -195,6 +285,13 @@ def _describe(process: NamedProcess) -> tuple[str, str, str]:
     return str(process.pid), user, escape_text(arguments) or "-"
 
 
+def _read_uid(directory: int) -> int | None:
+    """Return the effective user id; None if the process has gone."""
+    uids = _read_status(directory, b"Uid").split()
+    return int(uids[1]) if uids else None
+
+
+@lru_cache(maxsize=1024)
 def _name_user(uid: int) -> str:
     import pwd
 

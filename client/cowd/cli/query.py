@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """`cowctl query`: what the pages of a process are, and which have been copied."""
 
-import re
 from collections.abc import Sequence
 from contextlib import nullcontext
 from itertools import chain, islice
@@ -11,10 +10,8 @@ from typing import Final, NamedTuple
 import click
 
 import cowd
-from cowd import MappingKind
 from cowd._backend import ask
-from cowd._runs import Run, Segment, iter_runs, iter_segments, join_segments
-from cowd.cli.candidates import iter_mapping_names, iter_names, iter_words, offer
+from cowd._runs import Run, Segment, iter_runs, join_segments
 from cowd.cli.columns import FLAGS, KPAGEFLAGS, LETTERS
 from cowd.cli.options import (
     backend_option,
@@ -25,22 +22,23 @@ from cowd.cli.options import (
 from cowd.cli.output import Column, Json, Output, format_masks, format_word
 from cowd.cli.processes import find_process
 from cowd.cli.progress import track_pages
-from cowd.cli.ranges import AddressRange, align_range, parse_range
 from cowd.cli.strip import draw_strip, style_of
+from cowd.cli.targets import (
+    align,
+    choose_segments,
+    mapping_option,
+    name_option,
+    parse_words,
+    words_argument,
+)
 from cowd.cli.text import decode_path, print_message
 
 __all__ = ["command"]
 
 SCHEMA: Final = "cowd.query/1"
 
-_PID: Final = click.IntRange(1, 2**31 - 1)
-_LARGEST_PID: Final = 1 << 22
-"""PID_MAX_LIMIT, include/linux/threads.h."""
-_PRIVATE_KINDS: Final = (MappingKind.PRIVATE_FILE, MappingKind.ANONYMOUS)
 _MOST_RUNS: Final = 1_000_000
 """Some 300 MB of them; and who would read more?"""
-_OUT_OF_PAGEMAP: Final = b"[vsyscall]"
-"""The one mapping of Linux that pagemap does not cover: it lies in the kernel's addresses."""
 
 _COLUMNS: Final[Sequence[Column[Run]]] = (
     Column("address", "ADDRESS", "first page", lambda run: format_word(run.address)),
@@ -93,27 +91,9 @@ _COLUMNS: Final[Sequence[Column[Run]]] = (
         "have been copied.",
     },
 )
-@click.argument(
-    "words",
-    metavar="{PID | -C NAME} [RANGE]",
-    nargs=-1,
-    shell_complete=offer(iter_words),
-)
-@click.option(
-    "-C",
-    "--command",
-    "name",
-    metavar="NAME",
-    shell_complete=offer(iter_names),
-    help="The process by the name of its command, as `ps -C` has it, instead of PID.",
-)
-@click.option(
-    "--mapping",
-    "text",
-    metavar="TEXT",
-    shell_complete=offer(iter_mapping_names),
-    help="Only mappings with TEXT in their path or name.",
-)
+@words_argument("{PID | -C NAME} [RANGE]")
+@name_option
+@mapping_option
 @click.option("--each", is_flag=True, help="One row a page; neighbours alike are not folded.")
 @backend_option
 @socket_option
@@ -132,8 +112,8 @@ def command(
     ADDR+COUNT (COUNT pages, decimal) or START-END, with addresses in hexadecimal as in
     /proc/PID/maps. Without it: every private mapping, or, with --mapping, every one that matches.
     """
-    given_pid, pages = _parse_words(words, name)
-    wanted = _align(pages) if pages else None
+    given_pid, pages = parse_words(words, name)
+    wanted = align(pages) if pages else None
     with nullcontext() if name is None else find_process(name) as named:
         pid = named.pid if named else given_pid
         answer, refusal = ask(
@@ -166,54 +146,11 @@ class _Answer(NamedTuple):
     runs: list[Run]
 
 
-def _parse_words(words: Sequence[str], name: str | None) -> tuple[int, AddressRange | None]:
-    """Return the PID, 0 if there is a name instead, and the range.
-
-    Raises:
-        click.UsageError: they are not that.
-    """
-    context = click.get_current_context()
-    pid = 0
-    if name is None:
-        if not words:
-            raise click.UsageError("missing PID: give one, or -C NAME", context)
-        try:
-            pid = int(_PID(words[0], ctx=context))
-        except click.BadParameter as error:
-            raise click.UsageError(
-                f"{words[0]!r} is no process id: give a number, or a name with -C", context
-            ) from error
-        words = words[1:]
-    elif words and re.fullmatch(r"0*[0-9]{1,10}", words[0]) and int(words[0]) <= _LARGEST_PID:
-        raise click.UsageError(
-            "PID and -C exclude each other: leave one of them out; if "
-            f"{words[0]} is an address, write 0x{words[0]}",
-            context,
-        )
-    if len(words) > 1:
-        raise click.UsageError(f"{words[1]!r} is one argument too many", context)
-    try:
-        pages = parse_range(words[0]) if words else None
-    except ValueError as error:
-        raise click.BadParameter(str(error), context, param_hint="'RANGE'") from error
-    return pid, pages
-
-
-def _align(pages: AddressRange) -> tuple[int, int]:
-    try:
-        start, end, notes = align_range(pages, PAGESIZE)
-    except ValueError as error:
-        raise click.BadParameter(str(error), param_hint="'RANGE'") from error
-    for note in notes:
-        print_message(note)
-    return start, end
-
-
 def _read(
     source: cowd.Backend, pid: int, wanted: tuple[int, int] | None, text: str | None, *, each: bool
 ) -> _Answer:
     listed = source.list_mappings(pid)
-    segments = _choose_segments(listed, wanted, text)
+    segments = choose_segments(listed, wanted, text)
     ranges = [(start, (end - start) // PAGESIZE) for start, end in join_segments(segments)]
     chunks = source.stream_page_flags(
         pid, ranges, expected_start_time_ticks=listed.start_time_ticks
@@ -230,36 +167,6 @@ def _read(
         )
     _note_changes(source, listed, segments)
     return _Answer(source.name, listed.start_time_ticks, first.masks, runs)
-
-
-def _choose_segments(
-    listed: cowd.MappingList, wanted: tuple[int, int] | None, text: str | None
-) -> list[Segment]:
-    """Return what to read, cut at the borders of mappings.
-
-    Raises:
-        click.ClickException: there is none.
-    """
-    if wanted is None:
-        whole = [Segment(each.start_address, each.end_address, each) for each in listed.mappings]
-    else:
-        whole = list(iter_segments(listed.mappings, *wanted))
-    inside = [(piece, piece.mapping) for piece in whole if piece.mapping]
-    if text is not None:
-        matching = [(piece, of) for piece, of in inside if text in decode_path(of.path)]
-        chosen = [piece for piece, of in matching if of.path != _OUT_OF_PAGEMAP]
-        where = "in this range " if wanted else ""
-        but = " but [vsyscall], whose pages the kernel does not tell of" if matching else ""
-        what = f"{where}whose name has {text!r} in it{but}"
-    elif wanted is None:
-        chosen = [piece for piece, of in inside if of.kind in _PRIVATE_KINDS]
-        what = "that is private"
-    else:
-        return whole
-    if not chosen:
-        pid = listed.pid
-        raise click.ClickException(f"process {pid} has no mapping {what}: see /proc/{pid}/maps")
-    return chosen
 
 
 def _note_changes(source: cowd.Backend, before: cowd.MappingList, segments: list[Segment]) -> None:

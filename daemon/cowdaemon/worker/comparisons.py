@@ -131,7 +131,9 @@ def close(
 
     Of two that are present, whoever alone may write to his made it. Of a fork, that is a copy, and
     who has not written shares what he has, or shared it when he last looked at it. The flag is kept
-    for each small page; of a large folio kpageflags shows the head's. A merged page (KSM) is
+    for each small page; of a large folio kpageflags shows the head's. But a large folio is no copy:
+    the kernel copies for a fork page by page, from Linux 5.8 on (commit 3917c83281e5 ("thp: change
+    CoW semantics for anon-THP")), so that the small page beside it is. A merged page (KSM) is
     nobody's, whoever wrote to it.
 
     Args:
@@ -146,9 +148,9 @@ def close(
     findings = np.full(len(flags), Comparison.DIFFERENT, np.uint8)
     findings[is_swapped & may_be_one] = Comparison.UNKNOWN
     if has_copiers:
-        is_known = ~is_swapped & _tells_copier(flags) & _tells_copier(other_flags)
-        copiers = (flags & _EXCLUSIVE != 0) * np.uint8(Copier.FIRST)
-        copiers |= (other_flags & _EXCLUSIVE != 0) * np.uint8(Copier.SECOND)
+        is_known = ~is_swapped & _may_be_copied(flags) & _may_be_copied(other_flags)
+        copiers = _is_alone(flags) * np.uint8(Copier.FIRST)
+        copiers |= _is_alone(other_flags) * np.uint8(Copier.SECOND)
         findings |= (copiers * is_known) << _COPIER_SHIFT
     return findings
 
@@ -161,10 +163,16 @@ def _may_be_in_cache(entries: Words, flags: Words) -> Mask:
     return may_be
 
 
-def _tells_copier(flags: Words) -> Mask:
+def _may_be_copied(flags: Words) -> Mask:
+    may_be: Mask = (flags & (_ANON | _KSM)) == _ANON
+    return may_be
+
+
+def _is_alone(flags: Words) -> Mask:
+    """Return where one process alone may write to a page, for certain."""
     is_large = ((flags & _LARGE) != 0) & ((flags & _HUGE) == 0)
-    tells: Mask = ((flags & (_ANON | _KSM)) == _ANON) & ~is_large
-    return tells
+    is_alone: Mask = ((flags & _EXCLUSIVE) != 0) & ~is_large
+    return is_alone
 
 
 def find_moved(entries: Words, again: Words) -> Mask:

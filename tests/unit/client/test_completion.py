@@ -226,6 +226,40 @@ def test_a_pid_is_followed_by_its_ranges_and_its_mappings(complete, sleeper):
     assert [*complete(f"cowctl query {sleeper.pid} --mapping stac")] == ["stack"]
 
 
+def test_two_pids_are_followed_by_ranges_of_the_first(complete, sleeper):
+    """Seen to fail without the pid of `diff`, which has a name of its own."""
+    pid = str(sleeper.pid)
+    assert pid in complete("cowctl diff ")
+    assert pid in complete(f"cowctl diff {os.getpid()} ")
+    ranges = complete(f"cowctl query {pid} ")
+    assert complete(f"cowctl diff {pid} {os.getpid()} ") == ranges
+    assert "stack" in complete(f"cowctl diff {pid} {os.getpid()} --mapping ")
+    assert complete(f"cowctl diff {pid} {os.getpid()} {next(iter(ranges))} ") == {}
+
+
+@pytest.mark.parametrize("name", ["maps", "family", "plot"])
+def test_a_pid_is_followed_by_nothing_where_there_is_no_range(complete, sleeper, name):
+    """Seen to fail with the ranges of `query`."""
+    assert str(sleeper.pid) in complete(f"cowctl {name} ")
+    assert complete(f"cowctl {name} {sleeper.pid} ") == {}
+
+
+def test_top_completes_processes_names_and_users(complete, sleeper):
+    assert str(sleeper.pid) in complete("cowctl top --pid ")
+    assert complete("cowctl top --pid ")[str(sleeper.pid)] in complete("cowctl top -C ")
+    assert {"root", "nobody"} <= set(complete("cowctl top --user "))
+    assert set(complete("cowctl top -u nobod")) == {"nobody"}
+    assert complete(f"cowctl watch {sleeper.pid} ") == complete(f"cowctl query {sleeper.pid} ")
+
+
+def test_columns_are_those_of_the_table_that_is_asked_for(complete):
+    """Seen to fail with the columns of the other table."""
+    assert "COPIED-BY" in complete("cowctl diff 1 2 -o ")
+    assert "COPIED-BY" not in complete("cowctl diff 1 2 --totals -o ")
+    assert "ONLY-FIRST" in complete("cowctl diff 1 2 --totals -o ")
+    assert "GROUP" in complete("cowctl family 1 --by-group -o ")
+
+
 @pytest.mark.parametrize("line", ["x ", "5000007 ", "-C no-such-name ", "--mapping "])
 def test_what_is_no_process_has_no_ranges(complete, line):
     assert complete(f"cowctl query {line}") == {}

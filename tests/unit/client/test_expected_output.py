@@ -15,6 +15,8 @@ import struct
 import termios
 import threading
 from dataclasses import replace
+from datetime import UTC, datetime
+from itertools import count
 from pathlib import Path
 from unicodedata import east_asian_width
 
@@ -24,11 +26,14 @@ from cowd.cli import doctor, processes, service
 from cowd.cli.machine import Machine
 from cowd.cli.main import main
 from harness.schemas import verify_json
+from unit.client.conftest import STATES
+from unit.client.fake_processes import make_summary
 
 EXPECTED = Path(__file__).parent / "expected"
 MUST_UPDATE = os.environ.get("COWD_UPDATE_EXPECTED") == "1"
 START = 0x7F0000000000
 PAGE = 4096
+NOON = datetime(2026, 11, 23, 12, tzinfo=UTC)
 ESCAPES = re.compile(r"\x1b\[[0-9;]*m")
 LONG_PATH = b"/srv/application/releases/2026-11-22/lib/python3.11/site-packages/words-large.dat"
 
@@ -55,6 +60,42 @@ CASES = {
     "query-by-name": (80, ["query", "-C", "words", "--mapping", "heap"]),
     "query-several-by-name": (80, ["query", "-C", "gunicorn"]),
     "query-none-by-name": (80, ["query", "-C", "nothing"]),
+    "maps-80": (80, ["maps", "7"]),
+    "maps-120": (120, ["maps", "7"]),
+    "maps-40": (40, ["maps", "7"]),
+    "maps-pipe": (None, ["maps", "7"]),
+    "maps-json": (None, ["maps", "7", "-J"]),
+    "maps-raw": (None, ["maps", "7", "-r", "-o", "+BAR"]),
+    "maps-columns": (None, ["maps", "7", "-b", "-o", "address,anon,swapped,zero,guard,unknown"]),
+    "maps-sorted": (80, ["maps", "7", "--all", "--sort", "copied"]),
+    "maps-local": (None, ["maps", "-C", "words", "--backend=local", "--mapping", "heap"]),
+    "maps-no-daemon": (None, ["maps", "7", "--socket=/nowhere/x", "--mapping", "heap"]),
+    "maps-no-mapping": (None, ["maps", "7", "--mapping", "nothing"]),
+    "diff-80": (80, ["diff", "7", "8"]),
+    "diff-120": (120, ["diff", "7", "8"]),
+    "diff-40": (40, ["diff", "7", "8"]),
+    "diff-pipe": (None, ["diff", "7", "8"]),
+    "diff-json": (None, ["diff", "7", "8", "-J"]),
+    "diff-all": (80, ["diff", "7", "8", "--all"]),
+    "diff-each": (80, ["diff", "7", "8", "--each", f"{START + 0x1001:x}+4"]),
+    "diff-totals-80": (80, ["diff", "7", "8", "--totals"]),
+    "diff-totals-40": (40, ["diff", "7", "8", "--totals"]),
+    "diff-totals-pipe": (None, ["diff", "7", "8", "--totals", "--all", "-o", "+by-second"]),
+    "diff-totals-json": (None, ["diff", "7", "8", "--totals", "-J", "--mapping", "heap"]),
+    "diff-alike": (80, ["diff", "7", "8", f"{START:x}+2"]),
+    "diff-no-mapping": (None, ["diff", "7", "8", "--mapping", "nothing"]),
+    "diff-no-daemon": (80, ["diff", "7", "8", "--socket=/nowhere/x"]),
+    "diff-usage": (None, ["diff", "7"]),
+    "family-80": (80, ["family", "7"]),
+    "family-120": (120, ["family", "7"]),
+    "family-40": (40, ["family", "7"]),
+    "family-pipe": (None, ["family", "7"]),
+    "family-json": (None, ["family", "7", "-J"]),
+    "family-by-group-80": (80, ["family", "7", "--by-group"]),
+    "family-by-group-pipe": (None, ["family", "7", "--by-group", "-n"]),
+    "family-one-80": (80, ["family", "8"]),
+    "family-none": (80, ["family", "9"]),
+    "family-no-daemon": (None, ["family", "7", "--socket=/nowhere/x"]),
     "doctor-80": (80, ["doctor"]),
     "doctor-120": (120, ["doctor"]),
     "doctor-40": (40, ["doctor"]),
@@ -65,6 +106,26 @@ CASES = {
     "explain-json": (None, ["explain", "UlMab", "-J"]),
     "status-80": (80, ["status"]),
     "status-json": (None, ["status", "-J"]),
+    "top-80": (80, ["top", "--count=1"]),
+    "top-120": (120, ["top", "--count=1", "-o", "+rate,file,zero,private-file-resident"]),
+    "top-40": (40, ["top", "--count=1"]),
+    "top-color": (80, ["top", "--count=1", "--color=always"]),
+    "top-pipe": (None, ["top", "--count=2", "--interval=0.01"]),
+    "top-noheadings": (None, ["top", "--count=2", "--interval=0.01", "-nb", "--sort=pid"]),
+    "top-json": (None, ["top", "--count=2", "--interval=0.01", "-J", "--lines=2"]),
+    "top-json-columns": (None, ["top", "-J", "-o", "pid,rate"]),
+    "top-pids": (80, ["top", "--count=1", "-p", "5", "-p", "6"]),
+    "top-no-pid": (80, ["top", "--count=1", "--pid=6"]),
+    "top-no-name": (80, ["top", "-C", "nothing"]),
+    "top-no-user": (80, ["top", "-u", "nobody-of-that-name"]),
+    "watch-80": (80, ["watch", "7", "--count=1"]),
+    "watch-40": (40, ["watch", "7", "--count=1"]),
+    "watch-color": (80, ["watch", "7", "--count=1", "--color=always"]),
+    "watch-pipe": (None, ["watch", "7", "--count=2", "-o", "+time"]),
+    "watch-raw": (None, ["watch", "7", "--count=1", "-rn"]),
+    "watch-json": (None, ["watch", "7", "--count=2", "-J"]),
+    "watch-range": (None, ["watch", "7", f"{START:x}+2", "--count=1"]),
+    "watch-quiet": (None, ["watch", "7", "--mapping", "heap", "--count=2"]),
     "usage": (80, ["query", "7", "-C", "x"]),
 }
 
@@ -156,7 +217,62 @@ def words(fake, mapping):
     ]
     fake.maximum_page_count = 100
     fake.page_elsewhere = "."
+    fake.compared = "==bc12=cc?.fff.f" + "p" * 8 + "f" * 24
+    fake.other_start_time_ticks = fake.start_times[0]
+
+    def count_pages(mapping):
+        page_count = (mapping.end_address - mapping.start_address) // PAGE
+        for state in fake._states(mapping.start_address, page_count):
+            field = f"{cowd.PageState(STATES[state]).name.lower()}_page_count"
+            setattr(mapping.page_counts, field, getattr(mapping.page_counts, field) + 1)
+
+    fake.count_pages = count_pages
     return fake
+
+
+@pytest.fixture
+def families(monkeypatch):
+    """Have process 7 several children, process 8 one, and process 9 none; without a daemon none.
+
+    Those of process 7 are a large server's, and one has ended.
+    """
+    usual = cowd.family
+    gone = cowd.NoSuchProcess("no child 5000315 of 7: it has ended", reason="NO_SUCH_PROCESS")
+    children = {
+        7: [make_child(5000312 + number, number + 1) for number in range(3)],
+        8: [make_child(5000007, 0)],
+        9: [],
+    }
+
+    def find(pid, *, address):
+        if address:
+            return usual(pid, address=address)
+        parent = cowd.PageCounts(absent=5_000, file=8_000, anon=200_000, anon_swapped=12)
+        skipped = [(5000315, gone)] if pid == 7 else []
+        return cowd.Family(pid, 500, PAGE, parent, children[pid], skipped)
+
+    monkeypatch.setattr("cowd.family", find)
+
+
+def make_child(pid, busy):
+    """Return a child that has written to the more, the busier it is."""
+    group = cowd.MemoryGroup
+    groups = {
+        group.HEAP: cowd.Shares(
+            shared=150_000 - 9_000 * busy,
+            copied_by_child=8_000 * busy,
+            copied_by_parent=700 * busy,
+            both=300 * busy,
+            own=2_000 * busy,
+            neither=17,
+        ),
+        group.ANONYMOUS: cowd.Shares(shared=49_000, different=3 * busy, parent_only=9, unknown=1),
+        group.LIBRARY: cowd.Shares(shared=5_800, copied_by_child=20 * busy, file_only=30),
+        group.SHARED: cowd.Shares(file_only=44),
+    }
+    comparison = cowd.Comparison(7, pid, PAGE, 500, 900, ())
+    counts = cowd.PageCounts(absent=17, file=5_000, anon=200_000 + 2_000 * busy)
+    return cowd.Child(pid, 900, comparison, groups, counts)
 
 
 @pytest.fixture
@@ -211,7 +327,30 @@ def local(words, monkeypatch):
     monkeypatch.setattr("cowd._local.Local", Local)
 
 
-@pytest.mark.usefixtures("people", "place", "local")
+@pytest.fixture
+def life(words, monkeypatch):
+    """Have every look come two seconds after the one before, and find something new."""
+    seconds = count(step=2.0)
+    for module in ("top", "watch"):
+        monkeypatch.setattr(f"cowd.cli.{module}.read_seconds", lambda: next(seconds))
+        monkeypatch.setattr(f"cowd.cli.{module}.read_time", lambda: NOON)
+    names = {3: ("root", "init\x1b"), 5: ("写", "gunicorn: worker"), 8: (None, None)}
+    monkeypatch.setattr("cowd.cli.top.read_names", names.get)
+    words.summaries[3] = make_summary(3, anon_page_count=5000)
+    after = iter(["aaa.s", "aaaaa"])
+
+    def copy(answer):
+        if getattr(answer, "pid", None) == 5:
+            answer.totals[0].anon_page_count += 300
+
+    def live(*_):
+        words.pages = next(after) + words.pages[5:]
+
+    words.change_answer = copy
+    monkeypatch.setattr("cowd.cli.watch._Ending.wait_until", live)
+
+
+@pytest.mark.usefixtures("people", "place", "local", "families", "life")
 @pytest.mark.parametrize("name", CASES)
 def test_output_is_what_is_expected(run, words, monkeypatch, name):
     monkeypatch.chdir(os.path.dirname(words.path))

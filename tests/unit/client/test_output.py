@@ -255,3 +255,61 @@ def test_wide_characters_take_two_columns():
     assert cut_text("/日本", 5) == "/日本"
     assert cut_text("/日本", 4) == "…本"
     assert cut_text("abcdef", 4) == "…def"
+
+
+DRAWN = (
+    Column("name", "NAME", "of it", gives_way=True),
+    Column("bar", "BAR", "of it", in_json=False, draw=lambda _row, width: [("#" * width, "red")]),
+    Column("size", "COUNT", "of it", right=True, counts_pages=True),
+)
+
+
+def test_a_drawing_is_for_a_person_unless_asked_for(write):
+    """Seen to fail with drawings among the usual columns."""
+    assert write(available=DRAWN)[0] == "NAME       COUNT"
+    assert write(available=DRAWN, columns="bar,name")[1] == f"{'#' * 20} plain"
+    assert json.loads("".join(write(available=DRAWN, as_json=True)))["rows"][0] == {
+        "name": "plain",
+        "size": 4096,
+    }
+
+
+@pytest.mark.parametrize(("width", "drawn"), [(80, 40), (40, 28), (20, 8), (19, 0)])
+def test_a_drawing_takes_the_room_that_there_is(write, width, drawn):
+    """Seen to fail with drawings of one width, and with the blank of one that is left out."""
+    lines = write(ROWS[:1], terminal=True, width=width, available=DRAWN, color="never")
+    assert lines[1].split() == ["plain", *filter(None, ["#" * drawn]), "16M"]
+    assert len(lines[1]) == min(width, drawn + 12 if drawn else 11)
+
+
+def test_numbers_of_pages_are_shown_as_sizes(write):
+    """Seen to fail with the numbers themselves, and with 0B."""
+    rows = [Row("x", 3, None), Row("y", 0, None)]
+    assert write(rows, available=DRAWN, columns="size") == ["COUNT", "  12K", "    0"]
+    assert write(rows, available=DRAWN, columns="size", as_bytes=True)[1] == "12288"
+
+
+def test_a_number_is_shown_whole_or_not_at_all(write, capsys):
+    """Seen to fail with a number that is cut, and with one in the place of another."""
+    columns = [
+        Column("name", "NAME", "of it"),
+        Column("size", "PLENTY", "of it", right=True),
+        Column("good", "G", "is it"),
+    ]
+    lines = write([Row("abcdef", 12345678, True)], terminal=True, width=12, available=columns)
+    assert [line.split()[-1] for line in lines] == ["\x1b[1mNAME\x1b[0m", "abcdef"]
+    assert "too narrow for PLENTY, G:" in capsys.readouterr().err
+
+
+def test_what_yields_the_most_is_left_out_first(write, capsys):
+    """Seen to fail with columns that are left out from the left, and from the right."""
+    columns = [
+        Column("name", "NAME", "of it", yields=1),
+        Column("size", "SIZE", "of it", yields=2),
+        Column("good", "GOOD", "is it"),
+    ]
+    rows = [Row("abcdef", 123456, True)]
+    for width, expected in ((18, "abcdef 123456 yes"), (11, "abcdef yes"), (6, "yes")):
+        lines = write(rows, terminal=True, width=width, available=columns)
+        assert lines[1] == expected
+    assert "too narrow for SIZE, NAME:" in capsys.readouterr().err

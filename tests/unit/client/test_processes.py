@@ -10,7 +10,7 @@ import pytest
 from cowd._backend import ask
 from cowd.cli import processes
 from cowd.cli.main import main
-from cowd.cli.processes import find_process
+from cowd.cli.processes import find_process, find_uid, iter_pids, read_names
 
 
 @pytest.fixture
@@ -21,7 +21,7 @@ def add(tmp_path, monkeypatch):
     (tmp_path / "self").mkdir()
     (tmp_path / "uptime").write_text("1 1")
 
-    def add(pid, comm, command=b"", *, state="S", uid=4_000_000_000):
+    def add(pid, comm, command=b"", *, state="S", uid=4_000_000_000, parent=1):
         directory = tmp_path / str(pid)
         if directory.exists():  # another process of this number has another directory
             shutil.rmtree(directory)
@@ -29,15 +29,15 @@ def add(tmp_path, monkeypatch):
         (directory / "comm").write_bytes(comm + b"\n")
         (directory / "cmdline").write_bytes(command)
         name = comm.replace(b"\n", rb"\n")
-        status = b"Name:\t%b\nState:\t%b (as ps has it)\nUid:\t0\t%d\t0\t0\n"
-        (directory / "status").write_bytes(status % (name, state.encode(), uid))
+        status = b"Name:\t%b\nState:\t%b (as ps has it)\nPPid:\t%d\nUid:\t0\t%d\t0\t0\n"
+        (directory / "status").write_bytes(status % (name, state.encode(), parent, uid))
 
     return add
 
 
-def find(name):
+def find(name, **options):
     """Return the pid of the process of that name."""
-    with find_process(name) as found:
+    with find_process(name, **options) as found:
         return found.pid
 
 
@@ -75,6 +75,20 @@ def test_neither_cowctl_itself_nor_what_has_ended_is_found(add):
         find("x")
     add(31, b"x")
     assert find("x") == 31
+
+
+def test_a_process_and_its_children_of_one_name_count_as_one(add):
+    """Seen to fail with the children counted, and with only one generation of them left out."""
+    add(30, b"server", parent=29)
+    add(31, b"server", parent=30)
+    add(32, b"server", parent=31)
+    add(28, b"server", parent=30)
+    assert find("server", with_children=True) == 30
+    with pytest.raises(click.ClickException, match="4 processes"):
+        find("server")
+    add(40, b"server", parent=29)
+    with pytest.raises(click.ClickException, match="2 processes"):
+        find("server", with_children=True)
 
 
 def test_part_of_a_name_is_not_enough(add):
@@ -234,3 +248,34 @@ def test_an_answer_about_another_process_than_the_named_one_is_thrown_away(
     written = capsys.readouterr()
     assert written.out == ""
     assert "process 7, found by its name, ended" in written.err
+
+
+# Several processes
+
+
+def test_processes_fit_a_name_and_a_user(add):
+    """Seen to fail with the processes of every user, and with those that have no address space."""
+    for pid, comm, uid in ((30, b"a", 5), (31, b"b", 5), (32, b"a", 6), (33, b"a", 5)):
+        add(pid, comm, uid=uid)
+        if pid != 33:  # a kernel thread has no such line
+            with (processes._PROC / str(pid) / "status").open("a") as status:
+                status.write("VmSize:\t1 kB\n")
+    assert [*iter_pids([], [])] == [30, 31, 32]
+    assert [*iter_pids(["a"], [])] == [30, 32]
+    assert [*iter_pids(["a", "b"], [5])] == [30, 31]
+    assert [*iter_pids([], [6, 7])] == [32]
+    assert [*iter_pids(["none"], [])] == []
+
+
+def test_names_of_what_has_gone_are_not_told(add):
+    add(30, b"x\xff\n", uid=4_000_000_000)
+    assert read_names(30) == ("4000000000", "x\\xff\n")
+    assert read_names(31) == (None, None)
+
+
+def test_users_are_found_by_name_and_number():
+    assert find_uid("root") == find_uid("0") == 0
+    assert find_uid("4000000001") == 4_000_000_001
+    for name in ("no-such-user", "-1", "", "\0"):
+        with pytest.raises(click.ClickException, match="there is no user"):
+            find_uid(name)

@@ -43,7 +43,7 @@ PID, START_TIME_TICKS = 4711, 987_654
 OTHER_PID, OTHER_START_TIME_TICKS = 4712, 987_999
 CALLER = Caller(1000, 100, (4, 24, 27), Detail.SUMMARY)
 CONFINEMENT = SimpleNamespace(has_seccomp=True, landlock_abi=3)
-FEATURES = KernelFeatures(EntryLayout(31, has_soft_dirty=True), True, False)
+FEATURES = KernelFeatures(EntryLayout(31, has_soft_dirty=True), True, False, True)
 
 PRESENT, SWAPPED, FILE, EXCLUSIVE, SOFT_DIRTY = 1 << 63, 1 << 62, 1 << 61, 1 << 56, 1 << 55
 ANON_WORD = Kpageflags.ANON | Kpageflags.SWAPBACKED | Kpageflags.DIRTY

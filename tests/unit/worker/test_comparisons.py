@@ -168,7 +168,10 @@ def test_same_offset_on_two_swap_devices() -> None:
         (ANON_FLAG | SWAPCACHE, ANON_FLAG | SWAPCACHE | ALONE, (DIFFERENT, SECOND)),
         # Of a large folio the flag is the head's.
         (ANON_FLAG | ALONE | TAIL, ANON_FLAG, (DIFFERENT, NOBODY)),
-        (ANON_FLAG | HEAD, ANON_FLAG | ALONE, (DIFFERENT, NOBODY)),
+        (ANON_FLAG | ALONE | TAIL, ANON_FLAG | ALONE | HEAD, (DIFFERENT, NOBODY)),
+        # It is no copy, so the small page is.
+        (ANON_FLAG | HEAD, ANON_FLAG | ALONE, (DIFFERENT, SECOND)),
+        (ANON_FLAG | ALONE, ANON_FLAG | ALONE | TAIL, (DIFFERENT, FIRST)),
         # But hugetlb's are whole.
         (ANON_FLAG | HUGE | TAIL, ANON_FLAG | ALONE | HUGE | HEAD, (DIFFERENT, SECOND)),
         # A merged page is nobody's.

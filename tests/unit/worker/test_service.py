@@ -250,7 +250,9 @@ def test_server_info(stub: Any) -> None:
         masks=messages.DisclosureMasks(
             private_flags_mask=int(SAFE.private_flags), shared_flags_mask=int(SAFE.shared_flags)
         ),
-        kernel_features=messages.KernelFeatures(soft_dirty=True, guard_regions=True, markers=True),
+        kernel_features=messages.KernelFeatures(
+            soft_dirty=True, guard_regions=True, markers=True, page_copiers=True
+        ),
         maximum_concurrent_call_count=CALLS_PER_WORKER,
         confinement=messages.Confinement(seccomp=True, landlock_abi=3),
         granted=messages.GRANT_DETAIL_SUMMARY,

@@ -105,27 +105,32 @@ def test_every_field(stub: Any) -> None:
             _S.PAGE_STATE_ANON_SWAPPED,
             _S.PAGE_STATE_ABSENT,
         ],
-        copied_by=[0] * PAGES,
+        copied_by=[0, 0, 0, messages.PAGE_COPIER_SECOND, 0, 0, 0],
     )
 
 
 @pytest.fixture
-def stub_of_copiers(serve: Callable[..., Any], process: Process, make_file: MakeFile) -> Any:
-    """Return a stub of a service on a kernel that tells who made a page."""
-    features = replace(FEATURES, has_page_copiers=True)
+def stub_without_copiers(serve: Callable[..., Any], process: Process, make_file: MakeFile) -> Any:
+    """Return a stub of a service on a kernel that does not tell who made a page."""
+    features = replace(FEATURES, has_page_copiers=False)
     reader = Reader(make_file(np.array(FRAMES, "<u8").tobytes()), features)
     service = PageFlagsService(CALLER, process, reader, CONFINEMENT)  # type: ignore[arg-type]
     return pageflags_pb2_grpc.PageFlagsServiceStub(serve(service))
 
 
-def test_who_made_a_page_where_the_kernel_tells(stub_of_copiers: Any) -> None:
+def test_who_made_a_page(stub: Any) -> None:
     """Frame 1 has bit 34, frame 3 has not. Seen to fail with the two sides' flags exchanged."""
-    [response] = stub_of_copiers.ComparePages(ask((3, 1)))
+    [response] = stub.ComparePages(ask((3, 1)))
     assert list(response.copied_by) == [messages.PAGE_COPIER_SECOND]
-    [response] = stub_of_copiers.ComparePages(ask((3, 1), pid=OTHER_PID, other_pid=PID))
+    [response] = stub.ComparePages(ask((3, 1), pid=OTHER_PID, other_pid=PID))
     assert list(response.copied_by) == [messages.PAGE_COPIER_FIRST]
-    [response] = stub_of_copiers.ComparePages(ask((3, 1), totals_only=True))
+    [response] = stub.ComparePages(ask((3, 1), totals_only=True))
     assert [total.copied_by for total in response.totals] == [messages.PAGE_COPIER_SECOND]
+
+
+def test_who_made_a_page_where_the_kernel_does_not_tell(stub_without_copiers: Any) -> None:
+    [response] = stub_without_copiers.ComparePages(ask((3, 1)))
+    assert list(response.copied_by) == [messages.PAGE_COPIER_UNSPECIFIED]
 
 
 def test_process_compared_with_itself_is_the_same(stub: Any) -> None:
