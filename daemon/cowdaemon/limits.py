@@ -139,7 +139,8 @@ SETTLE_ROUNDS: Final = 4
 WORKER_DATA_BYTES: Final = 1 << 30
 """RLIMIT_DATA. RLIMIT_AS would be wrong: most of what an idle worker maps is never touched."""
 WORKER_DESCRIPTORS: Final = 512
-"""RLIMIT_NOFILE: three for each connection, two for each kept target, and gRPC's own."""
+"""RLIMIT_NOFILE: three for each connection, two for each target that is kept, or that a call has
+opened ahead or together with others, and gRPC's own: some 400."""
 WORKER_LOCKED_BYTES: Final = 0
 """RLIMIT_MEMLOCK: nothing in a worker needs to be kept from swap."""
 WORKER_QUEUE_BYTES: Final = 0

@@ -205,7 +205,9 @@ class _Stream(NamedTuple, Generic[_R]):
         places = np.flatnonzero(is_open(findings))
         if len(places):
             mine, theirs = np.split(flags, 2)
-            findings[places] = close(mine, theirs, self.reader.features.has_page_copiers)
+            sides = entries[places], other_entries[places]
+            has_copiers = self.reader.features.has_page_copiers
+            findings[places] = close(*sides, mine, theirs, has_copiers)
         first, second = self.sides
         moved = find_moved(entries, first.read(stretches))
         other_moved = find_moved(other_entries, second.read(stretches))

@@ -11,7 +11,14 @@ from typing import Final, NamedTuple
 
 import numpy as np
 
-from cowdaemon.worker.page_states import Bytes, Kpageflags, Mask, PageState, Words
+from cowdaemon.worker.page_states import (
+    Bytes,
+    Kpageflags,
+    Mask,
+    PageState,
+    Words,
+    is_certainly_private,
+)
 
 __all__ = [
     "Alike",
@@ -69,6 +76,7 @@ _TRACKED: Final = np.uint64(7 << 55)
 
 _ANON: Final = np.uint64(Kpageflags.ANON)
 _SWAPCACHE: Final = np.uint64(Kpageflags.SWAPCACHE)
+_THP: Final = np.uint64(Kpageflags.THP)
 _EXCLUSIVE: Final = np.uint64(Kpageflags.OWNER_2)
 _LARGE: Final = np.uint64(Kpageflags.COMPOUND_HEAD | Kpageflags.COMPOUND_TAIL)
 _HUGE: Final = np.uint64(Kpageflags.HUGE)
@@ -110,11 +118,14 @@ def is_open(findings: Bytes) -> Mask:
     return mask
 
 
-def close(flags: Words, other_flags: Words, has_copiers: bool) -> Bytes:
+def close(
+    entries: Words, other_entries: Words, flags: Words, other_flags: Words, has_copiers: bool
+) -> Bytes:
     """Return the findings of pages that were open.
 
     Each process has an anonymous page there. Where one of the two is swapped out, its flags are 0,
-    and the other page may be what it was: it is, as long as the swap cache has both.
+    and the other page may be what it was: it is, as long as the swap cache has both. Whether that
+    has a page which is not certainly private is moved by others, and told to nobody.
 
     Of two that are present, whoever alone may write to his made it. Of a fork, that is a copy, and
     who has not written shares what he has, or shared it when he last looked at it. The flag is kept
@@ -124,20 +135,30 @@ def close(flags: Words, other_flags: Words, has_copiers: bool) -> Bytes:
     nobody's, whoever wrote to it.
 
     Args:
+        entries: of pagemap, of the first process.
+        other_entries: of the second.
         flags: of kpageflags, of the first process; 0 where a page is swapped out.
         other_flags: of the second.
         has_copiers: whether bit 34 says who may write to a page.
     """
     is_swapped = (flags == 0) | (other_flags == 0)
-    is_in_cache = ((flags | other_flags) & _SWAPCACHE) != 0
+    may_be_one = _may_be_in_cache(entries, flags) | _may_be_in_cache(other_entries, other_flags)
     findings = np.full(len(flags), Comparison.DIFFERENT, np.uint8)
-    findings[is_swapped & is_in_cache] = Comparison.UNKNOWN
+    findings[is_swapped & may_be_one] = Comparison.UNKNOWN
     if has_copiers:
         is_known = ~is_swapped & _may_be_copied(flags) & _may_be_copied(other_flags)
         copiers = _is_alone(flags) * np.uint8(Copier.FIRST)
         copiers |= _is_alone(other_flags) * np.uint8(Copier.SECOND)
         findings |= (copiers * is_known) << _COPIER_SHIFT
     return findings
+
+
+def _may_be_in_cache(entries: Words, flags: Words) -> Mask:
+    """Return where a present page is in the swap cache, or where nobody is told: see disclosure."""
+    may_be: Mask = (flags & (_SWAPCACHE | _THP)) != 0
+    may_be |= ~is_certainly_private(entries)
+    may_be &= flags != 0
+    return may_be
 
 
 def _may_be_copied(flags: Words) -> Mask:

@@ -114,7 +114,7 @@ class ProcessCalls:
         purpose = wire.Purpose.SUMMARY if request.pids else wire.Purpose.SWEEP
         asked = self._iter_opened(request.pids, purpose, verify_wanted)
         for pid, failure, start_time_ticks, totals in self._iter_answers(
-            asked, verify_wanted, are_many=len(request.pids) != 1
+            asked, purpose, verify_wanted, are_many=len(request.pids) != 1
         ):
             response = messages.SummarizeProcessesResponse(
                 pid=pid, page_size_bytes=_PAGE_SIZE_BYTES, start_time_ticks=start_time_ticks
@@ -134,15 +134,32 @@ class ProcessCalls:
             yield response.SerializeToString()
 
     def _iter_answers(
-        self, asked: Iterator[_Asked], verify_wanted: Callable[[], None], are_many: bool
+        self,
+        asked: Iterator[_Asked],
+        purpose: wire.Purpose,
+        verify_wanted: Callable[[], None],
+        are_many: bool,
     ) -> Iterator[tuple[int, CowdError | None, int, list[Totals]]]:
         """Yield the pid of each process, why it cannot be told of, its start time and totals."""
+        refusals: dict[int, CowdError] = {}
+
+        def may_read(target: Target) -> bool:
+            """Ask again, once the permission is old: the client may not have read for long."""
+            if target.has_expired():
+                try:
+                    open_target(self._targets, target.pid, purpose)
+                except CowdError as refusal:
+                    refusals[target.pid] = refusal
+                    return False
+            return True
+
         named = ((each, each.target) for each in asked)
         ahead = TARGETS_AHEAD if are_many else 0
-        summaries = iter_summaries(self._reader, named, verify_wanted, self._run, ahead)
+        summaries = iter_summaries(self._reader, named, verify_wanted, self._run, ahead, may_read)
         for (pid, target, failure), totals in summaries:
             if target is None or totals is None:
-                yield pid, failure or CowdError(Reason.PROCESS_GONE, pid=pid), 0, []
+                why = failure or refusals.pop(pid, None) or CowdError(Reason.PROCESS_GONE, pid=pid)
+                yield pid, why, 0, []
             else:
                 yield pid, None, target.start_time_ticks, totals
 

@@ -6,7 +6,7 @@ Worker, unprivileged. What is ahead is bounded, so whoever does not take the ite
 
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, Generic, TypeAlias, TypeVar
 
@@ -20,19 +20,23 @@ Run: TypeAlias = Callable[..., Iterable[Any]]
 """How a function is applied to many things: `map`, or the same in several threads."""
 
 
-def read_ahead(items: Iterator[_T], depth: int) -> Iterator[_T]:
+def read_ahead(items: Iterator[_T], depth: int) -> Generator[_T, None, None]:
     """Yield `items`, up to `depth` of which are taken before they are wanted.
 
     Raises:
         Exception: what the iterator raises, in its place. If the generator is closed, the iterator
-            goes no further than the next item.
+            goes no further than the next item, and that is waited for: a thread that was left
+            behind would be counted by nobody, and it may be held up for good.
     """
     buffer: _Buffer[_T] = _Buffer(depth)
-    threading.Thread(target=buffer.fill, args=(items,), name="read-ahead", daemon=True).start()
+    thread = threading.Thread(target=buffer.fill, args=(items,), name="read-ahead", daemon=True)
+    thread.start()
     try:
         yield from iter(buffer)
     finally:
         buffer.abandon()
+        if thread is not threading.current_thread():  # which may be collecting garbage
+            thread.join()
 
 
 def map_ahead(

@@ -5,8 +5,8 @@ Worker, unprivileged. Small processes are read together, as numpy's calls take s
 few pages there are. A process whose address space goes meanwhile has no summary.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from contextlib import closing, suppress
 from typing import Final, NamedTuple, TypeVar
 
 import numpy as np
@@ -41,6 +41,7 @@ def iter_summaries(
     verify_wanted: Callable[[], None],
     run: Run = map,
     targets_ahead: int = 0,
+    may_read: Callable[[Target], bool] = lambda _: True,
 ) -> Iterator[tuple[_T, list[Totals] | None]]:
     """Yield the totals of each kind of mapping that processes have, in the order of the processes.
 
@@ -50,26 +51,29 @@ def iter_summaries(
         verify_wanted: called before each part of the work; what it raises ends the reading.
         run: as of `count_mappings`.
         targets_ahead: how many processes another thread looks at before it is their turn.
+        may_read: asked when it is: whoever does not take the totals may have let much time pass.
 
     Yields:
-        What the process is known by, and its totals; None if its address space is gone.
+        What the process is known by, and its totals; None if its address space is gone, or may not
+        be read any more.
     """
     together: list[tuple[_T, Plan | None]] = []
     page_count = 0
     plans = _iter_plans(reader, asked, verify_wanted)
-    for name, plan in read_ahead(plans, targets_ahead) if targets_ahead else plans:
-        size_pages = count_pages(plan.whole) if plan and plan.whole is not None else 0
-        if page_count + size_pages > PAGES_PER_CALL or len(together) == TARGETS_TOGETHER:
-            yield from _summarize(reader, together, verify_wanted, run)
-            together, page_count = [], 0
-        together.append((name, plan))
-        page_count += size_pages
-    yield from _summarize(reader, together, verify_wanted, run)
+    with closing(read_ahead(plans, targets_ahead) if targets_ahead else plans) as made:
+        for name, plan in made:
+            size_pages = count_pages(plan.whole) if plan and plan.whole is not None else 0
+            if page_count + size_pages > PAGES_PER_CALL or len(together) == TARGETS_TOGETHER:
+                yield from _summarize(reader, together, verify_wanted, run, may_read)
+                together, page_count = [], 0
+            together.append((name, plan))
+            page_count += size_pages
+    yield from _summarize(reader, together, verify_wanted, run, may_read)
 
 
 def _iter_plans(
     reader: Reader, asked: Iterable[tuple[_T, Target | None]], verify_wanted: Callable[[], None]
-) -> Iterator[tuple[_T, Plan | None]]:
+) -> Generator[tuple[_T, Plan | None], None, None]:
     for name, target in asked:
         verify_wanted()
         if target is None:
@@ -83,23 +87,26 @@ def _summarize(
     together: Sequence[tuple[_T, Plan | None]],
     verify_wanted: Callable[[], None],
     run: Run,
+    may_read: Callable[[Target], bool],
 ) -> Iterator[tuple[_T, list[Totals] | None]]:
     """Yield the totals of some processes, of which those that are one piece are read together."""
-    try:
-        tables = count_together(
-            reader, [plan for _, plan in together if plan and plan.whole is not None]
-        )
-    except ShortReadError:  # of one of them: each is read by itself, to find out which
-        tables = []
-    counted = iter(tables)
-    for name, plan in together:
+    small = {
+        place: plan
+        for place, (_, plan) in enumerate(together)
+        if plan and plan.whole is not None and may_read(plan.target)
+    }
+    counted = {}
+    with suppress(ShortReadError):  # of one of them: each is read by itself, to find out which
+        counted = dict(zip(small, count_together(reader, list(small.values())), strict=True))
+    for place, (name, plan) in enumerate(together):
         totals = None
         if plan:
-            counts = None if plan.whole is None else next(counted, None)
+            counts = counted.get(place)
             with suppress(ShortReadError):
-                if counts is None:
+                if counts is None and may_read(plan.target):
                     counts = count_mappings(reader, plan, verify_wanted, run=run)
-                if plan.target.is_alive():  # what was skipped may have been empty for that
+                # What was skipped may have been empty because it does not live.
+                if counts is not None and plan.target.is_alive():
                     totals = add_up(plan.mapped, counts)
         yield name, totals
 
