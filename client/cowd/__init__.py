@@ -63,9 +63,10 @@ if TYPE_CHECKING:
     from cowd import aio
     from cowd._buffer_pages import Pages, Summary, copied, pages
     from cowd._buffers import Span
-    from cowd._family import Child, Family, MemoryGroup, Shares, family
+    from cowd._family import Child, Family, family
     from cowd._local import Local
     from cowd._overviews import compare, mappings, summarize
+    from cowd._shares import MemoryGroup, Shares
     from cowd._tracker import Change, Tracker
 
 __all__ = [
@@ -138,9 +139,9 @@ _LATE = {
     "Child": "cowd._family",
     "Family": "cowd._family",
     "Local": "cowd._local",
-    "MemoryGroup": "cowd._family",
+    "MemoryGroup": "cowd._shares",
     "Pages": "cowd._buffer_pages",
-    "Shares": "cowd._family",
+    "Shares": "cowd._shares",
     "Span": "cowd._buffers",
     "Summary": "cowd._buffer_pages",
     "Tracker": "cowd._tracker",

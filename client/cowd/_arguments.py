@@ -7,7 +7,7 @@ from typing import SupportsIndex
 
 from cowd._errors import InvalidRequest
 
-__all__ = ["as_integer", "as_ranges"]
+__all__ = ["as_integer", "as_pids", "as_ranges"]
 
 
 def as_integer(value: SupportsIndex, what: str) -> int:
@@ -20,6 +20,21 @@ def as_integer(value: SupportsIndex, what: str) -> int:
         return operator.index(value)
     except TypeError as error:
         raise InvalidRequest(f"{value!r} is no {what}: give an int") from error
+
+
+def as_pids(pids: Iterable[SupportsIndex]) -> list[int]:
+    """Return several pids as ints.
+
+    Raises:
+        InvalidRequest: one is none, or it is one and not several.
+    """
+    try:
+        wanted = list(pids)
+    except TypeError as error:
+        raise InvalidRequest(
+            f"{pids!r} is no list of pids: give one, of a single pid, too"
+        ) from error
+    return [as_integer(pid, "pid") for pid in wanted]
 
 
 def as_ranges(ranges: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:

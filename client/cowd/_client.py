@@ -10,7 +10,7 @@ from types import TracebackType
 from typing import Final, Self, SupportsIndex, TypeVar
 
 from cowd._address import resolve_address
-from cowd._arguments import as_integer, as_ranges
+from cowd._arguments import as_pids, as_ranges
 from cowd._comparisons import ComparisonChunk, ComparisonTotals
 from cowd._errors import FailedPrecondition, InternalError, InvalidRequest
 from cowd._mappings import Mapping, MappingList
@@ -226,7 +226,7 @@ class Client:
         if pids is None:
             yield from self._transport.summarize_processes(None)
             return
-        wanted = [as_integer(pid, "pid") for pid in pids]
+        wanted = as_pids(pids)
         most = self._read_info().maximum_pid_count if len(wanted) > 1 else 1
         for part in _cut(wanted, most):
             yield from self._transport.summarize_processes(part)

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Runs of neighbouring pages of two processes that are alike, cut at borders of mappings. Pure."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
-from itertools import chain, groupby
+from itertools import chain, groupby, pairwise
 from mmap import PAGESIZE
 from operator import itemgetter
 from typing import NamedTuple, TypeAlias
@@ -13,7 +13,7 @@ from cowd._mappings import Mapping
 from cowd._pages import PageState
 from cowd._runs import AlikePages
 
-__all__ = ["ComparisonRun", "PairSegment", "iter_comparison_runs"]
+__all__ = ["ComparisonRun", "PairSegment", "cut_at_borders", "iter_comparison_runs"]
 
 _Entry: TypeAlias = tuple[int, int, int, int]
 """Comparison, state in the first process and in the second, and copier of one page."""
@@ -37,6 +37,11 @@ class PairSegment(NamedTuple):
     def page_count(self) -> int:
         """Number of pages."""
         return (self.end - self.start) // PAGESIZE
+
+    @property
+    def mappings(self) -> tuple[Mapping | None, Mapping | None]:
+        """The mapping of each process."""
+        return self.mapping, self.other_mapping
 
 
 class ComparisonRun(NamedTuple):
@@ -85,9 +90,38 @@ def iter_comparison_runs(
         address = segment.start
         for entry, group in groupby(alike.take(segment.page_count), itemgetter(0)):
             count = sum(number for _, number in group)
-            mappings = segment.mapping, segment.other_mapping
-            yield segment, ComparisonRun(address, count, PAGESIZE, *_decode_entry(entry), *mappings)
+            what = _decode_entry(entry)
+            yield segment, ComparisonRun(address, count, PAGESIZE, *what, *segment.mappings)
             address += count * PAGESIZE
+
+
+def cut_at_borders(
+    mappings: Sequence[Mapping], other_mappings: Sequence[Mapping]
+) -> Iterator[PairSegment]:
+    """Yield what lies between two neighbouring borders and is mapped by one or both.
+
+    Args:
+        mappings: of the first process, in address order, none overlapping.
+        other_mappings: of the second.
+    """
+    borders = sorted(
+        {
+            border
+            for each in (*mappings, *other_mappings)
+            for border in (each.start_address, each.end_address)
+        }
+    )
+    rest, other_rest = iter(mappings), iter(other_mappings)
+    mapping, other = next(rest, None), next(other_rest, None)
+    for start, end in pairwise(borders):
+        while mapping is not None and mapping.end_address <= start:
+            mapping = next(rest, None)
+        while other is not None and other.end_address <= start:
+            other = next(other_rest, None)
+        here = mapping if mapping is not None and mapping.start_address <= start else None
+        other_here = other if other is not None and other.start_address <= start else None
+        if here is not None or other_here is not None:
+            yield PairSegment(start, end, here, other_here)
 
 
 @lru_cache(maxsize=4096)  # Two processes have few sorts of pages.

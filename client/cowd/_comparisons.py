@@ -4,7 +4,7 @@
 from array import array
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import NamedTuple
 
@@ -151,14 +151,21 @@ class MappingComparison:
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """Two whole processes, mapping by mapping, in address order."""
+    """Two whole processes.
+
+    Attributes:
+        pid, other_pid: the first process and the second.
+        start_time_ticks, other_start_time_ticks: when they started, in clock ticks since boot.
+        mappings: what they have, mapping by mapping, in address order. There may be thousands, so
+            `repr` leaves them out.
+    """
 
     pid: int
     other_pid: int
     page_size_bytes: int
     start_time_ticks: int
     other_start_time_ticks: int
-    mappings: Sequence[MappingComparison]
+    mappings: Sequence[MappingComparison] = field(repr=False)
 
     @property
     def totals(self) -> list[ComparedPages]:

@@ -18,6 +18,7 @@ cowd.Error
 from typing import Final
 
 __all__ = [
+    "OF_ONE_PROCESS",
     "Aborted",
     "AccessDenied",
     "Error",
@@ -94,6 +95,9 @@ class TimedOut(Error):
 class InternalError(Error):
     """A defect of the daemon, or of the conversation with it."""
 
+
+OF_ONE_PROCESS: Final = (AccessDenied, NoSuchProcess, FailedPrecondition, Aborted, TimedOut)
+"""What of one process is no matter of the others that are asked about."""
 
 # gRPC status codes (google/rpc/code.proto) as integers: this module is imported with `import cowd`,
 # which must not import grpc. Codes that are not here are InternalError.

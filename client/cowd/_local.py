@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator
 from typing import Final, SupportsIndex
 
 from cowd import _page_scan
-from cowd._arguments import as_integer, as_ranges
+from cowd._arguments import as_integer, as_pids, as_ranges
 from cowd._errors import InvalidRequest
 from cowd._mappings import MappingList
 from cowd._page_reading import read_settled
@@ -115,7 +115,7 @@ class Local:
         if pids is None:
             yield from sweep()
             return
-        for pid in [as_integer(pid, "pid") for pid in pids]:
+        for pid in as_pids(pids):
             yield summarize(pid)
 
 

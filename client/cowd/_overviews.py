@@ -5,19 +5,20 @@ Runs with the caller's own rights. Comparing takes frames, so it needs the daemo
 one process do not.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
-from itertools import pairwise
+from collections.abc import Iterable
 from mmap import PAGESIZE
 from typing import Final, SupportsIndex
 
+from cowd._arguments import as_pids
 from cowd._backend import Backend, BackendName, ask
 from cowd._client import Client
+from cowd._comparison_runs import cut_at_borders
 from cowd._comparisons import ComparedPages, Comparison, MappingComparison, add_up
 from cowd._errors import AccessDenied, InternalError, Unavailable
-from cowd._mappings import Mapping, MappingList
+from cowd._mappings import MappingList
 from cowd._summaries import ProcessSummary
 
-__all__ = ["compare", "compare_mappings", "cut_at_borders", "mappings", "open_client", "summarize"]
+__all__ = ["compare", "compare_mappings", "mappings", "open_client", "summarize"]
 
 _OUTSIDE: Final = b"[vsyscall]"
 """Past the end of the address space: pagemap has nothing to say of it."""
@@ -67,7 +68,7 @@ def summarize(
     Raises:
         Error: a subclass of it, see `cowd.Error`, if it concerns no single process.
     """
-    wanted = None if pids is None else list(pids)  # which may be asked for twice
+    wanted = None if pids is None else as_pids(pids)  # which may be asked for twice
     found, _ = ask(
         backend, lambda chosen: list(chosen.summarize_processes(wanted)), address=address
     )
@@ -125,27 +126,27 @@ def compare_mappings(client: Client, listed: MappingList, other: MappingList) ->
     segments = [
         segment
         for segment in cut_at_borders(listed.mappings, other.mappings)
-        if _OUTSIDE not in {mapping.path for mapping in segment[2:] if mapping is not None}
+        if _OUTSIDE not in (mapping.path for mapping in segment.mappings if mapping is not None)
     ]
     told = client.count_compared_pages(
         listed.pid,
         other.pid,
-        [(start, (end - start) // PAGESIZE) for start, end, _, _ in segments],
+        [(segment.start, segment.page_count) for segment in segments],
         expected_start_time_ticks=listed.start_time_ticks,
         other_expected_start_time_ticks=other.start_time_ticks,
     )
     compared = []
-    for start, end, mapping, other_mapping in segments:
+    for segment in segments:
         totals: list[ComparedPages] = []
-        address = start
-        while address < end:
+        address = segment.start
+        while address < segment.end:
             part = next(told, None)
             if part is None or part.address != address:
                 raise InternalError("cowd's answer is not about the pages asked for")
             address += part.page_count * PAGESIZE
             totals += part.totals
         compared.append(
-            MappingComparison(start, end, mapping, other_mapping, tuple(add_up(totals)))
+            MappingComparison(segment.start, segment.end, *segment.mappings, tuple(add_up(totals)))
         )
     return Comparison(
         pid=listed.pid,
@@ -155,35 +156,3 @@ def compare_mappings(client: Client, listed: MappingList, other: MappingList) ->
         other_start_time_ticks=other.start_time_ticks,
         mappings=compared,
     )
-
-
-def cut_at_borders(
-    mappings: Sequence[Mapping], other_mappings: Sequence[Mapping]
-) -> Iterator[tuple[int, int, Mapping | None, Mapping | None]]:
-    """Yield what lies between two neighbouring borders and is mapped by one or both. Pure.
-
-    Args:
-        mappings: of the first process, in address order, none overlapping.
-        other_mappings: of the second.
-
-    Yields:
-        First address, address after the last, and the mapping of each process there, or None.
-    """
-    borders = sorted(
-        {
-            border
-            for each in (*mappings, *other_mappings)
-            for border in (each.start_address, each.end_address)
-        }
-    )
-    rest, other_rest = iter(mappings), iter(other_mappings)
-    mapping, other = next(rest, None), next(other_rest, None)
-    for start, end in pairwise(borders):
-        while mapping is not None and mapping.end_address <= start:
-            mapping = next(rest, None)
-        while other is not None and other.end_address <= start:
-            other = next(other_rest, None)
-        here = mapping if mapping is not None and mapping.start_address <= start else None
-        other_here = other if other is not None and other.start_address <= start else None
-        if here is not None or other_here is not None:
-            yield start, end, here, other_here

@@ -13,14 +13,11 @@ from typing import Final
 from cowd import _page_scan
 from cowd._counts import PageCounts, sum_counts
 from cowd._errors import (
-    Aborted,
-    AccessDenied,
+    OF_ONE_PROCESS,
     Error,
     FailedPrecondition,
     InternalError,
     InvalidRequest,
-    NoSuchProcess,
-    TimedOut,
 )
 from cowd._mappings import Mapping, MappingKind
 from cowd._page_reading import read_settled
@@ -32,8 +29,6 @@ from cowd._summaries import KindTotals, ProcessSummary
 __all__ = ["count_pages", "summarize", "sweep"]
 
 _PAGE_SIZE_BYTES: Final = os.sysconf("SC_PAGE_SIZE")
-_OF_THE_PROCESS: Final = (AccessDenied, NoSuchProcess, FailedPrecondition, Aborted, TimedOut)
-"""Why a sweep leaves a process out."""
 
 
 def count_pages(process: Process, mappings: Sequence[Mapping]) -> list[Mapping]:
@@ -74,7 +69,7 @@ def sweep() -> Iterator[ProcessSummary]:
     for pid in _list_pids():
         try:
             yield _summarize(pid)
-        except _OF_THE_PROCESS:
+        except OF_ONE_PROCESS:
             continue
 
 

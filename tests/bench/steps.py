@@ -11,11 +11,12 @@ import pstats
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 from unittest import mock
 
-from cowdaemon.worker import kpageflags, page_scan, page_stream, pagemap, reader
+from cowdaemon.worker import kpageflags, page_scan, pagemap, reader, windows
 from cowdaemon.worker.disclosure import SAFE, DisclosureMasks
 from cowdaemon.worker.encoding import encode_pages
 from cowdaemon.worker.features import probe_features
@@ -79,7 +80,8 @@ class Reading:
         self._ranges = [(first_page, first_page + pages.count)]
         self._count = pages.count
         self._reader = Reader(open_kpageflags(), probe_features())
-        self._streams: PageStreams[bytes] = PageStreams(self._reader, SAFE)
+        threads = ThreadPoolExecutor(1)  # which starts none: so much is not few
+        self._streams: PageStreams[bytes] = PageStreams(self._reader, SAFE, threads)
         files = (os.open(f"/proc/{pages.pid}/{name}", os.O_RDONLY) for name in ("pagemap", "maps"))
         self._target = Target(pages.pid, 0, *files)
 
@@ -90,7 +92,7 @@ class Reading:
     def read(self) -> float:
         """Read all of it, and return how many seconds a page took."""
         start = time.perf_counter()
-        with mock.patch.object(page_stream, "PAGES_PER_CALL", self._count):  # so much is not few
+        with mock.patch.object(windows, "PAGES_PER_CALL", self._count):  # so much is not few
             for _ in self._streams.iter_chunks(self._target, self._ranges, tell, lambda: None):
                 pass
         return (time.perf_counter() - start) / self._count
@@ -155,7 +157,7 @@ def measure_steps(stage: Stage, rounds: int) -> Mapping[str, Outcome]:
         scattered = profile(reading, rounds, "scattered")
         windows = {}
         for pages in WINDOWS:
-            with mock.patch.object(page_stream, "WINDOW_PAGES", pages):
+            with mock.patch.object(windows, "WINDOW_PAGES", pages):
                 figures = profile(reading, rounds, f"{pages} together")
                 details = {"words_per_page": reading.count_words()}
             windows[f"steps-window-{pages}"] = Outcome(figures[ALL], details=details)

@@ -158,6 +158,7 @@ class _Seen(NamedTuple):
     place: int
     """Of pagemap, which frame or swap entry."""
     flags: int
+    is_private: bool
 
 
 def compare_by_frames(
@@ -179,7 +180,11 @@ def _see(reference: Reference, pid: int, address: int, count: int) -> list[_Seen
         for page, state in enumerate(states):
             entry = int.from_bytes(words[page * 8 : page * 8 + 8], "little")
             flags = read_word(kpageflags.fileno(), entry & 2**55 - 1) if entry >> 63 else 0
-            seen.append(_Seen(state, entry & (3 << 62 | 2**55 - 1), flags or 0))
+            place, is_private = (
+                entry & (3 << 62 | 2**55 - 1),
+                entry >> 56 & 1 and not entry >> 61 & 1,
+            )
+            seen.append(_Seen(state, place, flags or 0, bool(is_private)))
     return seen
 
 
@@ -196,7 +201,7 @@ def _decide(first: _Seen, second: _Seen) -> Compared:
         return Compared("DIFFERENT", *states, "FIRST")
     if first.state == "FILE" and second.state in ANONYMOUS:
         return Compared("DIFFERENT", *states, "SECOND")
-    if set(states) == ANONYMOUS and (first.flags | second.flags) >> 13 & 1:  # in the swap cache
+    if set(states) == ANONYMOUS and any(map(_may_be_in_swap_cache, (first, second))):
         return Compared("UNKNOWN", *states)
     if states == ("ANON", "ANON") and not (first.flags | second.flags) >> 21 & 1:  # merged
         alone = _is_alone(first.flags), _is_alone(second.flags)
@@ -208,6 +213,11 @@ def _decide(first: _Seen, second: _Seen) -> Compared:
         }
         return Compared("DIFFERENT", *states, copiers[alone])
     return Compared("DIFFERENT", *states)
+
+
+def _may_be_in_swap_cache(seen: _Seen) -> bool:
+    """Tell whether a page that is present is there, or shared: of that nobody is told."""
+    return bool(seen.flags) and (not seen.is_private or bool(seen.flags & (1 << 13 | 1 << 22)))
 
 
 def _is_alone(flags: int) -> bool:

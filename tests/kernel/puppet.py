@@ -11,7 +11,7 @@ Standard library only; runs as an unprivileged user. Answers lines of JSON until
     {"clear": true}
         -> {}                                 nothing of it is left
 
-An action is the name of a method of Hand, with "child-" before it if the fork is to do it.
+An action is the name of a method of Hand, with "child-" before it if the last fork is to do it.
 
 Usage: puppet.py
 """
@@ -204,25 +204,25 @@ class Stage:
     def __init__(self, directory: str | None, private: bool, pages: int, populate: bool) -> None:
         descriptor = -1 if directory is None else open_file(directory, pages)
         self.hand = Hand(descriptor, private, pages, populate)
-        self._fork: Fork | None = None
+        self._forks: list[Fork] = []
 
     def play(self, steps: Sequence[tuple[str, int, int]]) -> list[int]:
         """Do several things; return whether the kernel did each, or the pid of the fork."""
         done: list[int] = []
         for action, first, count in steps:
             if action == "fork":
-                self._fork = Fork(self.hand)
-                done.append(self._fork.pid)
-            elif self._fork and action.startswith("child-"):
-                done.append(self._fork.act(action.removeprefix("child-"), first, count))
+                self._forks.append(Fork(self.hand))
+                done.append(self._forks[-1].pid)
+            elif self._forks and action.startswith("child-"):
+                done.append(self._forks[-1].act(action.removeprefix("child-"), first, count))
             else:
                 done.append(act(self.hand, action, first, count))
         return done
 
     def close(self) -> None:
         """Leave nothing."""
-        if self._fork:
-            self._fork.close()
+        for fork in reversed(self._forks):  # the later ones have the pipes of those before
+            fork.close()
         self.hand.close()
 
 

@@ -33,6 +33,7 @@ RESTLESS_STEPS = 10
 STEP_PAGES, RESTLESS_PAGES = 8_000, 16
 """As in kinds/restless.py."""
 COMPARISONS = 6
+SHUFFLES = 12
 MOST_UNKNOWN = 0.01
 FORKED = {
     "fork": None,
@@ -193,6 +194,31 @@ def test_pages_that_are_swapped_out(
     assert told[3] == Compared("ONLY_FIRST", "ANON_SWAPPED", "ABSENT")
 
 
+def test_page_that_others_share_may_be_what_was_swapped_out(
+    puppet: Puppet,
+    nobody: Caller,
+    reference: Reference,
+    swap_space: None,  # noqa: ARG001
+) -> None:
+    """Whether the swap cache has it they would move. Seen to fail with that told of any page."""
+    mapped = puppet.map_pages(None, 1)
+    wanted = (mapped.address, 1)
+    puppet.do("store", 0, 1)
+    for _ in range(PAGE_OUTS):
+        puppet.do("page_out", 0, 1)
+        if reference.read_pages(mapped.pid, *wanted)[0].state == "ANON_SWAPPED":
+            break
+    else:
+        pytest.skip("the kernel does not page out")
+    child = play(puppet, [("fork", 0, 1), ("store", 0, 1)])
+    alone = compare_pages(nobody, mapped.pid, child, [wanted])
+    assert alone == [Compared("DIFFERENT", "ANON", "ANON_SWAPPED")]
+    puppet.do("fork", 0, 1)
+    told = compare_pages(nobody, mapped.pid, child, [wanted])
+    assert told == [Compared("UNKNOWN", "ANON", "ANON_SWAPPED")]
+    assert told == compare_by_frames(reference, mapped.pid, child, *wanted)
+
+
 @pytest.mark.parametrize("kind", FORKED)
 def test_kinds_of_pages_that_a_fork_has(
     kind: str,
@@ -235,6 +261,23 @@ def list_ranges(caller: Caller, *pids: int) -> list[Range]:
         for start, end in pairwise(borders)
         if any(each.start_address <= start < each.end_address for each in mappings)
     ]
+
+
+def test_ranges_in_any_order_are_told_of_alike(puppet: Puppet, nobody: Caller) -> None:
+    """Of two interpreters, which map files side by side with memory of their own.
+
+    Seen to fail with the ranges taken to ascend, where anonymous memory is looked for: pages of
+    files were zeros.
+    """
+    puppet.map_pages(None, PAGES)
+    child = play(puppet, [("store", 0, PAGES), ("fork", 0, 1)])
+    with stopped(puppet.pid, child):
+        ranges = list_ranges(nobody, puppet.pid, child)[:RANGES_AT_ONCE]
+        due = {wanted: compare_pages(nobody, puppet.pid, child, [wanted]) for wanted in ranges}
+        for step in range(2, SHUFFLES):
+            asked = [*ranges[::step], *ranges[1::step], *ranges[step:]][:RANGES_AT_ONCE]
+            told = compare_pages(nobody, puppet.pid, child, asked)
+            assert told == [page for wanted in asked for page in due[wanted]]
 
 
 def test_whole_processes_agree_with_their_frames_page_for_page(

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import cowd
 import pytest
-from cowd._family import count_shares
+from cowd._shares import count_shares
 from harness.daemon import Daemon
 from harness.programs import PAGE_BYTES, StartSubject
 from harness.states import read_smaps, read_smaps_rollup

@@ -9,11 +9,11 @@ import os
 from dataclasses import replace
 
 import pytest
-from cowdaemon.worker import page_scan, summaries
+from cowdaemon.worker import mapping_counts, page_scan
 from cowdaemon.worker.features import probe_features
 from cowdaemon.worker.page_scan import iter_populated
 from cowdaemon.worker.reader import Reader
-from cowdaemon.worker.summaries import summarize
+from cowdaemon.worker.summaries import iter_summaries
 from cowdaemon.worker.targets import Target
 from harness.programs import PAGE_BYTES, Caller, StartSubject, parse_pages
 from harness.states import (
@@ -75,7 +75,7 @@ def test_whatever_is_skipped_the_sums_are_the_same(
     if not features.has_pagemap_scan:
         pytest.skip("the kernel has no PAGEMAP_SCAN (it is in 6.7)")
     without_scan = replace(features, has_pagemap_scan=False)
-    by_scan, around = {"_FEW_PAGES": 0}, {"_MANY_REGIONS": 1, "_AROUND_PAGES": 64}
+    by_scan, around = {"_FEW_PAGES": 0}, {"_MANY_STRETCHES": 1, "_AROUND_PAGES": 64}
     monkeypatch.setattr(page_scan, "_REGIONS", 2)
     subject = start_subject(*kind)
     with subject.stopped():
@@ -85,13 +85,13 @@ def test_whatever_is_skipped_the_sums_are_the_same(
             *((features, by_scan), (features, by_scan | around)),
         ):
             for name, value in limits.items():
-                monkeypatch.setattr(summaries, name, value)
+                monkeypatch.setattr(mapping_counts, name, value)
             reader = Reader(os.open("/proc/kpageflags", os.O_RDONLY), each)
             pagemap, maps = (
                 os.open(f"/proc/{subject.pid}/{name}", os.O_RDONLY) for name in ("pagemap", "maps")
             )
             target = Target(subject.pid, 1, pagemap, maps)
-            totals.append(summarize(reader, target, lambda: None))
+            totals += [told for _, told in iter_summaries(reader, [(0, target)], lambda: None)]
             reader.close()
         assert totals == [totals[0]] * 4
 

@@ -7,7 +7,8 @@ then answers each line {"connections": N, "calls": M} with {"open": how many con
 so many more connections are made, with M calls of GetPageFlags on each.
 
 The calls are StreamPageFlags if a line has "streams": true; of as many pages each time as one
-response has, RANGES times.
+response has, RANGES times. With "comparisons": true they are ComparePages, with a child that has
+written to all of them after it was forked, in another order.
 
 Usage: silent_reader.py SOCKET_PATH
 """
@@ -18,6 +19,7 @@ import json
 import mmap
 import os
 import select
+import signal
 import socket
 import struct
 import sys
@@ -29,6 +31,8 @@ INITIAL_WINDOW_SIZE = 4
 PAGES = 65_536
 ADDRESS = 1 << 28
 RANGES = 200
+STEP_PAGES = 7_919
+PR_SET_PDEATHSIG = 1
 kept: list[mmap.mmap] = []
 SERVICE = b"/cowd.v1.PageFlagsService/"
 
@@ -54,6 +58,29 @@ def ask_for_stream() -> tuple[bytes, bytes]:
     wanted = b"\x09" + struct.pack("<Q", write_memory()) + b"\x10" + varint(PAGES)
     ranges = (b"\x12" + varint(len(wanted)) + wanted) * RANGES
     return b"StreamPageFlags", b"\x08" + varint(os.getpid()) + ranges
+
+
+def ask_for_comparison() -> tuple[bytes, bytes]:
+    """Return the name and the request of ComparePages, about that memory and the child's."""
+    address = write_memory()
+    wanted = b"\x09" + struct.pack("<Q", address) + b"\x10" + varint(PAGES)
+    ranges = (b"\x1a" + varint(len(wanted)) + wanted) * RANGES
+    return b"ComparePages", b"\x08" + varint(os.getpid()) + b"\x10" + varint(fork()) + ranges
+
+
+@functools.cache
+def fork() -> int:
+    """Fork a child that has pages of its own, and ends with this process; return its pid."""
+    done, told = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+        for page in range(PAGES):
+            kept[0][page * STEP_PAGES % PAGES * mmap.PAGESIZE] = 2
+        os.write(told, b"1")
+        signal.pause()
+    os.read(done, 1)
+    return pid
 
 
 @functools.cache
@@ -116,7 +143,11 @@ def main(path: str) -> None:
     connections: list[socket.socket] = []
     for line in sys.stdin:
         wanted = json.loads(line)
-        asked = ask_for_stream() if wanted.get("streams") else ask_once()
+        asked = ask_once()
+        if wanted.get("streams"):
+            asked = ask_for_stream()
+        elif wanted.get("comparisons"):
+            asked = ask_for_comparison()
         connections += [
             connect(path, wanted["calls"], *asked) for _ in range(wanted["connections"])
         ]

@@ -10,8 +10,13 @@ import select
 from contextlib import suppress
 
 import pytest
-from cowdaemon.limits import CALLS_PER_WORKER
-from cowproto.v1.pageflags_pb2 import GetPageFlagsRequest, PageRange, StreamPageFlagsRequest
+from cowdaemon.limits import CALLS_PER_WORKER, TARGETS_TOGETHER
+from cowproto.v1.pageflags_pb2 import (
+    GetPageFlagsRequest,
+    PageRange,
+    StreamPageFlagsRequest,
+    SummarizeProcessesRequest,
+)
 from harness.changed_zygote import in_zygote
 from harness.daemon import StartDaemon
 from harness.programs import GAMES, CallError, StartCaller, StartSubject
@@ -37,6 +42,25 @@ def stand_still_first(ranges):
         threading.Event().wait()
     return number_ranges(ranges)
 page_calls.number_ranges = stand_still_first
+"""
+STAND_AHEAD = f"""
+import threading, time
+from cowdaemon import limits
+limits.WORK_SECONDS = {WORK_SECONDS}
+from cowdaemon.worker import summaries
+from cowdaemon.worker.targets import Target
+list_extents = Target.list_extents
+def stand_still(self):
+    if self.pid == {{pid}}:
+        threading.Event().wait()
+    return list_extents(self)
+Target.list_extents = stand_still
+def count_until_nobody_waits(reader, together, verify_wanted, *_):
+    while True:
+        verify_wanted()
+        time.sleep(0.01)
+    yield
+summaries._summarize_together = count_until_nobody_waits
 """
 SECONDS = 20.0
 PATIENCE_SECONDS = 0.1
@@ -94,4 +118,29 @@ def test_calls_that_stand_still_are_noticed_though_nobody_waits(
     with suppress(CallError):  # may find the connection closed
         caller.get_page_flags(subject.pid, subject.address)
     assert caller.get_page_flags(subject.pid, subject.address).state[0]
+    assert "a call stands still" in daemon.log()
+
+
+def test_reading_ahead_that_stands_still_is_noticed_though_its_call_is_over(
+    start_daemon: StartDaemon, start_caller: StartCaller, start_subject: StartSubject
+) -> None:
+    """A call about many processes counts the first while another thread looks at the next ones.
+
+    Without that, each call that is given up leaves a thread and descriptors behind, without bound.
+    Seen to fail with whoever reads ahead not waited for, and with that not taken for work.
+    """
+    first, standing = start_subject("anonymous"), start_subject("anonymous")
+    daemon = start_daemon(change=in_zygote(STAND_AHEAD.format(pid=standing.pid)))
+    caller = start_caller(socket_path=daemon.socket_path)
+    caller.get_server_info()
+    [worker] = [os.pidfd_open(pid) for pid in daemon.tree().workers]
+    pids = [first.pid] * (TARGETS_TOGETHER + 1) + [standing.pid]
+    caller.begin(
+        "SummarizeProcesses", SummarizeProcessesRequest(pids=pids), PATIENCE_SECONDS, most=1
+    )
+    with pytest.raises(CallError) as failure:
+        caller.finish_stream()
+    assert failure.value.outcome[0] == "DEADLINE_EXCEEDED"
+    with open(worker) as ending:
+        assert select.select([ending], [], [], SECONDS)[0], "the worker goes on"
     assert "a call stands still" in daemon.log()

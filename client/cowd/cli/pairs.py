@@ -11,8 +11,12 @@ import click
 
 import cowd
 from cowd import Mapping, MappingList, PageComparison, PageCopier
-from cowd._comparison_runs import ComparisonRun, PairSegment, iter_comparison_runs
-from cowd._overviews import cut_at_borders
+from cowd._comparison_runs import (
+    ComparisonRun,
+    PairSegment,
+    cut_at_borders,
+    iter_comparison_runs,
+)
 from cowd._runs import join_segments
 from cowd.cli.progress import track_pages
 from cowd.cli.targets import OUT_OF_PAGEMAP

@@ -20,7 +20,7 @@ from cowdaemon.worker.pagemap import (
     join_stretches,
 )
 
-__all__ = ["Chunk", "divide_stretches", "iter_chunks", "iter_pieces"]
+__all__ = ["Chunk", "divide_stretches", "iter_chunks", "iter_pieces", "locate_chunks"]
 
 
 class Chunk(NamedTuple):
@@ -85,6 +85,15 @@ def divide_stretches(stretches: Stretches) -> Iterator[Stretches]:
         yield part
         stretches = rest
         lengths = stretches[:, 1] - stretches[:, 0]
+
+
+def locate_chunks(piece: Iterable[Chunk]) -> Iterator[tuple[Chunk, slice]]:
+    """Yield each chunk of a piece, and where its pages are among all that are listed."""
+    start = 0
+    for chunk in piece:
+        end = start + chunk.listed_page_count
+        yield chunk, slice(start, end)
+        start = end
 
 
 def iter_pieces(chunks: Iterable[Chunk]) -> Iterator[list[Chunk]]:

@@ -14,19 +14,17 @@ from typing import Final
 from cowproto.v1 import pageflags_pb2 as messages
 from cowproto.v1 import twins_pb2 as twins
 
-from cowdaemon.errors import CowdError, Reason
 from cowdaemon.limits import CHUNKS_AHEAD, PAGES_PER_CALL
 from cowdaemon.worker.comparison_stream import ComparedChunk, ComparisonStreams
 from cowdaemon.worker.comparisons import add_up, find_comparisons, find_copiers
 from cowdaemon.worker.encoding import encode_comparisons
-from cowdaemon.worker.pagemap import ShortReadError, read_entries
 from cowdaemon.worker.read_ahead import read_ahead
 from cowdaemon.worker.reader import Reader
 from cowdaemon.worker.requests import (
-    explaining_short_reads,
     number_ranges,
     open_target,
     verify_access,
+    verify_reach,
     verify_start_time,
 )
 from cowdaemon.worker.targets import Target, Targets
@@ -60,9 +58,7 @@ class ComparisonCalls:
         verify_start_time(second, request.other_expected_start_time_ticks)
         targets = first, second
         for target in targets:
-            for _, end in ranges:
-                with explaining_short_reads(target):
-                    read_entries(target.pagemap, (end - 1) * _PAGE_SIZE_BYTES, 1)
+            verify_reach(target, ranges)
         tell = partial(_tell_totals if request.totals_only else _tell_pages, targets)
         chunks = self._streams.iter_chunks(targets, ranges, tell, verify_wanted)
         responses = self._iter_allowed(targets, chunks)
@@ -76,14 +72,8 @@ class ComparisonCalls:
         yield from islice(responses, 1)
         for response in responses:
             for target in targets:
-                self._verify_access(target)
+                verify_access(self._targets, target)
             yield response
-
-    def _verify_access(self, target: Target) -> None:
-        try:
-            verify_access(self._targets, target)
-        except ShortReadError:
-            raise CowdError(Reason.PROCESS_GONE, pid=target.pid) from None
 
 
 def _tell_pages(targets: tuple[Target, Target], compared: ComparedChunk) -> bytes:
@@ -101,9 +91,10 @@ def _tell_pages(targets: tuple[Target, Target], compared: ComparedChunk) -> byte
 
 
 def _tell_totals(targets: tuple[Target, Target], compared: ComparedChunk) -> bytes:
+    _, findings, states, other_states = compared
     response = _begin_response(targets, compared)
-    unlisted_page_count = response.count - len(compared.findings)
-    for alike in add_up(*compared[1:], unlisted_page_count=unlisted_page_count):
+    unlisted_page_count = response.count - len(findings)
+    for alike in add_up(findings, states, other_states, unlisted_page_count):
         response.totals.add(**alike._asdict())
     return response.SerializeToString()
 

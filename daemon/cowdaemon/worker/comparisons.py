@@ -11,7 +11,14 @@ from typing import Final, NamedTuple
 
 import numpy as np
 
-from cowdaemon.worker.page_states import Bytes, Kpageflags, Mask, PageState, Words
+from cowdaemon.worker.page_states import (
+    Bytes,
+    Kpageflags,
+    Mask,
+    PageState,
+    Words,
+    is_certainly_private,
+)
 
 __all__ = [
     "Alike",
@@ -69,22 +76,21 @@ _TRACKED: Final = np.uint64(7 << 55)
 
 _ANON: Final = np.uint64(Kpageflags.ANON)
 _SWAPCACHE: Final = np.uint64(Kpageflags.SWAPCACHE)
-_EXCLUSIVE: Final = np.uint64(1 << 34)
-"""PG_anon_exclusive of an anonymous page, as kpageflags shows it: Linux commit 78fbe906cc90
-("mm/page-flags: reuse PG_mappedtodisk as PG_anon_exclusive for PageAnon() pages") (in v5.19)."""
-_LARGE: Final = np.uint64(1 << 15 | 1 << 16)
-"""COMPOUND_HEAD and COMPOUND_TAIL."""
+_THP: Final = np.uint64(Kpageflags.THP)
+_EXCLUSIVE: Final = np.uint64(Kpageflags.OWNER_2)
+_LARGE: Final = np.uint64(Kpageflags.COMPOUND_HEAD | Kpageflags.COMPOUND_TAIL)
 _HUGE: Final = np.uint64(Kpageflags.HUGE)
 _KSM: Final = np.uint64(Kpageflags.KSM)
 
 # A finding: three bits of Comparison, two of Copier, and one for what the flags have yet to say.
-_COMPARISON_BITS: Final = 7
 _COPIER_SHIFT: Final = 3
-_COPIER_BITS: Final = 3
+_COMPARISON_MASK: Final = 7
+_COPIER_MASK: Final = 3
 _OPEN: Final = 128
 _STATE_SHIFT: Final = 3
 _STATES: Final = 1 << _STATE_SHIFT
 _CODES: Final = 1 << 5 + 2 * _STATE_SHIFT
+"""A finding that is not open, and the two states."""
 
 _NO_PAGE: Final = (PageState.ABSENT, PageState.ZERO, PageState.GUARD)
 _ANONYMOUS: Final = (PageState.ANON, PageState.ANON_SWAPPED)
@@ -112,11 +118,14 @@ def is_open(findings: Bytes) -> Mask:
     return mask
 
 
-def close(flags: Words, other_flags: Words, has_copiers: bool) -> Bytes:
+def close(
+    entries: Words, other_entries: Words, flags: Words, other_flags: Words, has_copiers: bool
+) -> Bytes:
     """Return the findings of pages that were open.
 
     Each process has an anonymous page there. Where one of the two is swapped out, its flags are 0,
-    and the other page may be what it was: it is, as long as the swap cache has both.
+    and the other page may be what it was: it is, as long as the swap cache has both. Whether that
+    has a page which is not certainly private is moved by others, and told to nobody.
 
     Of two that are present, whoever alone may write to his made it. Of a fork, that is a copy, and
     who has not written shares what he has, or shared it when he last looked at it. The flag is kept
@@ -126,20 +135,30 @@ def close(flags: Words, other_flags: Words, has_copiers: bool) -> Bytes:
     nobody's, whoever wrote to it.
 
     Args:
+        entries: of pagemap, of the first process.
+        other_entries: of the second.
         flags: of kpageflags, of the first process; 0 where a page is swapped out.
         other_flags: of the second.
         has_copiers: whether bit 34 says who may write to a page.
     """
     is_swapped = (flags == 0) | (other_flags == 0)
-    is_in_cache = ((flags | other_flags) & _SWAPCACHE) != 0
+    may_be_one = _may_be_in_cache(entries, flags) | _may_be_in_cache(other_entries, other_flags)
     findings = np.full(len(flags), Comparison.DIFFERENT, np.uint8)
-    findings[is_swapped & is_in_cache] = Comparison.UNKNOWN
+    findings[is_swapped & may_be_one] = Comparison.UNKNOWN
     if has_copiers:
         is_known = ~is_swapped & _may_be_copied(flags) & _may_be_copied(other_flags)
         copiers = _is_alone(flags) * np.uint8(Copier.FIRST)
         copiers |= _is_alone(other_flags) * np.uint8(Copier.SECOND)
         findings |= (copiers * is_known) << _COPIER_SHIFT
     return findings
+
+
+def _may_be_in_cache(entries: Words, flags: Words) -> Mask:
+    """Return where a present page is in the swap cache, or where nobody is told: see disclosure."""
+    may_be: Mask = (flags & (_SWAPCACHE | _THP)) != 0
+    may_be |= ~is_certainly_private(entries)
+    may_be &= flags != 0
+    return may_be
 
 
 def _may_be_copied(flags: Words) -> Mask:
@@ -175,23 +194,23 @@ def tell_unsettled(
 
 def find_comparisons(findings: Bytes) -> Bytes:
     """Return the comparison (Comparison) of every page."""
-    comparisons: Bytes = findings & np.uint8(_COMPARISON_BITS)
+    comparisons: Bytes = findings & np.uint8(_COMPARISON_MASK)
     return comparisons
 
 
 def find_copiers(findings: Bytes) -> Bytes:
     """Return who made the page (Copier), of every page."""
-    copiers: Bytes = findings >> np.uint8(_COPIER_SHIFT) & np.uint8(_COPIER_BITS)
+    copiers: Bytes = findings >> np.uint8(_COPIER_SHIFT) & np.uint8(_COPIER_MASK)
     return copiers
 
 
 def add_up(
-    findings: Bytes, states: Bytes, other_states: Bytes, unlisted_page_count: int = 0
+    findings: Bytes, states: Bytes, other_states: Bytes, unlisted_page_count: int
 ) -> list[Alike]:
-    """Return how many pages there are of each kind, none of which is open.
+    """Return how many pages there are of each sort.
 
     Args:
-        findings: of pages that are listed.
+        findings: of pages that are listed; none is open.
         states: what these are, in the first process.
         other_states: in the second.
         unlisted_page_count: how many more there are, which are absent in both processes.
@@ -207,7 +226,7 @@ def add_up(
     for code in counts.nonzero()[0].tolist():
         finding, pair = divmod(code, _STATES * _STATES)
         state, other_state = divmod(pair, _STATES)
-        copied_by, comparison = divmod(finding, _STATES)
+        copied_by, comparison = divmod(finding, 1 << _COPIER_SHIFT)
         totals.append(Alike(comparison, state, other_state, copied_by, int(counts[code])))
     return totals
 

@@ -50,11 +50,13 @@ class Doubts(NamedTuple):
         pages: of these the truth table decides, with the flags of their frames.
         huge: these are ZERO if `heads` are, and otherwise what has been said of them.
         heads: the first frame of the huge page that each of `huge` would be in; uint64.
+        is_expected: where `huge` are ZERO, if the mappings are still those that were listed.
     """
 
     pages: Places
     huge: Places
     heads: Words
+    is_expected: Mask
 
 
 def classify_entries(
@@ -64,7 +66,7 @@ def classify_entries(
 
     Args:
         entries: of the pages of `stretches`, in their order.
-        stretches: which pages these are.
+        stretches: which pages these are, in any order.
         anonymous: the pages of the target's anonymous mappings, ascending, none overlapping.
         layout: of the entries.
     """
@@ -79,17 +81,27 @@ def classify_entries(
     huge = _find_huge_candidates(findings, entries, stretches, layout)
     neither = (findings & _MAY_BE_ZERO).nonzero()[0]
     if not len(huge) and not len(neither):
-        return states, Doubts(neither, huge, entries[huge])
-    is_anonymous = spread(stretches, anonymous, np.ones(len(anonymous), np.bool_))
+        return states, Doubts(neither, huge, entries[huge], huge.astype(np.bool_))
+    is_anonymous = _find_inside(stretches, anonymous)
     # Nothing else of anonymous memory is no anonymous page.
-    is_zero = is_anonymous[huge] & (states[huge] == PageState.FILE)
-    states[huge[is_zero]] = PageState.ZERO
-    huge = huge[~is_zero]
+    is_expected = is_anonymous[huge] & (states[huge] == PageState.FILE)
     states[neither[_has_frame_of_zeros(entries[neither], layout)]] = PageState.ZERO
     if layout.zero_frames:
         neither = neither[~is_anonymous[neither] & (states[neither] != PageState.ZERO)]
     heads = frames(entries[huge]) // np.uint64(max(layout.huge_page_pages, 1))
-    return states, Doubts(neither, huge, heads * np.uint64(layout.huge_page_pages))
+    heads *= np.uint64(layout.huge_page_pages)
+    return states, Doubts(neither, huge, heads, is_expected)
+
+
+def _find_inside(stretches: Stretches, extents: Stretches) -> Mask:
+    """Return which pages of stretches, in any order, lie in one of the ascending extents."""
+    if (stretches[1:, 0] >= stretches[:-1, 1]).all():
+        return spread(stretches, extents, np.ones(len(extents), np.bool_))
+    # Of ranges that a client asks for in another order, or twice.
+    pages = number_pages(stretches)
+    ends = np.concatenate(([0], extents[:, 1]))
+    is_inside: Mask = pages < ends[np.searchsorted(extents[:, 0], pages, "right")]
+    return is_inside
 
 
 def _find_huge_candidates(

@@ -31,8 +31,6 @@ _GUARD: Final = 1 << 58
 _SWAPPED: Final = 1 << 62
 _PRESENT: Final = 1 << 63
 _SWAP_TYPE_MASK: Final = 0x1F
-_ANON_EXCLUSIVE: Final = 1 << 34
-"""Of an anonymous page; of a file's, that it is on a disk (PG_mappedtodisk, PG_owner_2)."""
 _COLOURED_PAGES: Final = 512
 """More consecutive pages than any machine has pages of zeros."""
 _HUGE_PAGE_BYTES: Final = Path("/sys/kernel/mm/transparent_hugepage/hpage_pmd_size")
@@ -155,7 +153,7 @@ def _has_page_copiers(pagemap: int) -> bool:
     with mmap.mmap(-1, mmap.PAGESIZE, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS) as memory:
         memory[0] = 1
         flags = _read_kpageflags(_read_entry(pagemap, _address(memory)))
-    return bool(flags & Kpageflags.ANON and flags & _ANON_EXCLUSIVE)
+    return bool(flags & Kpageflags.ANON and flags & Kpageflags.OWNER_2)
 
 
 # userfaultfd, linux/userfaultfd.h.

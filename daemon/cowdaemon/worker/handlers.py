@@ -8,7 +8,7 @@ expected becomes INTERNAL, with the detail in the log and not in the answer.
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from functools import partial
 from typing import Any, Final, NoReturn, TypeVar
 
@@ -156,6 +156,7 @@ class Handlers(grpc.GenericRpcHandler):
     ) -> "grpc.RpcMethodHandler[bytes, bytes]":
         def handle(request: bytes, context: grpc.ServicerContext) -> Iterator[bytes]:
             call = self._begin(context)
+            responses: Iterator[bytes] = iter(())
             try:
                 self._verify_read()
                 wanted = _decode(request_type, request)
@@ -166,6 +167,9 @@ class Handlers(grpc.GenericRpcHandler):
                 pass  # nobody reads a status
             except Exception as error:  # noqa: BLE001 - see _fail_as_status
                 _fail_as_status(method, context, error)
+            finally:
+                # Those who read ahead for it are waited for, and may stand still.
+                self._work_on(call, _close, responses)
 
         return grpc.unary_stream_rpc_method_handler(handle)
 
@@ -175,6 +179,11 @@ class Handlers(grpc.GenericRpcHandler):
             return work(*arguments)
         finally:
             self._stop_work(call)
+
+
+def _close(responses: Iterator[bytes]) -> None:
+    if isinstance(responses, Generator):
+        responses.close()
 
 
 def _fail_as_status(method: str, context: grpc.ServicerContext, error: Exception) -> NoReturn:

@@ -11,7 +11,7 @@ frames of a million pages that were touched in no order fill the blocks that the
 
 from collections.abc import Callable, Iterable, Sequence
 from itertools import repeat
-from typing import Any, Final, NamedTuple, TypeAlias
+from typing import Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from cowdaemon.limits import READING_THREADS
 from cowdaemon.worker.page_states import Words, frames, is_present
 from cowdaemon.worker.pagemap import read_fully, read_parts
+from cowdaemon.worker.read_ahead import Run
 
 __all__ = ["read_flags", "read_runs", "read_scattered"]
 
@@ -42,10 +43,6 @@ _LARGEST_TABLE_SPAN: Final = 1 << 22
 """And no wider than this: 20 MB of the memory that a worker may have. 512 GiB in blocks of 32."""
 _WORDS_AT_ONCE: Final = 1 << 19
 """Words of blocks that are held at a time: 4 MB. What needs more takes several passes."""
-
-
-_Run: TypeAlias = Callable[..., Iterable[Any]]
-"""How a function is applied to many things: `map`, or the same in several threads."""
 
 
 class _Blocks(NamedTuple):
@@ -113,7 +110,7 @@ def read_runs(kpageflags: int, entries: Words, most_runs: int = 0) -> Words | No
 def read_scattered(
     kpageflags: int,
     entries: Sequence[Words],
-    run: _Run = map,
+    run: Run = map,
     verify_wanted: Callable[[], None] = lambda: None,
 ) -> list[Words]:
     """Return what `read_flags` does, for frames that are anywhere.
@@ -167,7 +164,7 @@ def _measure(entries: Words) -> tuple[int, int, int]:
 
 
 def _find_blocks(
-    entries: Sequence[Words], lowest: int, highest: int, count: int, shift: int, run: _Run
+    entries: Sequence[Words], lowest: int, highest: int, count: int, shift: int, run: Run
 ) -> _Blocks:
     """Return the blocks of `count` frames, which lie between the lowest and the highest."""
     first = lowest >> shift
@@ -194,7 +191,7 @@ def _fill_in(
     flags: Sequence[Words],
     blocks: _Blocks,
     places: range,
-    run: _Run,
+    run: Run,
 ) -> None:
     """Fill in the flags of the pages whose frames are in the blocks in these places."""
     words = _read_blocks(read, blocks, places, run)
@@ -202,7 +199,7 @@ def _fill_in(
 
 
 def _read_blocks(
-    read: Callable[[NDArray[np.int64]], Words], blocks: _Blocks, places: range, run: _Run
+    read: Callable[[NDArray[np.int64]], Words], blocks: _Blocks, places: range, run: Run
 ) -> Words:
     """Return the words of the blocks in these places, 0 past the last frame."""
     numbers = blocks.numbers[places.start : places.stop]

@@ -6,20 +6,27 @@ Worker, unprivileged. Parsing is pure; reading goes through a descriptor that wa
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from enum import IntEnum
 from typing import Final, NamedTuple
+
+import numpy as np
+
+from cowdaemon.worker.pagemap import Numbers, Stretches
 
 __all__ = [
     "Extent",
     "Mapping",
     "MappingKind",
+    "find_anonymous",
     "iter_mappings",
     "list_extents",
+    "number_extents",
     "parse_mapping",
     "read_first_address",
 ]
 
+_PAGE_SIZE_BYTES: Final = os.sysconf("SC_PAGE_SIZE")
 _READ_BYTES: Final = 1 << 16
 _ADDRESS_BYTES: Final = 17
 """The longest start of a line, with its hyphen: the kernel writes no more lines than it has to."""
@@ -29,12 +36,13 @@ _LONGEST_PATH_BYTES: Final = 4096
 _LINE: Final = re.compile(
     rb"([0-9a-f]+)-([0-9a-f]+) ([-rwxsp]{4}) ([0-9a-f]+) [0-9a-f]+:[0-9a-f]+ (\d+) *(.*)"
 )
-# Private memory that has a file by name, but no page of one that could be copied: the device of
-# zeros (mmap_zero, drivers/char/mem.c) and MAP_ANONYMOUS|MAP_HUGETLB (HUGETLB_ANON_FILE,
-# include/linux/hugetlb.h).
+# The same of many lines at once, without what an extent has no need of.
 _EXTENT_LINES: Final = re.compile(
     rb"([0-9a-f]+)-([0-9a-f]+) ..(..) [0-9a-f]+ [0-9a-f]+:[0-9a-f]+ (\d+) *(.*)\n"
 )
+# Private memory that has a file by name, but no page of one that could be copied: the device of
+# zeros (mmap_zero, drivers/char/mem.c) and MAP_ANONYMOUS|MAP_HUGETLB (HUGETLB_ANON_FILE,
+# include/linux/hugetlb.h).
 _ANONYMOUS: Final = (b"/dev/zero", b"/anon_hugepage (deleted)")
 _SPECIAL: Final = (b"[vdso]", b"[vvar]", b"[vvar_vclock]", b"[vsyscall]", b"[uprobes]")
 
@@ -99,6 +107,21 @@ def list_extents(maps: int) -> list[Extent]:
                 kind = _find_kind(sharing, inode, path)
                 extents.append(Extent(start_address, end_address, kind))
     return extents
+
+
+def number_extents(extents: Sequence[Extent]) -> Numbers:
+    """Return a row for each extent: its first page, the page after its last, its kind."""
+    rows = [
+        (start_address // _PAGE_SIZE_BYTES, end_address // _PAGE_SIZE_BYTES, kind)
+        for start_address, end_address, kind in extents
+    ]
+    return np.array(rows, np.int64).reshape(-1, 3)
+
+
+def find_anonymous(mapped: Numbers) -> Stretches:
+    """Return the pages of anonymous mappings among these, which are as of `number_extents`."""
+    anonymous: Stretches = mapped[mapped[:, 2] == MappingKind.ANONYMOUS, :2]
+    return anonymous
 
 
 def read_first_address(maps: int) -> int | None:

@@ -6,6 +6,7 @@ Worker, unprivileged. What a call cannot answer it raises as CowdError.
 
 import os
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from itertools import islice
 from typing import Final
@@ -20,7 +21,7 @@ from cowdaemon.worker.encoding import encode_pages
 from cowdaemon.worker.few_pages import DisclosedPages
 from cowdaemon.worker.page_states import Bytes, Words
 from cowdaemon.worker.page_stream import ChunkPages, PageStreams
-from cowdaemon.worker.pagemap import ShortReadError, read_entries
+from cowdaemon.worker.pagemap import ShortReadError
 from cowdaemon.worker.read_ahead import read_ahead
 from cowdaemon.worker.reader import Reader, classify_readings
 from cowdaemon.worker.requests import (
@@ -29,6 +30,7 @@ from cowdaemon.worker.requests import (
     open_target,
     verify_access,
     verify_range,
+    verify_reach,
     verify_start_time,
 )
 from cowdaemon.worker.targets import Target, Targets
@@ -45,15 +47,17 @@ class PageCalls:
         targets: opens processes with its authority.
         reader: reads their pages.
         masks: which flags it may see.
+        threads: those that read.
     """
 
-    def __init__(self, targets: Targets, reader: Reader, masks: DisclosureMasks) -> None:
+    def __init__(
+        self, targets: Targets, reader: Reader, masks: DisclosureMasks, threads: ThreadPoolExecutor
+    ) -> None:
         self._targets = targets
         self._reader = reader
         self._masks = masks
         self._mask_fields = masks.as_fields()
-        self._streams: PageStreams[bytes] = PageStreams(reader, masks)
-        self.threads: Final = self._streams.threads
+        self._streams: PageStreams[bytes] = PageStreams(reader, masks, threads)
 
     def get_page_flags(self, request: messages.GetPageFlagsRequest) -> bytes:
         """Answer GetPageFlags."""
@@ -75,9 +79,7 @@ class PageCalls:
         ranges = number_ranges(request.ranges)
         target = open_target(self._targets, request.pid)
         verify_start_time(target, request.expected_start_time_ticks)
-        for _, end in ranges:
-            with explaining_short_reads(target):
-                read_entries(target.pagemap, (end - 1) * _PAGE_SIZE_BYTES, 1)
+        verify_reach(target, ranges)
         tell = partial(self._tell_chunk, target)
         chunks = self._streams.iter_chunks(target, ranges, tell, verify_wanted)
         responses = self._iter_allowed(target, chunks)

@@ -51,7 +51,12 @@ _Table = TypeVar("_Table", bound=NDArray[Any])
 
 
 class Kpageflags(IntFlag):
-    """The bits of /proc/kpageflags that states and disclosure depend on."""
+    """The bits of /proc/kpageflags that states, comparisons and disclosure depend on.
+
+    OWNER_2 is PG_mappedtodisk of a file's page, and PG_anon_exclusive of an anonymous one: Linux
+    commit 78fbe906cc90 ("mm/page-flags: reuse PG_mappedtodisk as PG_anon_exclusive for PageAnon()
+    pages") (in v5.19).
+    """
 
     LOCKED = 1 << 0
     REFERENCED = 1 << 2
@@ -66,6 +71,8 @@ class Kpageflags(IntFlag):
     ANON = 1 << 12
     SWAPCACHE = 1 << 13
     SWAPBACKED = 1 << 14
+    COMPOUND_HEAD = 1 << 15
+    COMPOUND_TAIL = 1 << 16
     HUGE = 1 << 17
     UNEVICTABLE = 1 << 18
     HWPOISON = 1 << 19
@@ -75,6 +82,7 @@ class Kpageflags(IntFlag):
     ZERO_PAGE = 1 << 24
     PGTABLE = 1 << 26
     MLOCKED = 1 << 33
+    OWNER_2 = 1 << 34
 
 
 class PageState(IntEnum):

@@ -5,7 +5,7 @@ Worker, unprivileged. What a call cannot answer it raises as CowdError.
 """
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Final, NamedTuple
@@ -19,22 +19,22 @@ from cowdaemon.limits import (
     MAPPINGS_PATH_BYTES,
     MAPPINGS_PER_CALL,
     PIDS_PER_CALL,
-    READING_THREADS,
-    TARGETS_AHEAD,
 )
-from cowdaemon.worker.mappings import Extent
+from cowdaemon.worker.mapping_counts import count_mappings, make_plan
+from cowdaemon.worker.mappings import Extent, number_extents
 from cowdaemon.worker.page_states import PageState
 from cowdaemon.worker.pagemap import ShortReadError
 from cowdaemon.worker.read_ahead import map_ahead
 from cowdaemon.worker.reader import Reader
 from cowdaemon.worker.requests import open_target, verify_start_time
-from cowdaemon.worker.summaries import Totals, count_mappings, iter_summaries, number_extents
+from cowdaemon.worker.summaries import Totals, iter_summaries
 from cowdaemon.worker.targets import Target, Targets
 
 __all__ = ["ProcessCalls"]
 
 _PAGE_SIZE_BYTES: Final = os.sysconf("SC_PAGE_SIZE")
-_COUNT_FIELDS: Final = ("", *(f"{state.name.lower()}_page_count" for state in PageState))
+_COUNT_FIELDS: Final = {state: f"{state.name.lower()}_page_count" for state in PageState}
+"""Of PageCounts and of PageTotals."""
 _OF_THE_DAEMON: Final = (Code.INTERNAL, Code.UNAVAILABLE, Code.RESOURCE_EXHAUSTED)
 """What is no matter of the process that was asked about."""
 
@@ -53,12 +53,13 @@ class ProcessCalls:
     Args:
         targets: opens processes with its authority.
         reader: reads their pages.
+        threads: those that read.
     """
 
-    def __init__(self, targets: Targets, reader: Reader) -> None:
+    def __init__(self, targets: Targets, reader: Reader, threads: ThreadPoolExecutor) -> None:
         self._targets = targets
         self._reader = reader
-        self._run = partial(map_ahead, ThreadPoolExecutor(READING_THREADS, "counting"))
+        self._run = partial(map_ahead, threads)
 
     def list_mappings(
         self, request: messages.ListMappingsRequest, verify_wanted: Callable[[], None]
@@ -80,7 +81,7 @@ class ProcessCalls:
             extents.append(Extent(mapping.start_address, mapping.end_address, mapping.kind))
         if request.with_page_counts:
             self._add_page_counts(target, extents, response, verify_wanted)
-        if not target.is_alive():
+        if not target.is_alive():  # then the list may have ended early, and pages seem absent
             raise CowdError(Reason.PROCESS_GONE, pid=request.pid)
         return response.SerializeToString()
 
@@ -92,11 +93,9 @@ class ProcessCalls:
         verify_wanted: Callable[[], None],
     ) -> None:
         """Add them to each mapping, and take mappings away that would be too much work."""
-        mapped = number_extents(extents)
+        plan = make_plan(self._reader, target, number_extents(extents))
         try:
-            counts = count_mappings(
-                self._reader, target, mapped, verify_wanted, COUNTED_PAGES, self._run
-            )
+            counts = count_mappings(self._reader, plan, verify_wanted, COUNTED_PAGES, self._run)
         except ShortReadError:
             raise CowdError(Reason.PROCESS_GONE, pid=target.pid) from None
         if len(counts) < len(extents):
@@ -113,15 +112,14 @@ class ProcessCalls:
             raise CowdError(Reason.TOO_MANY_PIDS, count=len(request.pids), maximum=PIDS_PER_CALL)
         purpose = wire.Purpose.SUMMARY if request.pids else wire.Purpose.SWEEP
         asked = self._iter_opened(request.pids, purpose, verify_wanted)
-        for pid, failure, start_time_ticks, totals in self._iter_answers(
-            asked, verify_wanted, are_many=len(request.pids) != 1
-        ):
+        answers = self._iter_answers(asked, purpose, verify_wanted)
+        for pid, failure, start_time_ticks, totals in answers:
             response = messages.SummarizeProcessesResponse(
                 pid=pid, page_size_bytes=_PAGE_SIZE_BYTES, start_time_ticks=start_time_ticks
             )
             if failure is None:
                 for kind, mapping_count, page_counts in totals:
-                    counts = _name_counts((0, *page_counts.values()))
+                    counts = _name_counts(page_counts)
                     response.totals.add(kind=kind, mapping_count=mapping_count, **counts)
             elif purpose is wire.Purpose.SUMMARY:
                 response.failure.code = failure.reason.code
@@ -134,15 +132,30 @@ class ProcessCalls:
             yield response.SerializeToString()
 
     def _iter_answers(
-        self, asked: Iterator[_Asked], verify_wanted: Callable[[], None], are_many: bool
+        self,
+        asked: Iterator[_Asked],
+        purpose: wire.Purpose,
+        verify_wanted: Callable[[], None],
     ) -> Iterator[tuple[int, CowdError | None, int, list[Totals]]]:
         """Yield the pid of each process, why it cannot be told of, its start time and totals."""
+        refusals: dict[int, CowdError] = {}
+
+        def may_read(target: Target) -> bool:
+            """Ask again, once the permission is old: the client may not have read for long."""
+            if target.has_expired():
+                try:
+                    open_target(self._targets, target.pid, purpose)
+                except CowdError as refusal:
+                    refusals[target.pid] = refusal
+                    return False
+            return True
+
         named = ((each, each.target) for each in asked)
-        ahead = TARGETS_AHEAD if are_many else 0
-        summaries = iter_summaries(self._reader, named, verify_wanted, self._run, ahead)
+        summaries = iter_summaries(self._reader, named, verify_wanted, self._run, may_read)
         for (pid, target, failure), totals in summaries:
             if target is None or totals is None:
-                yield pid, failure or CowdError(Reason.PROCESS_GONE, pid=pid), 0, []
+                why = failure or refusals.pop(pid, None) or CowdError(Reason.PROCESS_GONE, pid=pid)
+                yield pid, why, 0, []
             else:
                 yield pid, None, target.start_time_ticks, totals
 
@@ -162,6 +175,6 @@ class ProcessCalls:
                     return
 
 
-def _name_counts(counts: Sequence[int]) -> dict[str, int]:
-    """Return counts of pages as the fields of a message, given one by the number of each state."""
-    return {name: count for name, count in zip(_COUNT_FIELDS, counts, strict=True) if name}
+def _name_counts(counts: Mapping[PageState, int] | Sequence[int]) -> dict[str, int]:
+    """Return counts of pages, by state or by its number, as the fields of a message."""
+    return {name: counts[state] for state, name in _COUNT_FIELDS.items()}

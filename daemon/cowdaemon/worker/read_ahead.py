@@ -6,30 +6,37 @@ Worker, unprivileged. What is ahead is bounded, so whoever does not take the ite
 
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeAlias, TypeVar
 
 from cowdaemon.limits import READING_THREADS
 
-__all__ = ["map_ahead", "read_ahead"]
+__all__ = ["Run", "map_ahead", "map_at_once", "read_ahead"]
 
 _T = TypeVar("_T")
 
+Run: TypeAlias = Callable[..., Iterable[Any]]
+"""How a function is applied to many things: `map`, or the same in several threads."""
 
-def read_ahead(items: Iterator[_T], depth: int) -> Iterator[_T]:
+
+def read_ahead(items: Iterator[_T], depth: int) -> Generator[_T, None, None]:
     """Yield `items`, up to `depth` of which are taken before they are wanted.
 
     Raises:
         Exception: what the iterator raises, in its place. If the generator is closed, the iterator
-            goes no further than the next item.
+            goes no further than the next item, and that is waited for: a thread that was left
+            behind would be counted by nobody, and it may be held up for good.
     """
     buffer: _Buffer[_T] = _Buffer(depth)
-    threading.Thread(target=buffer.fill, args=(items,), name="read-ahead", daemon=True).start()
+    thread = threading.Thread(target=buffer.fill, args=(items,), name="read-ahead", daemon=True)
+    thread.start()
     try:
         yield from iter(buffer)
     finally:
         buffer.abandon()
+        if thread is not threading.current_thread():  # which may be collecting garbage
+            thread.join()
 
 
 def map_ahead(
@@ -43,6 +50,11 @@ def map_ahead(
             yield under_way.popleft().result()
     while under_way:
         yield under_way.popleft().result()
+
+
+def map_at_once(function: Callable[..., _T], *iterables: Iterable[Any]) -> Iterator[_T]:
+    """Do what `map` does before anything is taken, as threads do."""
+    return iter(list(map(function, *iterables)))
 
 
 class _Buffer(Generic[_T]):

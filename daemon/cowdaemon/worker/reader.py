@@ -145,7 +145,10 @@ class Reader:
         # An anonymous page is what its entry may be, and no driver has pages that are anonymous.
         # Of huge pages that are none of zeros their entries have told the truth.
         is_open = judged != PageState.ANON
-        places = np.concatenate((doubts.pages[is_open], doubts.huge[self._are_zero(doubts.heads)]))
+        is_zero = self._are_zero(doubts.heads)
+        states[doubts.huge[is_zero & doubts.is_expected]] = PageState.ZERO
+        unexpected = doubts.huge[is_zero & ~doubts.is_expected]
+        places = np.concatenate((doubts.pages[is_open], unexpected))
         if len(places):
             pages = number_pages(stretches)[places]
             open_entries = entries[places]
@@ -164,7 +167,7 @@ class Reader:
 
         Args:
             entries: of pagemap, of the pages of `stretches`, in their order.
-            stretches: which pages these are.
+            stretches: which pages these are, in any order.
             anonymous: the pages of the target's anonymous mappings, ascending, none overlapping.
         """
         layout = self.features.layout

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What requests have in common: ranges and start times verified, short reads explained.
+"""What requests have in common: what they name is opened and verified, short reads are explained.
 
 Worker, unprivileged. Whatever is wrong is raised as CowdError.
 """
@@ -14,7 +14,7 @@ from cowproto.v1 import pageflags_pb2 as messages
 from cowdaemon import wire
 from cowdaemon.errors import CowdError, Reason
 from cowdaemon.limits import RANGES_PER_CALL
-from cowdaemon.worker.pagemap import ShortReadError
+from cowdaemon.worker.pagemap import ShortReadError, read_entries
 from cowdaemon.worker.targets import Target, Targets
 
 __all__ = [
@@ -23,6 +23,7 @@ __all__ = [
     "open_target",
     "verify_access",
     "verify_range",
+    "verify_reach",
     "verify_start_time",
 ]
 
@@ -41,14 +42,13 @@ def verify_access(targets: Targets, target: Target) -> None:
     """Ask again, now and then, whether the caller may still inspect a target.
 
     Raises:
-        ShortReadError: it has gone.
-        CowdError: the caller may not.
+        CowdError: the caller may not, or it has gone: then this is said, whatever its pid is now.
     """
     try:
         targets.open(target.pid, wire.Purpose.PAGES)
     except CowdError:
         if not target.is_alive():
-            raise ShortReadError from None
+            raise CowdError(Reason.PROCESS_GONE, pid=target.pid) from None
         raise
 
 
@@ -81,6 +81,13 @@ def number_ranges(ranges: Sequence[messages.PageRange]) -> list[tuple[int, int]]
         verify_range(each.address, each.count)
     firsts = [each.address // _PAGE_SIZE_BYTES for each in ranges]
     return [(first, first + each.count) for first, each in zip(firsts, ranges, strict=True)]
+
+
+def verify_reach(target: Target, ranges: Sequence[tuple[int, int]]) -> None:
+    """Raise CowdError if one of these ranges leaves the address space of a target."""
+    for _, end in ranges:
+        with explaining_short_reads(target):
+            read_entries(target.pagemap, (end - 1) * _PAGE_SIZE_BYTES, 1)
 
 
 def verify_start_time(target: Target, expected_ticks: int) -> None:

@@ -7,6 +7,7 @@ of the calls.
 
 import os
 import socket
+from concurrent.futures import ThreadPoolExecutor
 from typing import Final, NamedTuple
 
 import grpc
@@ -21,6 +22,7 @@ from cowdaemon.limits import (
     PAGES_PER_CALL,
     PIDS_PER_CALL,
     RANGES_PER_CALL,
+    READING_THREADS,
 )
 from cowdaemon.worker.comparison_calls import ComparisonCalls
 from cowdaemon.worker.disclosure import SAFE, DisclosureMasks
@@ -73,9 +75,10 @@ class PageFlagsService:
         self._reader = reader
         self._confinement = confinement
         self._masks = masks
-        self._page_calls = PageCalls(targets, reader, masks)
-        self._process_calls = ProcessCalls(targets, reader)
-        self._comparison_calls = ComparisonCalls(targets, reader, self._page_calls.threads)
+        threads = ThreadPoolExecutor(READING_THREADS, "reading")  # for all calls together
+        self._page_calls = PageCalls(targets, reader, masks, threads)
+        self._process_calls = ProcessCalls(targets, reader, threads)
+        self._comparison_calls = ComparisonCalls(targets, reader, threads)
         self._calls_per_worker = calls_per_worker
         self._handlers: Handlers | None = None
 

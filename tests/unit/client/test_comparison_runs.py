@@ -5,7 +5,7 @@ from array import array
 from itertools import groupby, pairwise
 
 from cowd import Mapping, MappingKind, PageComparison, PageCopier, PageState
-from cowd._comparison_runs import PairSegment, iter_comparison_runs
+from cowd._comparison_runs import PairSegment, cut_at_borders, iter_comparison_runs
 from cowd._comparisons import ComparisonChunk
 from hypothesis import given
 from hypothesis import strategies as some
@@ -90,3 +90,58 @@ def test_runs_are_the_pages_folded_whatever_they_came_in(drawn, borders, chunk_b
     assert [page.address for _, run in found for page in run.iter_pages()] == [
         START + number * PAGE for number in range(len(drawn))
     ]
+
+
+def make_mapping(start_page, end_page, path=b""):
+    return Mapping(start_page * PAGE, end_page * PAGE, "rw-p", 0, path, MappingKind.ANONYMOUS)
+
+
+def cut_pages(one, other):
+    return [
+        (start // PAGE, end // PAGE, here, there)
+        for start, end, here, there in cut_at_borders(one, other)
+    ]
+
+
+def test_borders_of_both_cut():
+    one, other = (
+        [make_mapping(1, 4), make_mapping(4, 8)],
+        [make_mapping(2, 6), make_mapping(10, 11)],
+    )
+    assert cut_pages(one, other) == [
+        (1, 2, one[0], None),
+        (2, 4, one[0], other[0]),
+        (4, 6, one[1], other[0]),
+        (6, 8, one[1], None),
+        (10, 11, None, other[1]),
+    ]
+    assert cut_pages([], []) == []
+    assert cut_pages(one, []) == [(1, 4, one[0], None), (4, 8, one[1], None)]
+
+
+@some.composite
+def mappings(draw):
+    """Return mappings in address order, among few pages."""
+    borders = draw(some.lists(some.integers(0, 40), unique=True).map(sorted))
+    keep = draw(some.lists(some.booleans(), min_size=len(borders), max_size=len(borders)))
+    pairs = zip(borders, borders[1:], keep, strict=False)
+    return [make_mapping(start, end) for start, end, is_kept in pairs if is_kept]
+
+
+def find(listed, address):
+    return next((each for each in listed if each.start_address <= address < each.end_address), None)
+
+
+@given(mappings(), mappings())
+def test_every_page_that_is_mapped_is_in_one_segment(one, other):
+    """Seen to fail where only the borders of the first process cut."""
+    told = {}
+    last_end = 0
+    for start, end, here, there in cut_at_borders(one, other):
+        assert last_end <= start < end
+        last_end = end
+        for address in range(start, end, PAGE):
+            told[address] = here, there
+    for address in range(0, 41 * PAGE, PAGE):
+        due = find(one, address), find(other, address)
+        assert told.get(address, (None, None)) == due

@@ -67,6 +67,12 @@ def test_pids_that_are_none_are_invalid(client, wanted):
         list(client.summarize_processes(wanted))
 
 
+@pytest.mark.parametrize("backend", ["daemon", "local"])
+def test_one_pid_is_no_list_of_them(fake, backend):
+    with pytest.raises(cowd.InvalidRequest, match="7 is no list of pids"):
+        cowd.summarize(7, backend=backend, address=fake.path)
+
+
 def test_a_process_that_fails_says_so_in_its_place(fake, client):
     fake.maximum_pid_count = 10
     fake.summaries[6] = make_failure(6, 7, "ACCESS_DENIED", "not yours")

@@ -10,10 +10,13 @@ from pathlib import Path
 import pytest
 from cowdaemon.worker import mappings as module
 from cowdaemon.worker.mappings import (
+    Extent,
     Mapping,
     MappingKind,
+    find_anonymous,
     iter_mappings,
     list_extents,
+    number_extents,
     parse_mapping,
     read_first_address,
 )
@@ -239,3 +242,19 @@ def test_own_mapping_of_a_file_with_an_odd_name(
     assert mapping.file_offset_bytes == 2 * mmap.PAGESIZE
     assert mapping.end_address - mapping.start_address == mmap.PAGESIZE
     assert mapping.kind == MappingKind.PRIVATE_FILE
+
+
+def test_pages_of_extents_are_numbered() -> None:
+    page = mmap.PAGESIZE
+    vsyscall = 0xFFFFFFFFFF600000
+    extents = [
+        Extent(page, 3 * page, MappingKind.ANONYMOUS),
+        Extent(vsyscall, vsyscall + page, MappingKind.SPECIAL),
+    ]
+    numbered = number_extents(extents)
+    assert numbered.tolist() == [
+        [1, 3, MappingKind.ANONYMOUS],
+        [vsyscall // page, vsyscall // page + 1, MappingKind.SPECIAL],
+    ]
+    assert find_anonymous(numbered).tolist() == [[1, 3]]
+    assert number_extents([]).shape == (0, 3)

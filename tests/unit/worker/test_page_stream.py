@@ -6,6 +6,7 @@ tests/kernel has the same of real processes.
 
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from typing import Any, NamedTuple
 
@@ -13,7 +14,7 @@ import numpy as np
 import pytest
 from cowdaemon.limits import READING_THREADS
 from cowdaemon.wire import Purpose
-from cowdaemon.worker import chunks, kpageflags, page_scan, page_stream
+from cowdaemon.worker import chunks, kpageflags, page_scan, page_stream, windows
 from cowdaemon.worker.disclosure import FULL
 from cowdaemon.worker.page_states import Kpageflags, PageState, Words
 from cowdaemon.worker.page_stream import ChunkPages, PageStreams
@@ -56,9 +57,9 @@ def tell(pages: ChunkPages) -> Told:
 
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in (chunks, page_scan, page_stream):
+    for module in (chunks, page_scan, windows):
         monkeypatch.setattr(module, "PAGES_PER_CALL", PIECE_PAGES)
-    monkeypatch.setattr(page_stream, "WINDOW_PAGES", WINDOW_PIECES * PIECE_PAGES)
+    monkeypatch.setattr(windows, "WINDOW_PAGES", WINDOW_PIECES * PIECE_PAGES)
     monkeypatch.setattr(chunks, "SCANNED_PAGES", 8 * PIECE_PAGES)
 
 
@@ -108,10 +109,14 @@ def reader(make_file: MakeFile, words: Words) -> NotingReader:
 
 
 @pytest.fixture
-def streams(reader: NotingReader) -> Iterator[PageStreams[Told]]:
-    streams: PageStreams[Told] = PageStreams(reader, FULL)
-    yield streams
-    streams.threads.shutdown()
+def threads() -> Iterator[ThreadPoolExecutor]:
+    with ThreadPoolExecutor(READING_THREADS) as threads:
+        yield threads
+
+
+@pytest.fixture
+def streams(reader: NotingReader, threads: ThreadPoolExecutor) -> PageStreams[Told]:
+    return PageStreams(reader, FULL, threads)
 
 
 def make_piece(kind: str, seed: int) -> Words:
@@ -226,23 +231,33 @@ def test_scattered_pieces_are_read_together_up_to_a_window(
 
 @pytest.mark.parametrize(("kind", "most"), [("run", AHEAD), ("scattered", WINDOW_PIECES + AHEAD)])
 def test_no_more_is_looked_at_than_is_wanted_soon(
-    streams: PageStreams[Told], reader: NotingReader, process: Process, kind: str, most: int
+    streams: PageStreams[Told],
+    threads: ThreadPoolExecutor,
+    reader: NotingReader,
+    process: Process,
+    kind: str,
+    most: int,
 ) -> None:
     """And nothing once nobody takes more. Seen to fail with the executor's own map()."""
     make_process(process, [kind] * 50)
     target = process.open(PID, Purpose.PAGES)
     with closing(streams.iter_chunks(target, [(0, 50 * PIECE_PAGES)], tell, ignore)) as told:
         next(told)
-        streams.threads.submit(ignore).result()
+        threads.submit(ignore).result()
         assert len(reader.looks) <= most
-    streams.threads.shutdown()
+    threads.shutdown()
     assert len(reader.looks) <= most
 
 
 @pytest.mark.parametrize("kind", ["run", "scattered"])
 @pytest.mark.parametrize("wanted", [0, 1, 5, 20])
 def test_nothing_is_read_once_nobody_waits(
-    streams: PageStreams[Told], reader: NotingReader, process: Process, kind: str, wanted: int
+    streams: PageStreams[Told],
+    threads: ThreadPoolExecutor,
+    reader: NotingReader,
+    process: Process,
+    kind: str,
+    wanted: int,
 ) -> None:
     """Each part of the work asks first. Seen to fail without the question before a look."""
     make_process(process, [kind] * 50)
@@ -259,7 +274,7 @@ def test_nothing_is_read_once_nobody_waits(
     target = process.open(PID, Purpose.PAGES)
     with pytest.raises(CallEndedError):
         list(streams.iter_chunks(target, [(0, 50 * PIECE_PAGES)], tell, verify_wanted))
-    streams.threads.shutdown()
+    threads.shutdown()
     assert len(reader.looks) + len(reader.windows) <= wanted
     assert len(reader.settled) <= wanted
 
@@ -267,6 +282,7 @@ def test_nothing_is_read_once_nobody_waits(
 @pytest.mark.parametrize(("last_look", "last_window"), [(WINDOW_PIECES, 0), (0, 1)])
 def test_window_is_read_no_further_once_nobody_waits(
     streams: PageStreams[Told],
+    threads: ThreadPoolExecutor,
     reader: NotingReader,
     process: Process,
     last_look: int,
@@ -286,7 +302,7 @@ def test_window_is_read_no_further_once_nobody_waits(
     target = process.open(PID, Purpose.PAGES)
     with pytest.raises(CallEndedError):
         list(streams.iter_chunks(target, [(0, len(entries))], tell, verify_wanted))
-    streams.threads.shutdown()
+    threads.shutdown()
     assert len(reader.windows) == last_window
     assert reader.settled == []
 

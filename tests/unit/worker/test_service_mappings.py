@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 from cowdaemon.wire import Purpose
+from cowdaemon.worker import mapping_counts
 from cowdaemon.worker import process_calls as module
-from cowdaemon.worker import summaries
 from cowproto.v1 import pageflags_pb2 as messages
 from unit.worker.served_process import (
     ENTRIES,
@@ -82,7 +82,7 @@ def test_one_response_counts_no_more_than_so_many_pages(
 ) -> None:
     """And a mapping in full; the next one goes on. Seen to fail with the last one left out."""
     monkeypatch.setattr(module, "COUNTED_PAGES", most_pages)
-    monkeypatch.setattr(summaries, "divide_stretches", divide_into_pages)
+    monkeypatch.setattr(mapping_counts, "divide_stretches", divide_into_pages)
     found, start_address = [], 0
     while not found or start_address:
         response = ask(stub, start_address)
@@ -107,12 +107,12 @@ def test_process_that_is_gone_has_no_counts(stub: Any, process: Process) -> None
 def test_process_that_goes_while_it_is_counted(
     stub: Any, process: Process, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    count: Callable[..., Any] = summaries.count_states
+    count: Callable[..., Any] = mapping_counts.count_states
 
     def count_and_end(*arguments: Any) -> Any:
         process.exit()
         return count(*arguments)
 
-    monkeypatch.setattr(summaries, "count_states", count_and_end)
+    monkeypatch.setattr(mapping_counts, "count_states", count_and_end)
     assert len(ENTRIES) > 1
     assert refuse(lambda: ask(stub)).info.reason == "PROCESS_GONE"

@@ -2,6 +2,7 @@
 """StreamPageFlags of the process that is files: every field, every refusal, and what ends it."""
 
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -155,14 +156,15 @@ def test_as_many_ranges_as_are_allowed(stub: Any) -> None:
 @pytest.fixture
 def parts(
     process: Process, make_file: MakeFile, monkeypatch: pytest.MonkeyPatch
-) -> Callable[[], Iterator[bytes]]:
+) -> Iterator[Callable[[], Iterator[bytes]]]:
     """Return a function that begins a stream of many parts, without gRPC to take them ahead."""
     monkeypatch.setattr(module, "read_ahead", lambda parts, _: parts)
     process.write_pagemap(np.full(9 * PAGES_PER_CALL, PRESENT | 3, np.uint64))
     reader = Reader(make_file(np.full(5, Kpageflags.ANON, "<u8").tobytes()), FEATURES)
-    calls = PageCalls(process, reader, SAFE)  # type: ignore[arg-type]
-    request = ask((0, 9 * PAGES_PER_CALL))
-    return lambda: calls.stream_page_flags(request, lambda: None)
+    with ThreadPoolExecutor(2) as threads:
+        calls = PageCalls(process, reader, SAFE, threads)  # type: ignore[arg-type]
+        request = ask((0, 9 * PAGES_PER_CALL))
+        yield lambda: calls.stream_page_flags(request, lambda: None)
 
 
 def test_access_that_is_lost_ends_the_stream(

@@ -13,8 +13,10 @@ import pytest
 from cowdaemon.errors import CowdError, Reason
 from cowdaemon.limits import PIDS_PER_CALL, REQUEST_BYTES
 from cowdaemon.wire import Purpose
+from cowdaemon.worker import summaries, targets
 from cowdaemon.worker.page_states import Bytes, PageState
 from cowdaemon.worker.pagemap import Stretches, count_pages
+from cowdaemon.worker.reader import Reader
 from cowdaemon.worker.service import PageFlagsService
 from cowdaemon.worker.targets import Target
 from cowdaemon.worker.worker import Service
@@ -24,6 +26,7 @@ from unit.worker.served_process import (
     CALLER,
     CONFINEMENT,
     FEATURES,
+    FRAMES,
     PAGE,
     PID,
     SECONDS,
@@ -130,6 +133,40 @@ def test_of_all_processes_those_that_fail_are_left_out(
     process.refusals = {1: reason, 3: reason}
     assert ask(stub) == [summary_of(2), summary_of(4)]
     process.exit()
+    assert ask(stub) == []
+
+
+class Closing(Process):
+    """It may be inspected once for each pid, and then no more."""
+
+    def open(self, pid: int, purpose: Purpose) -> Target:
+        target = super().open(pid, purpose)
+        self.refusals[pid] = Reason.ACCESS_DENIED
+        return target
+
+
+@pytest.mark.parametrize("is_large", [False, True])
+def test_process_that_was_opened_long_ago_is_asked_for_again(
+    serve: Callable[[Service], grpc.Channel],
+    make_file: MakeFile,
+    monkeypatch: pytest.MonkeyPatch,
+    is_large: bool,
+) -> None:
+    """Some are opened together, and a client may read nothing for as long as it likes.
+
+    Seen to fail with what was opened read in any case, by itself or together with others.
+    """
+    monkeypatch.setattr(targets, "TARGET_KEPT_SECONDS", -1.0)
+    if is_large:
+        plan = summaries.make_plan
+        monkeypatch.setattr(summaries, "make_plan", lambda *of: plan(*of)._replace(whole=None))
+    process = Closing(make_file)
+    reader = Reader(make_file(np.array(FRAMES, "<u8").tobytes()), FEATURES)
+    service = PageFlagsService(CALLER, process, reader, CONFINEMENT)  # type: ignore[arg-type]
+    stub = pageflags_pb2_grpc.PageFlagsServiceStub(serve(service))
+    assert [told.failure.reason for told in ask(stub, PID, 9)] == ["ACCESS_DENIED"] * 2
+    assert process.purposes[:2] == [Purpose.SUMMARY] * 2
+    process.refusals = {}
     assert ask(stub) == []
 
 
