@@ -63,6 +63,8 @@ TARGET_KEPT_SECONDS: Final = 1.0
 OPENER_BUFFER_BYTES: Final = 4_096
 """Of an opener's socket. What lies there unread holds descriptors, and the kernel counts those of
 all openers together (RLIMIT_NOFILE of root); a few messages are enough for one call at a time."""
+TARGETS_AHEAD: Final = 6
+"""Processes that a call has opened while it works on others: the opener is another process."""
 TARGETS_TOGETHER: Final = 8
 """Small processes that a call summarizes at once, two descriptors each."""
 TARGETS_KEPT: Final = 32
@@ -138,7 +140,7 @@ WORKER_DATA_BYTES: Final = 1 << 30
 """RLIMIT_DATA. RLIMIT_AS would be wrong: most of what an idle worker maps is never touched."""
 WORKER_DESCRIPTORS: Final = 512
 """RLIMIT_NOFILE: three for each connection, two for each target that is kept, or that a call has
-opened together with others, and gRPC's own: some 400."""
+opened ahead or together with others, and gRPC's own: some 400."""
 WORKER_LOCKED_BYTES: Final = 0
 """RLIMIT_MEMLOCK: nothing in a worker needs to be kept from swap."""
 WORKER_QUEUE_BYTES: Final = 0

@@ -19,6 +19,7 @@ from cowdaemon.limits import (
     MAPPINGS_PATH_BYTES,
     MAPPINGS_PER_CALL,
     PIDS_PER_CALL,
+    TARGETS_AHEAD,
 )
 from cowdaemon.worker.mapping_counts import count_mappings, make_plan
 from cowdaemon.worker.mappings import Extent, number_extents
@@ -112,8 +113,9 @@ class ProcessCalls:
             raise CowdError(Reason.TOO_MANY_PIDS, count=len(request.pids), maximum=PIDS_PER_CALL)
         purpose = wire.Purpose.SUMMARY if request.pids else wire.Purpose.SWEEP
         asked = self._iter_opened(request.pids, purpose, verify_wanted)
-        answers = self._iter_answers(asked, purpose, verify_wanted)
-        for pid, failure, start_time_ticks, totals in answers:
+        for pid, failure, start_time_ticks, totals in self._iter_answers(
+            asked, purpose, verify_wanted, are_many=len(request.pids) != 1
+        ):
             response = messages.SummarizeProcessesResponse(
                 pid=pid, page_size_bytes=_PAGE_SIZE_BYTES, start_time_ticks=start_time_ticks
             )
@@ -136,6 +138,7 @@ class ProcessCalls:
         asked: Iterator[_Asked],
         purpose: wire.Purpose,
         verify_wanted: Callable[[], None],
+        are_many: bool,
     ) -> Iterator[tuple[int, CowdError | None, int, list[Totals]]]:
         """Yield the pid of each process, why it cannot be told of, its start time and totals."""
         refusals: dict[int, CowdError] = {}
@@ -151,7 +154,8 @@ class ProcessCalls:
             return True
 
         named = ((each, each.target) for each in asked)
-        summaries = iter_summaries(self._reader, named, verify_wanted, self._run, may_read)
+        ahead = TARGETS_AHEAD if are_many else 0
+        summaries = iter_summaries(self._reader, named, verify_wanted, self._run, ahead, may_read)
         for (pid, target, failure), totals in summaries:
             if target is None or totals is None:
                 why = failure or refusals.pop(pid, None) or CowdError(Reason.PROCESS_GONE, pid=pid)

@@ -5,8 +5,8 @@ Worker, unprivileged. Small processes are read together, as numpy's calls take s
 few pages there are. A process whose address space goes meanwhile has no summary.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from contextlib import closing, suppress
 from typing import Final, NamedTuple, TypeVar
 
 import numpy as np
@@ -16,7 +16,7 @@ from cowdaemon.worker.mapping_counts import Plan, count_mappings, count_together
 from cowdaemon.worker.mappings import MappingKind, number_extents
 from cowdaemon.worker.page_states import PageState
 from cowdaemon.worker.pagemap import Numbers, ShortReadError, count_pages
-from cowdaemon.worker.read_ahead import Run
+from cowdaemon.worker.read_ahead import Run, read_ahead
 from cowdaemon.worker.reader import Reader
 from cowdaemon.worker.targets import Target
 
@@ -40,6 +40,7 @@ def iter_summaries(
     asked: Iterable[tuple[_T, Target | None]],
     verify_wanted: Callable[[], None],
     run: Run = map,
+    targets_ahead: int = 0,
     may_read: Callable[[Target], bool] = lambda _: True,
 ) -> Iterator[tuple[_T, list[Totals] | None]]:
     """Yield the totals of each kind of mapping that processes have, in the order of the processes.
@@ -49,6 +50,7 @@ def iter_summaries(
         asked: the processes, each with anything that the caller knows it by; None for none.
         verify_wanted: called before each part of the work; what it raises ends the reading.
         run: as of `count_mappings`.
+        targets_ahead: how many processes another thread looks at before it is their turn.
         may_read: asked when it is: whoever does not take the totals may have let much time pass.
 
     Yields:
@@ -57,19 +59,21 @@ def iter_summaries(
     """
     together: list[tuple[_T, Plan | None]] = []
     page_count = 0
-    for name, plan in _iter_plans(reader, asked, verify_wanted):
-        size_pages = count_pages(plan.whole) if plan and plan.whole is not None else 0
-        if page_count + size_pages > PAGES_PER_CALL or len(together) == TARGETS_TOGETHER:
-            yield from _summarize(reader, together, verify_wanted, run, may_read)
-            together, page_count = [], 0
-        together.append((name, plan))
-        page_count += size_pages
+    plans = _iter_plans(reader, asked, verify_wanted)
+    with closing(read_ahead(plans, targets_ahead) if targets_ahead else plans) as made:
+        for name, plan in made:
+            size_pages = count_pages(plan.whole) if plan and plan.whole is not None else 0
+            if page_count + size_pages > PAGES_PER_CALL or len(together) == TARGETS_TOGETHER:
+                yield from _summarize(reader, together, verify_wanted, run, may_read)
+                together, page_count = [], 0
+            together.append((name, plan))
+            page_count += size_pages
     yield from _summarize(reader, together, verify_wanted, run, may_read)
 
 
 def _iter_plans(
     reader: Reader, asked: Iterable[tuple[_T, Target | None]], verify_wanted: Callable[[], None]
-) -> Iterator[tuple[_T, Plan | None]]:
+) -> Generator[tuple[_T, Plan | None], None, None]:
     for name, target in asked:
         verify_wanted()
         if target is None:

@@ -152,9 +152,9 @@ def test_process_that_was_opened_long_ago_is_asked_for_again(
     monkeypatch: pytest.MonkeyPatch,
     is_large: bool,
 ) -> None:
-    """Some are opened together, and a client may read nothing for as long as it likes.
+    """Processes are opened ahead, and a client may read nothing for as long as it likes.
 
-    Seen to fail with what was opened read in any case, by itself or together with others.
+    Seen to fail with what was opened ahead read in any case, by itself or together with others.
     """
     monkeypatch.setattr(targets, "TARGET_KEPT_SECONDS", -1.0)
     if is_large:
