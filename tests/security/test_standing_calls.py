@@ -60,7 +60,7 @@ def count_until_nobody_waits(reader, together, verify_wanted, *_):
         verify_wanted()
         time.sleep(0.01)
     yield
-summaries._summarize_together = count_until_nobody_waits
+summaries._summarize = count_until_nobody_waits
 """
 SECONDS = 20.0
 PATIENCE_SECONDS = 0.1
