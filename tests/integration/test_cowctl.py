@@ -281,7 +281,7 @@ def test_ctrl_c_while_the_daemon_does_not_answer_is_130_and_quiet(
 ) -> None:
     path = Path(silent_socket.getsockname())
     pids = {"query": 1, "maps": 1, "diff": 2, "family": 1}.get(command, 0)
-    arguments = [str(neighbours.pid)] * pids
+    arguments = [str(pid) for pid in (neighbours.pid, os.getpid())[:pids]]
     process = start_cowctl(command, *arguments, socket_path=path)
     with ExitStack() as stack:
         # The first connection of doctor is only to see whether there is anybody.

@@ -27,6 +27,7 @@ def taken(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a directory with pictures taken now."""
     pytest.importorskip("matplotlib", reason="no matplotlib: it draws the pictures")
     directory = tmp_path_factory.mktemp("screenshots")
+    before = set(Path("/var/tmp").glob("shop-*"))
     path = os.pathsep.join(str(ROOT / folder) for folder in ("proto", "daemon", "client", "tests"))
     subprocess.run(
         [sys.executable, PLACE / "render.py", directory],
@@ -34,6 +35,7 @@ def taken(tmp_path_factory: pytest.TempPathFactory) -> Path:
         check=True,
         timeout=SECONDS,
     )
+    assert set(Path("/var/tmp").glob("shop-*")) <= before, "it leaves its shop behind"
     return directory
 
 
@@ -57,7 +59,6 @@ def test_the_script_takes_every_picture_and_leaves_nothing(taken: Path) -> None:
     assert {each.name for each in taken.iterdir()} == set(WORDS)
     for each in taken.iterdir():
         verify(each)
-    assert list(Path("/var/tmp").glob("shop-*")) == []
 
 
 def test_what_is_known_of_the_server_is_in_its_pictures(taken: Path) -> None:
