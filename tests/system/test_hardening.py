@@ -97,6 +97,7 @@ def test_kernel_tells_under_the_unit_what_it_tells_without(machine: Machine) -> 
         "guard_regions": features.has_guard_regions,
         "markers": features.layout.marker_type is not None,
         "pagemap_scan": features.has_pagemap_scan,
+        "page_copiers": features.has_page_copiers,
     }
 
 
