@@ -19,9 +19,7 @@ from cowdaemon.limits import (
     CONNECTIONS,
     CONNECTIONS_PER_UID,
     IDLE_EXIT_SECONDS,
-    TARGETS_KEPT,
     WORKER_DATA_BYTES,
-    WORKER_DESCRIPTORS,
     WORKER_IDLE_SECONDS,
     WORKERS,
     WORKERS_PER_UID,
@@ -72,14 +70,14 @@ class LimitRange(NamedTuple):
     meaning: str
 
 
-# A worker has three descriptors for each connection, two for each target that it keeps and a dozen
-# of its own; the rest is for targets that calls are about to keep.
-_MOST_CONNECTIONS_OF_A_WORKER: Final = (WORKER_DESCRIPTORS - 2 * TARGETS_KEPT - 64) // 3
+_MOST_CONNECTIONS_OF_A_WORKER: Final = 128
+"""Three descriptors each, beside those of its calls: WORKER_DESCRIPTORS."""
 _MOST_WORKERS: Final = 256
 """Each costs the broker two descriptors, and RLIMIT_NOFILE is 1,024 where nobody raised it."""
 
 # What a worker's memory is made of, measured as VmData: 115 MB when idle, 1.6 MB for a connection,
-# 3 MB more if that reads no answers, and up to 10 MB for a call.
+# 3 MB more if that reads no answers, and up to 10 MB for a call; 30 for one that sweeps processes
+# with tens of thousands of mappings.
 LIMIT_RANGES: Final = {
     # Beyond, it would be no limit: as many as the most workers have with 64 each.
     "connections": LimitRange(1, 16_384, "Connections at once, of all users together."),

@@ -63,10 +63,18 @@ TARGET_KEPT_SECONDS: Final = 1.0
 OPENER_BUFFER_BYTES: Final = 4_096
 """Of an opener's socket. What lies there unread holds descriptors, and the kernel counts those of
 all openers together (RLIMIT_NOFILE of root); a few messages are enough for one call at a time."""
-TARGETS_AHEAD: Final = 6
+TARGETS_AHEAD: Final = 8
 """Processes that a call has opened while it works on others: the opener is another process."""
-TARGETS_TOGETHER: Final = 8
-"""Small processes that a call summarizes at once, two descriptors each."""
+TARGETS_TOGETHER: Final = 16
+"""Processes that a call scans and counts at once: with fewer, what it takes to do so for a few
+pages counts. Of READING_THREADS + 2 such groups the descriptors are open, two for each process, and
+the first answer waits for one group less."""
+MAPPINGS_TOGETHER: Final = 1 << 14
+"""Of such a group: the process that exceeds it is its last. With one of 65,530 mappings, the most
+that the kernel allows by default, counts take 5 MB an array."""
+SMALL_PAGES: Final = 1 << 14
+"""Of a process that is counted together with others; 64 MiB of 4 KiB pages. If the pages of all of
+them have to be read, that takes some 18 MB."""
 TARGETS_KEPT: Final = 32
 """Opened targets that a worker keeps, two descriptors each."""
 
@@ -89,8 +97,8 @@ MAPPINGS_PER_CALL: Final = 4_096
 MAPPINGS_PATH_BYTES: Final = 1 << 20
 """Of paths in one reply: 4,096 paths of 4,096 bytes would be 16 MB."""
 COUNTED_PAGES: Final = 1 << 24
-"""Read for the counts of one list of mappings; then it goes on in the next. 64 GiB of 4 KiB pages,
-which take about a second; a mapping that is larger is counted in one go all the same."""
+"""Looked at for the counts of one list of mappings; then it goes on in the next. 64 GiB of 4 KiB
+pages, which take about a second if they are read; a mapping that is larger is counted in one go."""
 PIDS_PER_CALL: Final = 512
 """Asked for in one request: 5.1 kB at ten bytes a pid, the longest, under REQUEST_BYTES."""
 PIDS: Final = 1 << 22
@@ -138,9 +146,9 @@ SETTLE_ROUNDS: Final = 4
 # What a worker may use.
 WORKER_DATA_BYTES: Final = 1 << 30
 """RLIMIT_DATA. RLIMIT_AS would be wrong: most of what an idle worker maps is never touched."""
-WORKER_DESCRIPTORS: Final = 512
-"""RLIMIT_NOFILE: three for each connection, two for each target that is kept, or that a call has
-opened ahead or together with others, and gRPC's own: some 400."""
+WORKER_DESCRIPTORS: Final = 4_096
+"""RLIMIT_NOFILE. The most connections, calls and reading threads that there may be take 3,820, of
+which those of calls that each sweep all processes are 3,360 (tests/unit/test_config.py)."""
 WORKER_LOCKED_BYTES: Final = 0
 """RLIMIT_MEMLOCK: nothing in a worker needs to be kept from swap."""
 WORKER_QUEUE_BYTES: Final = 0

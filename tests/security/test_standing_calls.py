@@ -10,7 +10,7 @@ import select
 from contextlib import suppress
 
 import pytest
-from cowdaemon.limits import CALLS_PER_WORKER, TARGETS_TOGETHER
+from cowdaemon.limits import CALLS_PER_WORKER, READING_THREADS, TARGETS_TOGETHER
 from cowproto.v1.pageflags_pb2 import (
     GetPageFlagsRequest,
     PageRange,
@@ -48,13 +48,20 @@ import threading, time
 from cowdaemon import limits
 limits.WORK_SECONDS = {WORK_SECONDS}
 from cowdaemon.worker import summaries
-from cowdaemon.worker.targets import Target
-list_extents = Target.list_extents
-def stand_still(self):
-    if self.pid == {{pid}}:
+from cowdaemon.worker.targets import Targets
+open_target, make_plan = Targets.open, summaries.make_plan
+def stand_still(self, pid, *arguments):
+    if pid == {{pid}}:
         threading.Event().wait()
-    return list_extents(self)
-Target.list_extents = stand_still
+    return open_target(self, pid, *arguments)
+def stand_still_in_a_scan(reader, target, mapped):
+    if target.pid == {{pid}}:
+        threading.Event().wait()
+    return make_plan(reader, target, mapped)
+if {{is_scan}}:
+    summaries.make_plan = stand_still_in_a_scan
+else:
+    Targets.open = stand_still
 def count_until_nobody_waits(reader, together, verify_wanted, *_):
     while True:
         verify_wanted()
@@ -62,9 +69,13 @@ def count_until_nobody_waits(reader, together, verify_wanted, *_):
     yield
 summaries._summarize = count_until_nobody_waits
 """
+BEFORE_THE_FIRST = TARGETS_TOGETHER * (READING_THREADS + 1)
+"""Processes that a call has given to be scanned before it counts the first of them."""
 SECONDS = 20.0
 PATIENCE_SECONDS = 0.1
 """Of callers who are gone before anybody notices that their calls stand still."""
+OPENING_SECONDS = 1.0
+"""The same where many processes are opened first."""
 
 
 def test_call_that_stands_still_ends_its_worker_alone(
@@ -121,22 +132,27 @@ def test_calls_that_stand_still_are_noticed_though_nobody_waits(
     assert "a call stands still" in daemon.log()
 
 
+@pytest.mark.parametrize("is_scan", [False, True], ids=["opening", "scanning"])
 def test_reading_ahead_that_stands_still_is_noticed_though_its_call_is_over(
-    start_daemon: StartDaemon, start_caller: StartCaller, start_subject: StartSubject
+    start_daemon: StartDaemon,
+    start_caller: StartCaller,
+    start_subject: StartSubject,
+    is_scan: bool,
 ) -> None:
-    """A call about many processes counts the first while another thread looks at the next ones.
+    """A call about many processes counts the first while other threads open and scan the next.
 
     Without that, each call that is given up leaves a thread and descriptors behind, without bound.
     Seen to fail with whoever reads ahead not waited for, and with that not taken for work.
     """
     first, standing = start_subject("anonymous"), start_subject("anonymous")
-    daemon = start_daemon(change=in_zygote(STAND_AHEAD.format(pid=standing.pid)))
+    daemon = start_daemon(change=in_zygote(STAND_AHEAD.format(pid=standing.pid, is_scan=is_scan)))
     caller = start_caller(socket_path=daemon.socket_path)
     caller.get_server_info()
     [worker] = [os.pidfd_open(pid) for pid in daemon.tree().workers]
-    pids = [first.pid] * (TARGETS_TOGETHER + 1) + [standing.pid]
+    # Counting begins once the first group is scanned; by then another stands still.
+    pids = [first.pid] * (BEFORE_THE_FIRST - 1 if is_scan else BEFORE_THE_FIRST) + [standing.pid]
     caller.begin(
-        "SummarizeProcesses", SummarizeProcessesRequest(pids=pids), PATIENCE_SECONDS, most=1
+        "SummarizeProcesses", SummarizeProcessesRequest(pids=pids), OPENING_SECONDS, most=1
     )
     with pytest.raises(CallError) as failure:
         caller.finish_stream()

@@ -75,7 +75,9 @@ def test_defaults_are_those_of_the_limits() -> None:
 
 def test_descriptors_of_a_worker_suffice_for_the_most_connections() -> None:
     own = 12  # counted in /proc/PID/fd of an idle worker
-    calls = 2 * LIMIT_RANGES["calls_per_worker"].maximum
+    groups = 1 + 4 + 1  # being listed, being scanned or done (READING_THREADS), being counted
+    sweep = 2 * (groups * limits.TARGETS_TOGETHER + limits.TARGETS_AHEAD + 1)
+    calls = sweep * LIMIT_RANGES["calls_per_worker"].maximum
     kept = 2 * limits.TARGETS_KEPT
     connections = 3 * LIMIT_RANGES["connections_per_uid"].maximum
     assert own + calls + kept + connections <= limits.WORKER_DESCRIPTORS

@@ -49,6 +49,10 @@ def _verify_file(ctx: click.Context, param: click.Parameter, text: str) -> Path:
         raise click.BadParameter(
             f"{text!r} has no known ending: it is to be .png, .svg or .html", ctx, param
         )
+    if not os.access(path.parent, os.W_OK | os.X_OK):  # said before everything is read for it
+        raise click.ClickException(
+            f"cannot write {path}: its directory is not there, or not yours to write to"
+        )
     return path
 
 

@@ -17,7 +17,7 @@ from cowdaemon.errors import CowdError, Reason
 from cowdaemon.limits import SETTLE_ROUNDS
 from cowdaemon.worker.chunks import Chunk, iter_chunks, iter_pieces, locate_chunks
 from cowdaemon.worker.comparisons import close, compare, find_moved, is_open, tell_unsettled
-from cowdaemon.worker.mappings import find_anonymous, number_extents
+from cowdaemon.worker.mappings import find_anonymous
 from cowdaemon.worker.page_scan import iter_populated, iter_populated_by_reading
 from cowdaemon.worker.page_states import Bytes, Mask, Words
 from cowdaemon.worker.pagemap import (
@@ -130,8 +130,7 @@ class ComparisonStreams:
             return iter_union(*(find(target, first_page, end_page) for target in targets))
 
         first, second = (
-            _Side(target, find_anonymous(number_extents(target.list_extents())))
-            for target in targets
+            _Side(target, find_anonymous(target.number_mappings())) for target in targets
         )
         windows = Windows(self._reader, self._threads, ranges, verify_wanted)
         stream = _Stream(self._reader, (first, second), tell)

@@ -1,9 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """How many pages of each mapping of a process are in which state.
 
-Worker, unprivileged. The mappings have been listed; they are read in bounded pieces, and where the
-kernel says that nothing is, that is skipped. Pages that are mapped after the listing are not
-counted, those that are unmapped count as absent. Fails if the address space goes meanwhile.
+Worker, unprivileged. The mappings have been listed; what is in them is gone through in bounded
+parts. From Linux 6.7 on the kernel tells regions of pages that are alike; what that leaves open
+(copies in mappings of files, huge pages, what is swapped) is read page by page, as everything is
+before. Pages are told as they are when they are scanned or read. What has been mapped since the
+listing is not counted, what has been unmapped is absent. Fails if the address space goes meanwhile.
 """
 
 import os
@@ -13,58 +15,56 @@ from typing import Final, NamedTuple
 
 import numpy as np
 
+from cowdaemon.limits import SMALL_PAGES
 from cowdaemon.worker.chunks import divide_stretches
 from cowdaemon.worker.mappings import MappingKind, find_anonymous
-from cowdaemon.worker.page_scan import iter_populated
-from cowdaemon.worker.page_states import Bytes, Mask, PageState
+from cowdaemon.worker.page_scan import Regions, iter_regions
+from cowdaemon.worker.page_states import Mask, PageState
 from cowdaemon.worker.pagemap import (
     PROCESS_SHIFT,
     Numbers,
+    Pagemap,
     ShortReadError,
     Stretches,
     count_pages,
     find_overlap,
     join_stretches,
     read_entries,
-    spread,
 )
 from cowdaemon.worker.read_ahead import Run
 from cowdaemon.worker.reader import Reader
+from cowdaemon.worker.region_states import NOT_TOLD, classify_regions
 from cowdaemon.worker.targets import Target
 
-__all__ = ["Plan", "count_mappings", "count_states", "count_together", "make_plan"]
+__all__ = ["Plan", "count_mappings", "count_together", "divide_regions", "make_plan"]
 
 _PAGE_SIZE_BYTES: Final = os.sysconf("SC_PAGE_SIZE")
-_STATES: Final = max(PageState) + 1
-_JOINED_PAGES: Final = 64
-"""Stretches this close are read as one. An empty page costs some 10 ns, a read by itself 600."""
-_FEW_PAGES: Final = 8_192
-"""Up to so many pages of mappings are all read: to find out what is empty takes longer."""
-_MANY_STRETCHES: Final = 2_048
+_STATE_NUMBERS: Final = max(PageState) + 1  # with 0, which is none
+_MANY_REGIONS: Final = 2_048
 """Of what was found at once: they are small then, and where some are, there mostly are more."""
 _AROUND_PAGES: Final = 1 << 17
-"""Read without a look then: the empty pages in it cost less than to find so many stretches."""
+"""Read without a look then: the empty pages in it cost less than to find so many regions."""
 
 
 class Plan(NamedTuple):
-    """What is to be read to count the pages of a process.
+    """What is to be gone through to count the pages of a process.
 
     Attributes:
         mapped: its mappings, as of `number_extents`.
-        is_inside: of which of them pagemap has entries.
-        pieces: what is to be read, at most PAGES_PER_CALL pages at a time; elsewhere is nothing.
-        whole: all of it, if that is one piece.
+        is_inside: of which of them pagemap has entries; one element a mapping.
+        parts: at most PAGES_PER_CALL pages at a time; elsewhere is nothing.
+        whole: all of it, if that is one part of no more than SMALL_PAGES.
     """
 
     target: Target
     mapped: Numbers
     is_inside: Mask
-    pieces: Iterable[Stretches]
-    whole: Stretches | None
+    parts: Iterable[Regions]
+    whole: Regions | None
 
 
 def make_plan(reader: Reader, target: Target, mapped: Numbers) -> Plan:
-    """Return what is to be read of mappings, of which no more than the beginning is looked for now.
+    """Return what is to be gone through, of which no more than the beginning is looked at now.
 
     Args:
         reader: of the pages.
@@ -74,10 +74,11 @@ def make_plan(reader: Reader, target: Target, mapped: Numbers) -> Plan:
     is_inside = np.ones(len(mapped), np.bool_)
     for place in (mapped[:, 2] == MappingKind.SPECIAL).nonzero()[0].tolist():
         is_inside[place] = _is_inside(target, int(mapped[place, 0]))
-    pieces = _iter_pieces(reader, target, mapped[is_inside, :2])
-    found = list(islice(pieces, 2))
-    whole = found[0] if len(found) == 1 else None
-    return Plan(target, mapped, is_inside, chain(found, pieces), whole)
+    parts = _iter_parts(reader, target, mapped[is_inside, :2])
+    found = list(islice(parts, 2))
+    is_small = len(found) == 1 and count_pages(found[0]) <= SMALL_PAGES
+    whole = found[0] if is_small else None
+    return Plan(target, mapped, is_inside, chain(found, parts), whole)
 
 
 def _is_inside(target: Target, first_page: int) -> bool:
@@ -89,27 +90,31 @@ def _is_inside(target: Target, first_page: int) -> bool:
     return True
 
 
-def _iter_pieces(reader: Reader, target: Target, mapped: Stretches) -> Iterator[Stretches]:
-    """Yield what is to be read of mappings, as `Plan` says."""
-    if not reader.features.has_pagemap_scan or count_pages(mapped) <= _FEW_PAGES:
-        if len(mapped):
-            yield from divide_stretches(join_stretches(mapped, _JOINED_PAGES))
+def _iter_parts(reader: Reader, target: Target, mapped: Stretches) -> Iterator[Regions]:
+    """Yield what is to be gone through of mappings, as `Plan` says."""
+    if not reader.features.has_pagemap_scan:
+        yield from _iter_unseen(mapped)
         return
-    first, end = int(mapped[0, 0]), int(mapped[-1, 1])
+    first, end = (int(mapped[0, 0]), int(mapped[-1, 1])) if len(mapped) else (0, 0)
     while first < end:
-        for found in iter_populated(target.pagemap, first, end):
-            yield from divide_stretches(join_stretches(found, _JOINED_PAGES))
-            if len(found) >= _MANY_STRETCHES and found[-1, 1] - found[0, 0] <= _AROUND_PAGES:
-                first = int(found[-1, 1])
+        for regions in iter_regions(target.pagemap, first, end):
+            yield regions
+            if len(regions) >= _MANY_REGIONS and regions[-1, 1] - regions[0, 0] <= _AROUND_PAGES:
+                first = int(regions[-1, 1])
                 break
         else:
             return
-        # Full of holes: to find them takes longer than to read what is around here, holes or not.
+        # Regions are small here: to be told of them takes longer than to read all that is around.
         around = mapped[find_overlap(mapped, np.array([[first, first + _AROUND_PAGES]]))]
-        around = around.clip(first, first + _AROUND_PAGES)
+        yield from _iter_unseen(around.clip(first, first + _AROUND_PAGES))
         first += _AROUND_PAGES
-        if len(around):
-            yield from divide_stretches(join_stretches(around, _JOINED_PAGES))
+
+
+def _iter_unseen(stretches: Stretches) -> Iterator[Regions]:
+    """Yield stretches that nobody has looked at, by parts."""
+    if len(stretches):
+        for part in divide_stretches(stretches):
+            yield np.column_stack((part, np.zeros(len(part), np.int64)))
 
 
 def count_mappings(
@@ -126,10 +131,10 @@ def count_mappings(
 
     Args:
         reader: reads the pages.
-        plan: which ones. Its pieces are used up.
-        verify_wanted: called before each piece; what it raises ends the reading.
-        most_pages: once so many have been read, the mapping that is being read is the last.
-        run: applies a function to all pieces: `map`, or the same in several threads.
+        plan: which ones. Its parts are used up.
+        verify_wanted: called before each part; what it raises ends the reading.
+        most_pages: once so many have been seen, the mapping that they are in is the last.
+        run: applies a function to all parts: `map`, or the same in several threads.
 
     Returns:
         A row for each mapping, or for the first ones, and a column for each state, by its number.
@@ -137,26 +142,24 @@ def count_mappings(
     Raises:
         ShortReadError: the address space is gone.
     """
-    target, mapped, is_inside, pieces, _ = plan
+    target, mapped, is_inside, parts, _ = plan
     inside = mapped[is_inside]
-    anonymous = find_anonymous(inside)
-    counted = np.zeros((len(inside), _STATES), np.int64)
-    read_count, last_page = 0, None
+    counted = np.zeros((len(inside), _STATE_NUMBERS), np.int64)
+    seen_count, last_page = 0, None
 
-    def read(piece: Stretches) -> tuple[Stretches, Bytes]:
+    def count(part: Regions) -> tuple[Regions, slice, Numbers]:
         verify_wanted()
-        return piece, reader.read_states(target.pagemap, piece, anonymous)
+        return part, *_count_part(reader, target.pagemap, inside, part)
 
-    for piece, states in run(read, pieces):
-        if last_page is not None and piece[0, 0] >= last_page:
+    for part, where, table in run(count, parts):
+        if last_page is not None and part[0, 0] >= last_page:
             break
-        where, table = count_states(inside, piece, states)
         counted[where] += table
-        read_count += len(states)
-        if last_page is None and most_pages is not None and read_count >= most_pages:
-            # To the end of the mapping that has the last page that was read.
-            last_page = mapped[np.searchsorted(mapped[:, 0], piece[-1, 1]) - 1, 1]
-    counts = _complete(plan, counted)
+        seen_count += count_pages(part)
+        if last_page is None and most_pages is not None and seen_count >= most_pages:
+            # To the end of the mapping that has the last page that was seen.
+            last_page = mapped[np.searchsorted(mapped[:, 0], part[-1, 1]) - 1, 1]
+    counts = _complete(mapped, is_inside, counted)
     return counts if last_page is None else counts[mapped[:, 1] <= last_page]
 
 
@@ -175,29 +178,27 @@ def count_together(reader: Reader, plans: Sequence[Plan]) -> list[Numbers]:
     wholes = [plan.whole for plan in plans if plan.whole is not None]
     if not wholes:
         return []
-    parts = [plan.mapped[plan.is_inside] for plan in plans]
-    inside, stretches = _number_apart(parts), _number_apart(wholes)
+    inside = _number_apart([plan.mapped[plan.is_inside] for plan in plans])
     pagemaps = [plan.target.pagemap for plan in plans]
-    states = reader.read_states(pagemaps, stretches, find_anonymous(inside))
-    counted = np.zeros((len(inside), _STATES), np.int64)
-    where, table = count_states(inside, stretches, states)
+    counted = np.zeros((len(inside), _STATE_NUMBERS), np.int64)
+    where, table = _count_part(reader, pagemaps, inside, _number_apart(wholes))
     counted[where] = table
-    divided = np.split(counted, np.cumsum([len(part) for part in parts])[:-1])
-    return [_complete(plan, part) for plan, part in zip(plans, divided, strict=True)]
+    mapped = np.concatenate([plan.mapped for plan in plans])
+    counts = _complete(mapped, np.concatenate([plan.is_inside for plan in plans]), counted)
+    return np.split(counts, np.cumsum([len(plan.mapped) for plan in plans[:-1]]))
 
 
-def _number_apart(parts: Sequence[Numbers]) -> Numbers:
+def _number_apart(processes: Sequence[Numbers]) -> Numbers:
     """Return the rows of several processes, their pages numbered as `Pagemap` says."""
-    rows = np.concatenate(parts)
-    places = np.repeat(np.arange(len(parts)), [len(part) for part in parts])
+    rows = np.concatenate(processes)
+    places = np.repeat(np.arange(len(processes)), [len(each) for each in processes])
     rows[:, :2] += (places << PROCESS_SHIFT)[:, None]
     return rows
 
 
-def _complete(plan: Plan, counted: Numbers) -> Numbers:
+def _complete(mapped: Numbers, is_inside: Mask, counted: Numbers) -> Numbers:
     """Return a row for each mapping: what was not counted is absent, or cannot be told."""
-    mapped, is_inside = plan.mapped, plan.is_inside
-    counts = np.zeros((len(mapped), _STATES), np.int64)
+    counts = np.zeros((len(mapped), _STATE_NUMBERS), np.int64)
     counts[is_inside] = counted
     missing = mapped[:, 1] - mapped[:, 0] - counts.sum(1)
     counts[:, PageState.ABSENT] += np.where(is_inside, missing, 0)
@@ -205,22 +206,44 @@ def _complete(plan: Plan, counted: Numbers) -> Numbers:
     return counts
 
 
-def count_states(mapped: Numbers, stretches: Stretches, states: Bytes) -> tuple[slice, Numbers]:
-    """Return how many pages of stretches are in which state, by their mapping.
+def _count_part(
+    reader: Reader, pagemap: Pagemap, inside: Numbers, part: Regions
+) -> tuple[slice, Numbers]:
+    """Return which mappings a part may be of, and a row of `count_mappings` for each of them."""
+    among = find_overlap(inside, part)
+    mapped = inside[among]
+    places, pieces = divide_regions(part, mapped)
+    is_anonymous = mapped[places, 2] == MappingKind.ANONYMOUS
+    states = classify_regions(pieces[:, 2], is_anonymous)
+    lengths = pieces[:, 1] - pieces[:, 0]
+    rows = places * _STATE_NUMBERS
+    size = len(mapped) * _STATE_NUMBERS
+    is_open = states == NOT_TOLD
+    counts = np.bincount(rows + states, lengths * ~is_open, size).astype(np.int64)  # below 2^53
+    left = is_open.nonzero()[0]
+    if len(left):
+        stretches = join_stretches(pieces[left, :2])
+        read = reader.read_states(pagemap, stretches, find_anonymous(mapped))
+        rows_of_pages = rows[left].repeat(lengths[left])
+        counts += np.bincount(rows_of_pages + read, minlength=size)
+    return among, counts.reshape(-1, _STATE_NUMBERS)
+
+
+def divide_regions(regions: Regions, mapped: Numbers) -> tuple[Numbers, Regions]:
+    """Cut regions at the borders of mappings; what lies in none is left out.
 
     Args:
-        mapped: as of `number_extents`, ascending, none overlapping.
-        stretches: which pages these are; those outside of any mapping are not counted.
-        states: of each page.
+        regions: ascending, none overlapping.
+        mapped: first page and page after the last in front; the same.
 
     Returns:
-        Which of the mappings these pages may be of, and a table with a row for each of those and a
-        column for each state, by its number.
+        The place of the mapping that each piece lies in, and the pieces.
     """
-    among = find_overlap(mapped, stretches)
-    count = among.stop - among.start
-    rows = np.arange(_STATES, _STATES * (count + 1), _STATES)
-    places = spread(stretches, mapped[among, :2], rows)
-    places += states
-    table = np.bincount(places, minlength=_STATES * (count + 1)).reshape(-1, _STATES)
-    return among, table[1:]
+    first = mapped[:, 1].searchsorted(regions[:, 0], "right")
+    counts = mapped[:, 0].searchsorted(regions[:, 1], "left") - first
+    ends = counts.cumsum()
+    pieces = regions.repeat(counts, 0)
+    places = np.arange(len(pieces)) + (first - ends + counts).repeat(counts)
+    np.maximum(pieces[:, 0], mapped[places, 0], out=pieces[:, 0])
+    np.minimum(pieces[:, 1], mapped[places, 1], out=pieces[:, 1])
+    return places, pieces

@@ -6,8 +6,9 @@ Worker, unprivileged. Parsing is pure; reading goes through a descriptor that wa
 
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from enum import IntEnum
+from functools import lru_cache
 from typing import Final, NamedTuple
 
 import numpy as np
@@ -15,13 +16,14 @@ import numpy as np
 from cowdaemon.worker.pagemap import Numbers, Stretches
 
 __all__ = [
+    "NO_MAPPINGS",
     "Extent",
     "Mapping",
     "MappingKind",
     "find_anonymous",
     "iter_mappings",
-    "list_extents",
     "number_extents",
+    "number_mappings",
     "parse_mapping",
     "read_first_address",
 ]
@@ -47,6 +49,10 @@ _ANONYMOUS: Final = (b"/dev/zero", b"/anon_hugepage (deleted)")
 _SPECIAL: Final = (b"[vdso]", b"[vvar]", b"[vvar_vclock]", b"[vsyscall]", b"[uprobes]")
 
 
+_KNOWN_TEXTS: Final = 256
+"""Pages of text, and their rows: 1.6 MB. A hundred forked processes have less of their own."""
+
+
 class MappingKind(IntEnum):
     """cowd.v1.MappingKind."""
 
@@ -54,6 +60,9 @@ class MappingKind(IntEnum):
     SHARED_FILE = 2
     ANONYMOUS = 3
     SPECIAL = 4
+
+
+NO_MAPPINGS: Final[Numbers] = np.empty((0, 3), np.int64)
 
 
 class Extent(NamedTuple):
@@ -90,27 +99,52 @@ def iter_mappings(maps: int) -> Iterator[Mapping]:
                 yield mapping
 
 
-def list_extents(maps: int) -> list[Extent]:
-    """Return where the mappings are, as `iter_mappings` does, and in a third of its time."""
-    extents = []
-    told_until = 0
+def number_mappings(maps: int, verify_wanted: Callable[[], None] = lambda: None) -> Numbers:
+    """Return what `number_extents` does of the mappings of `iter_mappings`, in less time.
+
+    Args:
+        maps: descriptor of /proc/PID/maps.
+        verify_wanted: called before each read; what it raises ends the reading.
+
+    Raises:
+        ValueError: something there is no line of maps.
+    """
+    pieces = [NO_MAPPINGS]
     for lines in _iter_lines(maps):
-        found = _EXTENT_LINES.findall(lines)
-        if len(found) != lines.count(b"\n"):
-            raise ValueError(f"not lines of /proc/PID/maps: {lines!r}")
-        for start, end, sharing, inode, path in found:
-            start_address, end_address = int(start, 16), int(end, 16)
-            if start_address < told_until:
-                start_address = told_until
-            if start_address < end_address:
-                told_until = end_address
-                kind = _find_kind(sharing, inode, path)
-                extents.append(Extent(start_address, end_address, kind))
-    return extents
+        verify_wanted()
+        # A line is as long as the path in it: longer ones than usual are not worth their memory.
+        parse = _number_known_lines if len(lines) <= _PAGE_SIZE_BYTES else _number_lines
+        pieces.append(parse(lines))
+    mapped = np.concatenate(pieces)
+    told_until = np.maximum.accumulate(mapped[:-1, 1])
+    if (mapped[1:, 0] < told_until).any():
+        np.maximum(mapped[1:, 0], told_until, out=mapped[1:, 0])
+        mapped = mapped[mapped[:, 0] < mapped[:, 1]]
+    return mapped
+
+
+def _number_lines(lines: bytes) -> Numbers:
+    found = _EXTENT_LINES.findall(lines)
+    if len(found) != lines.count(b"\n"):
+        raise ValueError(f"not lines of /proc/PID/maps: {lines!r}")
+    rows = [
+        (
+            int(start, 16) // _PAGE_SIZE_BYTES,
+            int(end, 16) // _PAGE_SIZE_BYTES,
+            _find_kind(sharing, inode, path),
+        )
+        for start, end, sharing, inode, path in found
+    ]
+    return np.array(rows, np.int64).reshape(-1, 3)
+
+
+_number_known_lines: Final = lru_cache(_KNOWN_TEXTS)(_number_lines)
+"""The same of a page of text. That of forked processes is mostly the same, and so is that of a
+process that is asked about again."""
 
 
 def number_extents(extents: Sequence[Extent]) -> Numbers:
-    """Return a row for each extent: its first page, the page after its last, its kind."""
+    """Return a row of three for each extent: its first page, the page after its last, its kind."""
     rows = [
         (start_address // _PAGE_SIZE_BYTES, end_address // _PAGE_SIZE_BYTES, kind)
         for start_address, end_address, kind in extents

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where anything stands in a process's page tables, found without looking at every page.
+"""Where anything stands in a process's page tables, and what, without a read of every entry.
 
 Worker, unprivileged, through a descriptor of pagemap. The ioctl PAGEMAP_SCAN is Linux commit
 52526ca7fdb9 ("fs/proc/task_mmu: implement IOCTL to get and optionally clear info about PTEs") (in
@@ -11,9 +11,11 @@ import fcntl
 import os
 import struct
 from collections.abc import Iterator
+from enum import IntFlag
 from typing import Final
 
 import numpy as np
+from numpy.typing import NDArray
 
 from cowdaemon.limits import PAGES_PER_CALL
 from cowdaemon.worker.pagemap import Stretches, join_stretches, read_entries
@@ -21,22 +23,42 @@ from cowdaemon.worker.pagemap import Stretches, join_stretches, read_entries
 __all__ = [
     "PAGEMAP_SCAN",
     "PAGEMAP_SCAN_ARGUMENT",
+    "Category",
+    "Regions",
     "iter_populated",
     "iter_populated_by_reading",
+    "iter_regions",
 ]
+
+Regions = NDArray[np.int64]
+"""Consecutive pages that are alike, a row of three for each: first page, page after the last, and
+bits of Category. Ascending."""
 
 _PAGE_SIZE_BYTES: Final = os.sysconf("SC_PAGE_SIZE")
 # linux/fs.h: the ioctl and its struct pm_scan_arg.
 PAGEMAP_SCAN: Final = 0xC0606610
 PAGEMAP_SCAN_ARGUMENT: Final = struct.Struct("=12Q")
 _WALK_END: Final = 4
-_PRESENT_OR_SWAPPED: Final = 1 << 3 | 1 << 4
 _ANY_OF_A_PAGE: Final = np.uint64(0xFF << 56)
 """Every bit from "exclusive" on: whatever is there, one of them is set. Soft-dirty is not one."""
 _STEP_PAGES: Final = 64
 _REGIONS: Final = 4_096
 """Told of at once. The kernel collects 512 before it lets go of the process's lock, and a call
 costs as much as some hundred."""
+
+
+class Category(IntFlag):
+    """What the ioctl says of pages (PAGE_IS_*, linux/fs.h); PFNZERO: one of zeros."""
+
+    FILE = 1 << 2
+    PRESENT = 1 << 3
+    SWAPPED = 1 << 4
+    PFNZERO = 1 << 5
+    HUGE = 1 << 6
+
+
+_NOTHING: Final = Category(0)
+_ALL: Final = Category.FILE | Category.PRESENT | Category.SWAPPED | Category.PFNZERO | Category.HUGE
 
 
 def iter_populated(pagemap: int, first_page: int, end_page: int) -> Iterator[Stretches]:
@@ -55,6 +77,20 @@ def iter_populated(pagemap: int, first_page: int, end_page: int) -> Iterator[Str
     Raises:
         OSError: the kernel has no such ioctl, or the range is not in the address space.
     """
+    for regions in _scan(pagemap, first_page, end_page, _NOTHING):
+        yield regions[:, :2]
+
+
+def iter_regions(pagemap: int, first_page: int, end_page: int) -> Iterator[Regions]:
+    """Yield what `iter_populated` does, cut where categories change, with these categories.
+
+    Args and errors are those of `iter_populated`.
+    """
+    yield from _scan(pagemap, first_page, end_page, _ALL)
+
+
+def _scan(pagemap: int, first_page: int, end_page: int, returned: Category) -> Iterator[Regions]:
+    """Yield regions of pages that are alike in the categories to be returned."""
     regions = np.empty((_REGIONS, 3), np.uint64)  # struct page_region: start, end, categories
     start_address, end_address = first_page * _PAGE_SIZE_BYTES, end_page * _PAGE_SIZE_BYTES
     while start_address < end_address:
@@ -62,7 +98,7 @@ def iter_populated(pagemap: int, first_page: int, end_page: int) -> Iterator[Str
             PAGEMAP_SCAN_ARGUMENT.pack(
                 *(PAGEMAP_SCAN_ARGUMENT.size, 0, start_address, end_address, 0),
                 *(regions.ctypes.data, _REGIONS, PAGES_PER_CALL),
-                *(0, 0, _PRESENT_OR_SWAPPED, 0),  # inverted, all of, any of, returned
+                *(0, 0, Category.PRESENT | Category.SWAPPED, returned),  # inverted, all of, any of
             )
         )
         try:
@@ -73,7 +109,9 @@ def iter_populated(pagemap: int, first_page: int, end_page: int) -> Iterator[Str
         if count:
             # In its last lot of 512 regions, 6.18 says that it ended before them: they came twice.
             start_address = max(start_address, int(regions[count - 1, 1]))
-            yield (regions[:count, :2] // np.uint64(_PAGE_SIZE_BYTES)).astype(np.int64)
+            found = regions[:count].astype(np.int64)
+            found[:, :2] //= _PAGE_SIZE_BYTES
+            yield found
 
 
 def iter_populated_by_reading(pagemap: int, first_page: int, end_page: int) -> Iterator[Stretches]:

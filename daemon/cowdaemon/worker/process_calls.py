@@ -5,8 +5,9 @@ Worker, unprivileged. What a call cannot answer it raises as CowdError.
 """
 
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from functools import partial
 from typing import Final, NamedTuple
 
@@ -25,7 +26,7 @@ from cowdaemon.worker.mapping_counts import count_mappings, make_plan
 from cowdaemon.worker.mappings import Extent, number_extents
 from cowdaemon.worker.page_states import PageState
 from cowdaemon.worker.pagemap import ShortReadError
-from cowdaemon.worker.read_ahead import map_ahead
+from cowdaemon.worker.read_ahead import map_ahead, read_ahead
 from cowdaemon.worker.reader import Reader
 from cowdaemon.worker.requests import open_target, verify_start_time
 from cowdaemon.worker.summaries import Totals, iter_summaries
@@ -112,33 +113,35 @@ class ProcessCalls:
         if len(request.pids) > PIDS_PER_CALL:
             raise CowdError(Reason.TOO_MANY_PIDS, count=len(request.pids), maximum=PIDS_PER_CALL)
         purpose = wire.Purpose.SUMMARY if request.pids else wire.Purpose.SWEEP
-        asked = self._iter_opened(request.pids, purpose, verify_wanted)
-        for pid, failure, start_time_ticks, totals in self._iter_answers(
-            asked, purpose, verify_wanted, are_many=len(request.pids) != 1
-        ):
-            response = messages.SummarizeProcessesResponse(
-                pid=pid, page_size_bytes=_PAGE_SIZE_BYTES, start_time_ticks=start_time_ticks
-            )
-            if failure is None:
-                for kind, mapping_count, page_counts in totals:
-                    counts = _name_counts(page_counts)
-                    response.totals.add(kind=kind, mapping_count=mapping_count, **counts)
-            elif purpose is wire.Purpose.SUMMARY:
-                response.failure.code = failure.reason.code
-                response.failure.reason = failure.reason.name
-                response.failure.message = str(failure)
-            elif failure.reason.code in _OF_THE_DAEMON:
-                raise failure
-            else:
-                continue
-            yield response.SerializeToString()
+        opened = self._iter_opened(request.pids, purpose, verify_wanted)
+        if len(request.pids) != 1:
+            opened = read_ahead(opened, TARGETS_AHEAD)
+        with closing(opened):
+            for pid, failure, start_time_ticks, totals in self._iter_answers(
+                opened, purpose, verify_wanted
+            ):
+                response = messages.SummarizeProcessesResponse(
+                    pid=pid, page_size_bytes=_PAGE_SIZE_BYTES, start_time_ticks=start_time_ticks
+                )
+                if failure is None:
+                    for kind, mapping_count, page_counts in totals:
+                        counts = _name_counts(page_counts)
+                        response.totals.add(kind=kind, mapping_count=mapping_count, **counts)
+                elif purpose is wire.Purpose.SUMMARY:
+                    response.failure.code = failure.reason.code
+                    response.failure.reason = failure.reason.name
+                    response.failure.message = str(failure)
+                elif failure.reason.code in _OF_THE_DAEMON:
+                    raise failure
+                else:
+                    continue
+                yield response.SerializeToString()
 
     def _iter_answers(
         self,
         asked: Iterator[_Asked],
         purpose: wire.Purpose,
         verify_wanted: Callable[[], None],
-        are_many: bool,
     ) -> Iterator[tuple[int, CowdError | None, int, list[Totals]]]:
         """Yield the pid of each process, why it cannot be told of, its start time and totals."""
         refusals: dict[int, CowdError] = {}
@@ -146,6 +149,7 @@ class ProcessCalls:
         def may_read(target: Target) -> bool:
             """Ask again, once the permission is old: the client may not have read for long."""
             if target.has_expired():
+                verify_wanted()
                 try:
                     open_target(self._targets, target.pid, purpose)
                 except CowdError as refusal:
@@ -154,8 +158,7 @@ class ProcessCalls:
             return True
 
         named = ((each, each.target) for each in asked)
-        ahead = TARGETS_AHEAD if are_many else 0
-        summaries = iter_summaries(self._reader, named, verify_wanted, self._run, ahead, may_read)
+        summaries = iter_summaries(self._reader, named, verify_wanted, self._run, may_read)
         for (pid, target, failure), totals in summaries:
             if target is None or totals is None:
                 why = failure or refusals.pop(pid, None) or CowdError(Reason.PROCESS_GONE, pid=pid)
@@ -165,7 +168,7 @@ class ProcessCalls:
 
     def _iter_opened(
         self, pids: Sequence[int], purpose: wire.Purpose, verify_wanted: Callable[[], None]
-    ) -> Iterator[_Asked]:
+    ) -> Generator[_Asked, None, None]:
         """Yield the processes asked for, opened. A failure of the daemon's ends a sweep."""
         for pid in pids or self._targets.list_pids():
             verify_wanted()

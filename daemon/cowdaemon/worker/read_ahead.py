@@ -7,7 +7,7 @@ Worker, unprivileged. What is ahead is bounded, so whoever does not take the ite
 import threading
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import Any, Generic, TypeAlias, TypeVar
 
 from cowdaemon.limits import READING_THREADS
@@ -15,6 +15,9 @@ from cowdaemon.limits import READING_THREADS
 __all__ = ["Run", "map_ahead", "map_at_once", "read_ahead"]
 
 _T = TypeVar("_T")
+
+_here = threading.local()
+"""`is_working`: the thread is at work for `map_ahead`, and so must not wait for itself."""
 
 Run: TypeAlias = Callable[..., Iterable[Any]]
 """How a function is applied to many things: `map`, or the same in several threads."""
@@ -41,15 +44,32 @@ def read_ahead(items: Iterator[_T], depth: int) -> Generator[_T, None, None]:
 
 def map_ahead(
     threads: ThreadPoolExecutor, function: Callable[..., _T], *iterables: Iterable[Any]
-) -> Iterator[_T]:
-    """Do what `map` does in several threads, few results ahead of what has been taken."""
+) -> Generator[_T, None, None]:
+    """Do what `map` does in several threads, few results ahead of what has been taken.
+
+    If the generator is closed, what has not begun is not done, and what has is waited for, as by
+    `read_ahead`.
+    """
     under_way: deque[Future[_T]] = deque()
-    for arguments in zip(*iterables, strict=False):
-        under_way.append(threads.submit(function, *arguments))
-        if len(under_way) > READING_THREADS:
+
+    def work(*arguments: Any) -> _T:  # noqa: ANN401
+        _here.is_working = True
+        try:
+            return function(*arguments)
+        finally:
+            _here.is_working = False
+
+    try:
+        for arguments in zip(*iterables, strict=False):
+            under_way.append(threads.submit(work, *arguments))
+            if len(under_way) > READING_THREADS:
+                yield under_way.popleft().result()
+        while under_way:
             yield under_way.popleft().result()
-    while under_way:
-        yield under_way.popleft().result()
+    finally:
+        begun = [future for future in under_way if not future.cancel()]
+        if not getattr(_here, "is_working", False):  # one of them may be collecting garbage
+            wait(begun)
 
 
 def map_at_once(function: Callable[..., _T], *iterables: Iterable[Any]) -> Iterator[_T]:

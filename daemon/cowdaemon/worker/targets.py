@@ -11,7 +11,7 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final
 
 from cowdaemon import wire
@@ -25,12 +25,12 @@ from cowdaemon.limits import (
     TARGETS_KEPT,
 )
 from cowdaemon.worker.mappings import (
-    Extent,
     Mapping,
     iter_mappings,
-    list_extents,
+    number_mappings,
     read_first_address,
 )
+from cowdaemon.worker.pagemap import Numbers
 
 __all__ = ["Target", "Targets"]
 
@@ -83,10 +83,10 @@ class Target:
         with self._reading_maps:
             return list(iter_mappings(self._maps))
 
-    def list_extents(self) -> list[Extent]:
-        """Return where its mappings are, as `list_mappings` does: no paths, which may be long."""
+    def number_mappings(self, verify_wanted: Callable[[], None] = lambda: None) -> Numbers:
+        """Return where its mappings are, and of which kind, as `number_mappings` does."""
         with self._reading_maps:
-            return list_extents(self._maps)
+            return number_mappings(self._maps, verify_wanted)
 
     def is_alive(self) -> bool:
         """Tell whether the address space is still there: where a mapping was, pagemap has entries.

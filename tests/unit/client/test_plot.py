@@ -251,6 +251,13 @@ def test_a_picture_that_cannot_be_written_leaves_nothing(run, tmp_path, monkeypa
     assert {each.name for each in tmp_path.iterdir()} == {"map.svg", "cowd.sock"}
 
 
+def test_what_cannot_be_written_is_said_before_anything_is_read(run, tmp_path):
+    """Nobody answers here. Seen to fail with the look at the directory taken out."""
+    status, _, err = run("plot", "7", "-o", f"{tmp_path}/none/map.png")
+    assert status == 1
+    assert err.startswith(f"cowctl: cannot write {tmp_path}/none/map.png: its directory ")
+
+
 @pytest.mark.usefixtures("process")
 def test_without_matplotlib_it_says_what_to_install(run, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib", None)

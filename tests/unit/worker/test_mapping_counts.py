@@ -1,64 +1,143 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Counting pages by mapping and state: against a count page by page, in plain Python."""
+"""Counting pages by mapping and state; tests/kernel has every kind of page."""
 
-from collections import Counter
-from collections.abc import Collection
+from collections.abc import Iterator
+from dataclasses import replace
+from types import SimpleNamespace
+from unittest.mock import patch
 
 import numpy as np
 import pytest
 from cowdaemon.worker import chunks as chunks_module
-from cowdaemon.worker.mapping_counts import count_mappings, count_states, make_plan
-from cowdaemon.worker.mappings import MappingKind, number_extents
+from cowdaemon.worker import mapping_counts as module
+from cowdaemon.worker.mapping_counts import (
+    count_mappings,
+    count_together,
+    divide_regions,
+    make_plan,
+)
+from cowdaemon.worker.mappings import MappingKind
+from cowdaemon.worker.page_scan import Category
 from cowdaemon.worker.page_states import PageState
-from cowdaemon.worker.pagemap import Stretches, join_stretches
+from cowdaemon.worker.pagemap import PROCESS_SHIFT, Numbers, Pagemap, Stretches, number_pages
 from cowdaemon.worker.reader import Reader
+from cowdaemon.worker.region_states import NOT_TOLD, classify_regions
 from hypothesis import given
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 from unit.worker.mapped_process import Rows, as_array, make_target, rows
 from unit.worker.served_process import ENTRIES, FEATURES, FRAMES, PID, MakeFile
 
-
-def as_stretches(pages: Collection[int]) -> Stretches:
-    """Return stretches of one page each."""
-    return np.array([(page, page + 1) for page in sorted(pages)], np.int64)
-
-
-PAGES = st.dictionaries(st.integers(0, 70), st.sampled_from(PageState), min_size=1)
+Found = list[tuple[int, int, int]]
+"""First page, page after the last, categories."""
+Processes = list[tuple[Rows, Found]]
 
 
-@given(rows(), PAGES, st.booleans())
-def test_states_are_counted_by_their_mapping(
-    mapped: Rows, states: dict[int, PageState], are_joined: bool
-) -> None:
-    """However the pages are cut up. Seen to fail with the column of the state next to it."""
-    stretches = as_stretches(states)
-    if are_joined:
-        stretches = join_stretches(stretches)
-    known = np.array([states[page] for page in sorted(states)], np.uint8)
-    where, table = count_states(as_array(mapped), stretches, known)
-    due = Counter(
-        (row, states[page])
-        for row, (first, end, _) in enumerate(mapped)
+@st.composite
+def regions(draw: st.DrawFn) -> Found:
+    """Regions in ascending order, some adjoining, none overlapping, with their categories."""
+    borders = draw(st.lists(st.integers(0, 70), min_size=2, max_size=16, unique=True).map(sorted))
+    category = st.sampled_from([0, Category.PRESENT]) | st.integers(0, 127)
+    categories = draw(st.lists(category, min_size=8, max_size=8))
+    pairs = zip(borders[::2], borders[1::2], categories, strict=False)
+    return list(pairs)
+
+
+@given(rows(), regions())
+def test_regions_are_cut_at_the_borders_of_mappings(mapped: Rows, found: Found) -> None:
+    """Seen to fail with what lies in no mapping taken for the next one's."""
+    places, pieces = divide_regions(as_array(found), as_array(mapped))
+    told = [
+        (page, category, place)
+        for (first, end, category), place in zip(pieces.tolist(), places.tolist(), strict=True)
         for page in range(first, end)
-        if page in states
-    )
-    rows = range(len(mapped))[where]
-    found = {
-        (row, PageState(state)): count
-        for row, counts in zip(rows, table.tolist(), strict=True)
-        for state, count in enumerate(counts)
-        if count
-    }
-    assert found == due
+    ]
+    assert told == [
+        (page, category, place)
+        for first, end, category in found
+        for page in range(first, end)
+        for place, (start, stop, _) in enumerate(mapped)
+        if start <= page < stop
+    ]
 
 
-def test_states_at_the_highest_addresses() -> None:
-    end = 2**52
-    mapped = as_array([(end - 3, end, MappingKind.ANONYMOUS)])
-    states = np.full(4, PageState.ANON, np.uint8)
-    where, table = count_states(mapped, np.array([[end - 4, end]]), states)
-    assert where == slice(0, 1)
-    assert table.tolist() == [[3 if state == PageState.ANON else 0 for state in range(8)]]
+class Machine:
+    """What the kernel tells of processes, which are known by their places in place of descriptors.
+
+    Args:
+        processes: the mappings of each and the regions that are found there.
+    """
+
+    features = replace(FEATURES, has_pagemap_scan=True)
+
+    def __init__(self, processes: Processes) -> None:
+        self._processes = processes
+
+    def iter_regions(self, pagemap: int, first: int, end: int) -> Iterator[Numbers]:
+        found = as_array(self._processes[pagemap][1])
+        found = found[(found[:, 0] < end) & (found[:, 1] > first)]
+        found[:, :2] = found[:, :2].clip(first, end)
+        if len(found):
+            yield found
+
+    def read_states(
+        self,
+        pagemap: Pagemap,
+        stretches: Stretches,
+        anonymous: Stretches,  # noqa: ARG002
+    ) -> NDArray[np.uint8]:
+        """Say of a page what is not said of those beside it, nor of that of another process."""
+        told = []
+        for number in number_pages(stretches).tolist():
+            place, page = divmod(number, 1 << PROCESS_SHIFT)
+            process = pagemap if isinstance(pagemap, int) else pagemap[place]
+            told.append(self.state_of(process, page))
+        return np.array(told, np.uint8)
+
+    @staticmethod
+    def state_of(process: int, page: int) -> PageState:
+        return list(PageState)[(process * 3 + page) % len(PageState)]
+
+    def count(self, process: int) -> list[list[int]]:
+        """Return what is to be found in a process, page by page."""
+        mapped, found = self._processes[process]
+        categories = {page: each for first, end, each in found for page in range(first, end)}
+        counts = []
+        for first, end, kind in mapped:
+            is_anonymous = np.array([kind == MappingKind.ANONYMOUS])
+            row = [0] * (max(PageState) + 1)
+            for page in range(first, end):
+                state = PageState.ABSENT
+                if page in categories:
+                    [told] = classify_regions(np.array([categories[page]]), is_anonymous)
+                    state = self.state_of(process, page) if told == NOT_TOLD else PageState(told)
+                row[state] += 1
+            counts.append(row)
+        return counts
+
+
+@given(st.lists(st.tuples(rows(), regions()), min_size=1, max_size=4))
+def test_what_is_told_and_what_is_read_is_counted_by_its_mapping(processes: Processes) -> None:
+    """Of one process, and of several at once.
+
+    Seen to fail with what is told taken for anonymous everywhere, and with what is read counted
+    twice.
+    """
+    machine = Machine(processes)
+    with (
+        patch.object(module, "iter_regions", machine.iter_regions),
+        patch.object(module, "_is_inside", lambda *_: True),
+    ):
+        plans = [
+            make_plan(machine, SimpleNamespace(pagemap=number), as_array(mapped))  # type: ignore[arg-type]
+            for number, (mapped, _) in enumerate(processes)
+        ]
+        due = [machine.count(number) for number in range(len(processes))]
+        small = [number for number, plan in enumerate(plans) if plan.whole is not None]
+        together = count_together(machine, [plans[number] for number in small])  # type: ignore[arg-type]
+        assert [counts.tolist() for counts in together] == [due[number] for number in small]
+        alone = [count_mappings(machine, plan, lambda: None).tolist() for plan in plans]  # type: ignore[arg-type]
+        assert alone == due
 
 
 BY_MAPPING = [
@@ -90,10 +169,30 @@ def test_mappings_are_counted_until_enough_has_been_read(
     monkeypatch.setattr(chunks_module, "PAGES_PER_CALL", chunk_pages)
     target = make_target(make_file, ENTRIES, PID)
     reader = Reader(make_file(np.array(FRAMES, "<u8").tobytes()), FEATURES)
-    plan = make_plan(reader, target, number_extents(target.list_extents()))
+    plan = make_plan(reader, target, target.number_mappings())
     counts = count_mappings(reader, plan, lambda: None, most_pages)
     if chunk_pages == 1:
         assert len(counts) == rows
     assert 1 <= len(counts) <= 6
     found = [{state: row[state] for state in PageState if row[state]} for row in counts.tolist()]
     assert found == BY_MAPPING[: len(counts)]
+
+
+@pytest.mark.parametrize("apart_pages", [2, 100])
+def test_what_is_around_many_small_regions_is_read_without_a_look(
+    monkeypatch: pytest.MonkeyPatch, apart_pages: int
+) -> None:
+    """But not where they lie far apart. Seen to fail with that never done, and done everywhere."""
+    monkeypatch.setattr(module, "_MANY_REGIONS", 3)
+    monkeypatch.setattr(module, "_AROUND_PAGES", 16)
+    found = [(page, page + 1, 0) for page in range(0, 3 * apart_pages, apart_pages)]
+    machine = Machine([([(0, 1_000, MappingKind.ANONYMOUS)], found)])
+    monkeypatch.setattr(module, "iter_regions", machine.iter_regions)
+    target = SimpleNamespace(pagemap=0)
+    mapped = as_array([(0, 1_000, MappingKind.ANONYMOUS)])
+    parts = iter(make_plan(machine, target, mapped).parts)  # type: ignore[arg-type]
+    assert next(parts).tolist() == [list(each) for each in found]
+    if apart_pages == 2:
+        assert next(parts).tolist() == [[5, 21, 0]]
+    else:
+        assert list(parts) == []

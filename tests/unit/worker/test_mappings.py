@@ -3,6 +3,7 @@
 
 import mmap
 import os
+import re
 import subprocess
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -15,8 +16,8 @@ from cowdaemon.worker.mappings import (
     MappingKind,
     find_anonymous,
     iter_mappings,
-    list_extents,
     number_extents,
+    number_mappings,
     parse_mapping,
     read_first_address,
 )
@@ -114,17 +115,21 @@ def test_lines_split_over_reads_are_put_together(
     found = list(iter_mappings(make_file(MAPS)))
     assert found == [parse_mapping(line) for line in MAPS.splitlines()]
     assert len(found) == 32
-    assert list_extents(make_file(MAPS)) == extents_of(found)
+    assert number_mappings(make_file(MAPS)).tolist() == number(found)
 
 
-def extents_of(mappings: Iterable[Mapping]) -> list[tuple[int, int, MappingKind]]:
-    return [(each.start_address, each.end_address, each.kind) for each in mappings]
+def number(mappings: Iterable[Mapping]) -> list[list[int]]:
+    """Return first page, page after the last and kind of each, without numpy."""
+    page = mmap.PAGESIZE
+    return [[each.start_address // page, each.end_address // page, each.kind] for each in mappings]
 
 
 @pytest.mark.parametrize(
     "path", [b"", b"[vdso]", b"/carriage\rreturn", b"/a-b r--p", rb"/new\012line"]
 )
-def test_extents_are_those_of_the_mappings(make_file: MakeFile, path: bytes) -> None:
+def test_mappings_that_are_numbered_are_those_that_are_listed(
+    make_file: MakeFile, path: bytes
+) -> None:
     """Of lines of every kind, and of mappings that were joined between two reads."""
     lines = [
         b"%x-%x %b 0000a000 %b    %b\n" % (place, place + 2 * 4096, permissions, file, name)
@@ -134,14 +139,47 @@ def test_extents_are_those_of_the_mappings(make_file: MakeFile, path: bytes) -> 
         for place in [place * 4096]  # each begins inside the one before
     ]
     maps = make_file(b"".join(lines))
-    assert list_extents(maps) == extents_of(iter_mappings(maps))
+    assert number_mappings(maps).tolist() == number(iter_mappings(maps))
     assert read_first_address(maps) == 0
 
 
-@pytest.mark.parametrize("line", [b"\n", b"1000-2000\n", b"1000-2000 r--p 0 08:01 inode /x\n"])
-def test_extents_of_anything_else_raise(make_file: MakeFile, line: bytes) -> None:
+def test_text_that_is_known_is_not_parsed_again(
+    make_file: MakeFile, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """But for that of long lines, which would take memory: their paths may be as long as one likes.
+
+    Seen to fail with every text parsed, and with every text kept.
+    """
+    short = b"1000-2000 r--p 00000000 08:01 7   /known only here\n"
+    long = b"1000-2000 r--p 00000000 08:01 7   /" + b"x" * mmap.PAGESIZE + b"\n"
+    for maps in (short, long):
+        assert number_mappings(make_file(maps)).tolist() == [[1, 2, MappingKind.PRIVATE_FILE]]
+    monkeypatch.setattr(module, "_EXTENT_LINES", re.compile(b"nothing"))
+    assert number_mappings(make_file(short)).tolist() == [[1, 2, MappingKind.PRIVATE_FILE]]
     with pytest.raises(ValueError, match="not lines of"):
-        list_extents(make_file(MAPS + line))
+        number_mappings(make_file(long))
+
+
+def test_list_that_is_not_wanted_ends_before_the_next_read(
+    make_file: MakeFile, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_READ_BYTES", 1_000)
+    asked = []
+
+    def refuse_second() -> None:
+        asked.append(None)
+        if len(asked) == 2:
+            raise InterruptedError
+
+    with pytest.raises(InterruptedError):
+        number_mappings(make_file(MAPS), refuse_second)
+    assert len(asked) == 2
+
+
+@pytest.mark.parametrize("line", [b"\n", b"1000-2000\n", b"1000-2000 r--p 0 08:01 inode /x\n"])
+def test_numbers_of_anything_else_raise(make_file: MakeFile, line: bytes) -> None:
+    with pytest.raises(ValueError, match="not lines of"):
+        number_mappings(make_file(MAPS + line))
 
 
 @pytest.mark.parametrize(
@@ -202,7 +240,7 @@ def test_address_space_that_has_gone_has_no_mappings(
         else:
             os.waitid(os.P_PID, waiting_cat.pid, os.WEXITED | os.WNOWAIT)
         assert list(iter_mappings(maps.fileno())) == []
-        assert list_extents(maps.fileno()) == []
+        assert number_mappings(maps.fileno()).shape == (0, 3)
         assert read_first_address(maps.fileno()) is None
 
 

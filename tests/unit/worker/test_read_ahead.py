@@ -6,9 +6,11 @@ import itertools
 import queue
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from cowdaemon.worker.read_ahead import read_ahead
+from cowdaemon.limits import READING_THREADS
+from cowdaemon.worker.read_ahead import map_ahead, read_ahead
 
 SECONDS = 10.0
 DEPTH = 2
@@ -140,3 +142,49 @@ def test_work_that_was_under_way_is_the_last() -> None:
     closing.join(SECONDS)
     assert is_closed.is_set()
     assert made == [0, 1]
+
+
+def test_work_that_has_begun_is_waited_for_and_no_other_is_begun() -> None:
+    """A thread that was left behind in it would be counted by nobody.
+
+    Seen to fail with no wait, and with what had not begun done all the same.
+    """
+    begun: queue.SimpleQueue[int] = queue.SimpleQueue()
+    may_end = threading.Event()
+
+    def work(number: int) -> int:
+        begun.put(number)
+        if number:
+            assert may_end.wait(SECONDS)
+        return number
+
+    with ThreadPoolExecutor(1) as threads:
+        results = map_ahead(threads, work, range(MANY))
+        assert next(results) == 0
+        assert [begun.get(timeout=SECONDS) for _ in range(2)] == [0, 1]
+        closing = threading.Thread(target=results.close)
+        closing.start()
+        closing.join(WAITING_SECONDS)
+        assert closing.is_alive()
+        may_end.set()
+        closing.join(SECONDS)
+        assert not closing.is_alive()
+    assert begun.empty()
+
+
+def test_thread_that_collects_its_own_work_does_not_wait_for_itself() -> None:
+    """Seen to stand still with the wait unconditional."""
+    may_close, has_closed = threading.Event(), threading.Event()
+
+    def work(number: int) -> None:
+        if number:
+            assert may_close.wait(SECONDS)
+        if number == 1:
+            results.close()
+            has_closed.set()
+
+    with ThreadPoolExecutor(READING_THREADS) as threads:
+        results = map_ahead(threads, work, range(MANY))
+        assert next(results) is None
+        may_close.set()
+        assert has_closed.wait(SECONDS)

@@ -107,12 +107,12 @@ def test_process_that_is_gone_has_no_counts(stub: Any, process: Process) -> None
 def test_process_that_goes_while_it_is_counted(
     stub: Any, process: Process, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    count: Callable[..., Any] = mapping_counts.count_states
+    divide: Callable[..., Any] = mapping_counts.divide_regions
 
-    def count_and_end(*arguments: Any) -> Any:
+    def divide_and_end(*arguments: Any) -> Any:
         process.exit()
-        return count(*arguments)
+        return divide(*arguments)
 
-    monkeypatch.setattr(mapping_counts, "count_states", count_and_end)
+    monkeypatch.setattr(mapping_counts, "divide_regions", divide_and_end)
     assert len(ENTRIES) > 1
     assert refuse(lambda: ask(stub)).info.reason == "PROCESS_GONE"

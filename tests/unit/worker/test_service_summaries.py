@@ -170,6 +170,33 @@ def test_process_that_was_opened_long_ago_is_asked_for_again(
     assert ask(stub) == []
 
 
+def test_threads_that_open_scan_and_count(
+    stub: Any, process: Process, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Several processes are opened ahead of the call, and all are scanned beside it.
+
+    Seen to fail with none opened ahead, with one opened so, and with the scans left to the call.
+    """
+    names: dict[str, set[str]] = {"open": set(), "scan": set(), "count": set()}
+
+    def note(deed: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        def do(*arguments: Any) -> Any:
+            names[deed].add(threading.current_thread().name.partition("_")[0])
+            return function(*arguments)
+
+        return do
+
+    monkeypatch.setattr(process, "open", note("open", process.open))
+    monkeypatch.setattr(summaries, "make_plan", note("scan", summaries.make_plan))
+    monkeypatch.setattr(summaries, "add_up", note("count", summaries.add_up))
+    ask(stub, PID)
+    [call] = names["count"]
+    assert names == {"open": {call}, "scan": {"reading"}, "count": {call}}
+    names["open"].clear()
+    ask(stub, PID, PID)
+    assert names == {"open": {"read-ahead"}, "scan": {"reading"}, "count": {call}}
+
+
 @pytest.mark.parametrize("reason", OF_THE_DAEMON, ids=lambda reason: reason.name)
 def test_failure_of_the_daemon_is_not_passed_over(
     stub: Any, process: Process, reason: Reason

@@ -3,7 +3,7 @@
 
 import os
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -13,7 +13,7 @@ from cowdaemon.worker import chunks as chunks_module
 from cowdaemon.worker import mapping_counts
 from cowdaemon.worker import summaries as module
 from cowdaemon.worker.features import probe_features
-from cowdaemon.worker.mappings import Extent, MappingKind
+from cowdaemon.worker.mappings import MappingKind
 from cowdaemon.worker.page_states import PageState
 from cowdaemon.worker.pagemap import Numbers
 from cowdaemon.worker.reader import Reader
@@ -99,11 +99,11 @@ def reader(make_file: MakeFile) -> Reader:
 def test_summary_is_the_same_in_chunks_of_any_size(
     target: Target, reader: Reader, monkeypatch: pytest.MonkeyPatch, chunk_pages: int, chunks: int
 ) -> None:
-    """And each of several begins with the question whether it is wanted, as does each process."""
+    """Each of several begins with the question whether it is wanted, as do list and scan."""
     monkeypatch.setattr(chunks_module, "PAGES_PER_CALL", chunk_pages)
     asked = []
     assert summarize(reader, target, lambda: asked.append(None)) == SUMMARY
-    assert len(asked) == (1 if chunks == 1 else 1 + chunks)
+    assert len(asked) == (2 if chunks == 1 else 2 + chunks)
 
 
 def test_summary_that_is_not_wanted_ends_before_the_next_chunk(
@@ -126,20 +126,23 @@ SWAPPED_OUT = [0, *[1 << 62 | 0x123 << 5 | 1] * 6]
 """What ENTRIES are not."""
 
 
-@pytest.mark.parametrize("pages_together", [1, 8, 17, 65_536])
+@pytest.mark.parametrize("small_pages", [1, 65_536])
+@pytest.mark.parametrize("mappings_together", [1, 7, 1_000])
 @pytest.mark.parametrize("targets_together", [1, 2, 12])
 def test_processes_that_are_read_together_are_told_apart(
     make_file: MakeFile,
     reader: Reader,
     monkeypatch: pytest.MonkeyPatch,
-    pages_together: int,
+    small_pages: int,
+    mappings_together: int,
     targets_together: int,
 ) -> None:
     """In their order, with those that could not be opened, or are gone.
 
     Seen to fail with the pages of all processes numbered alike.
     """
-    monkeypatch.setattr(module, "PAGES_PER_CALL", pages_together)
+    monkeypatch.setattr(mapping_counts, "SMALL_PAGES", small_pages)
+    monkeypatch.setattr(module, "MAPPINGS_TOGETHER", mappings_together)
     monkeypatch.setattr(module, "TARGETS_TOGETHER", targets_together)
     gone = make_target(make_file, ENTRIES, 4)
     os.ftruncate(gone.pagemap, 0)
@@ -157,6 +160,47 @@ def test_processes_that_are_read_together_are_told_apart(
     assert found == [(0, SUMMARY), (1, None), (2, swapped_out), (3, None), (4, SUMMARY)]
 
 
+@pytest.mark.parametrize(
+    ("mappings_together", "targets_together", "sizes"),
+    [(1_000, 2, [2, 2, 1]), (1, 5, [1, 1, 1, 1, 1]), (7, 5, [2, 2, 1]), (1_000, 9, [5])],
+)
+def test_few_enough_processes_are_listed_before_any_is_told(
+    make_file: MakeFile,
+    reader: Reader,
+    monkeypatch: pytest.MonkeyPatch,
+    mappings_together: int,
+    targets_together: int,
+    sizes: list[int],
+) -> None:
+    """Their number, and that of their mappings, bounds descriptors and memory."""
+    monkeypatch.setattr(module, "MAPPINGS_TOGETHER", mappings_together)
+    monkeypatch.setattr(module, "TARGETS_TOGETHER", targets_together)
+    taken: list[int] = []
+
+    def take() -> Iterator[tuple[int, Target]]:
+        for number in range(5):
+            taken.append(number)
+            yield number, make_target(make_file, ENTRIES, number)
+
+    told = [len(taken) for _ in iter_summaries(reader, take(), lambda: None)]
+    assert told == [
+        sum(sizes[: place + 1]) for place, size in enumerate(sizes) for _ in range(size)
+    ]
+
+
+def test_large_process_is_counted_by_itself(
+    target: Target, reader: Reader, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So the pages of those that are counted together are bounded as well."""
+    wholes = []
+    for small_pages in (8, 7):
+        monkeypatch.setattr(mapping_counts, "SMALL_PAGES", small_pages)
+        plan = mapping_counts.make_plan(reader, target, target.number_mappings())
+        wholes.append(plan.whole)
+    assert wholes[0] is not None
+    assert wholes[1] is None
+
+
 @pytest.mark.parametrize("pages_left", [0, 1, len(ENTRIES) - 1])
 def test_process_that_ends_while_it_is_read_has_no_summary(
     target: Target, reader: Reader, pagemap: int, pages_left: int
@@ -168,13 +212,13 @@ def test_process_that_ends_after_its_last_chunk_has_no_summary(
     target: Target, reader: Reader, pagemap: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whatever was read after the end, and seemed empty, is not told apart."""
-    count = mapping_counts.count_states
+    complete = mapping_counts._complete
 
-    def count_and_end(*arguments: Any) -> tuple[slice, Numbers]:
+    def complete_and_end(*arguments: Any) -> Numbers:
         os.ftruncate(pagemap, 0)
-        return count(*arguments)
+        return complete(*arguments)
 
-    monkeypatch.setattr(mapping_counts, "count_states", count_and_end)
+    monkeypatch.setattr(mapping_counts, "_complete", complete_and_end)
     assert summarize(reader, target, lambda: None) is None
 
 
@@ -186,11 +230,11 @@ def test_process_that_ends_before_it_is_scanned_has_no_summary(make_file: MakeFi
     with subprocess.Popen(["cat"], stdin=subprocess.PIPE) as cat:
 
         class Ending(Target):
-            def list_extents(self) -> list[Extent]:
-                extents = super().list_extents()
+            def number_mappings(self, verify_wanted: Callable[[], None] = print) -> Numbers:
+                mapped = super().number_mappings(verify_wanted)
                 cat.kill()
                 cat.wait()
-                return extents
+                return mapped
 
         _, (pagemap, maps) = open_files(cat.pid)
         reader = Reader(make_file(b""), features)

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Targets are opened, kept for a moment, and never answered for when they have gone."""
 
+import mmap
 import os
 import subprocess
 from collections.abc import Callable, Iterator
@@ -45,14 +46,15 @@ def test_target_is_what_the_opener_opened(play_opener: PlayOpener) -> None:
     assert target.list_mappings()[0].start_address == int(first, 16)
 
 
-def test_extents_are_those_of_the_mappings(
+def test_mappings_are_numbered_as_they_are_listed(
     play_opener: PlayOpener, child: subprocess.Popen[bytes]
 ) -> None:
     target = Targets(play_opener(open_files).remote).open(child.pid)
     mappings = target.list_mappings()
     assert len(mappings) > 1
-    assert target.list_extents() == [
-        (mapping.start_address, mapping.end_address, mapping.kind) for mapping in mappings
+    assert target.number_mappings().tolist() == [
+        [mapping.start_address // mmap.PAGESIZE, mapping.end_address // mmap.PAGESIZE, mapping.kind]
+        for mapping in mappings
     ]
 
 
