@@ -155,15 +155,15 @@ def measure_steps(stage: Stage, rounds: int) -> Mapping[str, Outcome]:
     """Where the time of a page goes: of scattered pages, against those in runs."""
     with scene(stage, "scattered") as reading:
         scattered = profile(reading, rounds, "scattered")
-        windows = {}
+        by_window = {}
         for pages in WINDOWS:
             with mock.patch.object(windows, "WINDOW_PAGES", pages):
                 figures = profile(reading, rounds, f"{pages} together")
                 details = {"words_per_page": reading.count_words()}
-            windows[f"steps-window-{pages}"] = Outcome(figures[ALL], details=details)
+            by_window[f"steps-window-{pages}"] = Outcome(figures[ALL], details=details)
     with scene(stage, "runs") as reading:
         runs = profile(reading, rounds, "in runs")
-    return windows | {
+    return by_window | {
         f"steps-{name}": Outcome(figures, runs[name]) for name, figures in scattered.items()
     }
 
