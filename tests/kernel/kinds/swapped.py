@@ -14,7 +14,6 @@ from kinds.memory import (
     COPY,
     MADV_PAGEOUT,
     PAGE_BYTES,
-    PAGEMAP_PRESENT,
     SWAPPED,
     Described,
     advise,
@@ -22,8 +21,8 @@ from kinds.memory import (
     fill_pages,
     map_pages,
     page_out,
-    read_entries,
     read_page,
+    read_smaps,
     wait_until,
     write_page,
 )
@@ -78,7 +77,8 @@ def make_swapped_shared() -> Described:
 
     def is_out() -> bool:
         advise(shared, 2, MADV_PAGEOUT)
-        return not any(entry & PAGEMAP_PRESENT for entry in read_entries(shared, 2))
+        # It is unmapped at once, and in memory until it is written to the swap space.
+        return read_smaps(shared, "Swap") == 2 * PAGE_BYTES
 
     wait_until(is_out, "the kernel does not page out: is there swap space?")
     return {"pages": describe(shared, ABSENT, ABSENT, mapping="SHARED_FILE")}
