@@ -36,7 +36,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Have what forks come first.
 
     With grpcio 1.51 a child may die in gRPC's fork handler (a mutex of a thread that it has not),
-    one time in some runs, if the process has been a client, as in the client's tests.
+    now and then, if the process has been a client, as in the client's tests.
     """
 
     def forks(item: pytest.Item) -> bool:

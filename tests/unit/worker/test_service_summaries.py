@@ -5,6 +5,7 @@ import logging
 import os
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import grpc
@@ -16,6 +17,7 @@ from cowdaemon.wire import Purpose
 from cowdaemon.worker import summaries, targets
 from cowdaemon.worker.page_states import Bytes, PageState
 from cowdaemon.worker.pagemap import Stretches, count_pages
+from cowdaemon.worker.process_calls import ProcessCalls
 from cowdaemon.worker.reader import Reader
 from cowdaemon.worker.service import PageFlagsService
 from cowdaemon.worker.targets import Target
@@ -168,6 +170,30 @@ def test_process_that_was_opened_long_ago_is_asked_for_again(
     assert process.purposes[:2] == [Purpose.SUMMARY] * 2
     process.refusals = {}
     assert ask(stub) == []
+
+
+def test_whoever_is_asked_for_again_is_still_wanted(
+    make_file: MakeFile, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """To open may take seconds each time: that is progress. Seen to fail without the question."""
+    monkeypatch.setattr(targets, "TARGET_KEPT_SECONDS", -1.0)
+    events: list[tuple[str, str]] = []
+
+    def note(what: str) -> None:
+        events.append((threading.current_thread().name, what))
+
+    class Noting(Process):
+        def open(self, pid: int, purpose: Purpose) -> Target:
+            note("opened")
+            return super().open(pid, purpose)
+
+    reader = Reader(make_file(np.array(FRAMES, "<u8").tobytes()), FEATURES)
+    request = messages.SummarizeProcessesRequest(pids=[PID, PID])
+    with ThreadPoolExecutor(THREADS) as threads:
+        calls = ProcessCalls(Noting(make_file), reader, threads)  # type: ignore[arg-type]
+        assert len(list(calls.summarize_processes(request, lambda: note("wanted")))) == 2
+    here = [what for name, what in events if name == threading.current_thread().name]
+    assert here[-4:] == ["wanted", "opened"] * 2
 
 
 def test_threads_that_open_scan_and_count(
