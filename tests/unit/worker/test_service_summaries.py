@@ -177,23 +177,19 @@ def test_whoever_is_asked_for_again_is_still_wanted(
 ) -> None:
     """To open may take seconds each time: that is progress. Seen to fail without the question."""
     monkeypatch.setattr(targets, "TARGET_KEPT_SECONDS", -1.0)
-    events: list[tuple[str, str]] = []
-
-    def note(what: str) -> None:
-        events.append((threading.current_thread().name, what))
+    events: list[str] = []
 
     class Noting(Process):
         def open(self, pid: int, purpose: Purpose) -> Target:
-            note("opened")
+            events.append("opened")
             return super().open(pid, purpose)
 
     reader = Reader(make_file(np.array(FRAMES, "<u8").tobytes()), FEATURES)
-    request = messages.SummarizeProcessesRequest(pids=[PID, PID])
+    two = messages.SummarizeProcessesRequest(pids=[PID, PID])
     with ThreadPoolExecutor(THREADS) as threads:
         calls = ProcessCalls(Noting(make_file), reader, threads)  # type: ignore[arg-type]
-        assert len(list(calls.summarize_processes(request, lambda: note("wanted")))) == 2
-    here = [what for name, what in events if name == threading.current_thread().name]
-    assert here[-4:] == ["wanted", "opened"] * 2
+        assert len(list(calls.summarize_processes(two, lambda: events.append("wanted")))) == 2
+    assert events[-4:] == ["wanted", "opened"] * 2
 
 
 def test_threads_that_open_scan_and_count(
