@@ -21,8 +21,8 @@ PROTO_PACKAGES := protobuf-compiler protobuf-compiler-grpc
 MAN_PACKAGES := python3-docutils groff-base mandoc
 # systemd-python has no wheels: it is compiled against libsystemd.
 SETUP_PACKAGES := $(RUNTIME_PACKAGES) $(PROTO_PACKAGES) $(MAN_PACKAGES) python3-hypothesis \
-	python3-jsonschema python3-matplotlib python3-pytest python3-venv python3-dev gcc libc6-dev \
-	libsystemd-dev pkg-config
+	python3-jsonschema python3-matplotlib python3-prometheus-client python3-pytest python3-venv \
+	python3-dev gcc libc6-dev libsystemd-dev pkg-config
 # For the examples in other languages, which only `make test` builds, and that of Redis. The package
 # redis-server would start one; redis-tools have the same program.
 EXAMPLE_PACKAGES := g++ libgrpc++-dev libprotobuf-dev nodejs npm redis-tools

@@ -20,7 +20,8 @@ class ForkFigures:
     """What the parents in a group have in common with the children that they forked.
 
     Attributes:
-        shared_bytes: pages that a child and its parent both map, or have swapped out; of each child.
+        shared_bytes: pages that a child and its parent both map, or have swapped out; of each
+            child.
         copied_bytes: pages at whose address the two have one each, because one of them, or both,
             wrote there since the fork; of each child.
     """
