@@ -119,7 +119,8 @@ def test_processes_that_cannot_be_listed_are_a_failure(tmp_path, monkeypatch, ca
     monkeypatch.setattr(_proc, "_PROC", tmp_path / "x")
     assert main(["query", "-C", "x"]) == 1
     assert capsys.readouterr().err == (
-        "cowctl: cannot list processes in /proc: No such file or directory: give a PID instead of -C\n"
+        "cowctl: cannot list processes in /proc: No such file or directory: "
+        "give a PID instead of -C\n"
     )
 
 
