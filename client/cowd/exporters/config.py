@@ -155,18 +155,23 @@ def _parse_group(place: str, table: Mapping[str, object]) -> GroupRule:
     if not isinstance(name, str) or not name:
         raise ConfigError(f"{place} needs a name, such as 'postgres' or '{{unit}}'")
     patterns = {key: _parse_patterns(f"{place}: {key}", table.get(key, [])) for key in _PATTERNS}
-    rule = GroupRule(name, **patterns)
-    try:
-        is_known = rule.placeholders <= set(_PATTERNS)
-        rule.name.format(**dict.fromkeys(_PATTERNS, ""))
-    except (ValueError, LookupError, AttributeError):
-        is_known = False
-    if not is_known:
+    if not _is_template(name):
         raise ConfigError(
             f"{place}: the name {name!r} cannot be read: only {{command}}, {{unit}} and {{cgroup}} "
             "may stand between braces; write {{ for a brace"
         )
-    return rule
+    return GroupRule(name, **patterns)
+
+
+def _is_template(name: str) -> bool:
+    """Whether nothing stands between braces but what a process may be told apart by."""
+    try:
+        return all(
+            field is None or (field in _PATTERNS and not form and not conversion)
+            for _, field, form, conversion in Formatter().parse(name)
+        )
+    except ValueError:
+        return False
 
 
 def _parse_patterns(place: str, value: object) -> tuple[str, ...]:

@@ -85,19 +85,18 @@ class Summaries:
         try:
             self._summarize(together, deadline)
         except TimedOut:
-            # One of those that have no answer keeps the others waiting. Which one is not known: the
-            # daemon works on several.
-            left = [each for each in together if self.ledger[each].not_before <= self._clock()]
-            self._asked_alone.update(left)
-            alone = left + alone
+            # One of those that are left keeps the others waiting: most likely the first, which is
+            # asked last, but the daemon works on several.
+            self._asked_alone.update(together)
+            alone = together[1:] + alone + together[:1]
         for identity in alone:
             try:
                 self._summarize([identity], deadline)
             except TimedOut as error:
                 self._note_failure(identity, error)
 
-    def _summarize(self, identities: Collection[Identity], deadline: float) -> None:
-        """Ask about all of them, in one call, until the deadline.
+    def _summarize(self, identities: list[Identity], deadline: float) -> None:
+        """Ask about all of them, in one call, until the deadline; take those off that are answered.
 
         Raises:
             TimedOut: there was no answer for one of them.
@@ -106,8 +105,8 @@ class Summaries:
         if not identities or self._clock() >= deadline:
             return
         answers = self._client.summarize_processes([each.pid for each in identities])
-        for identity, summary in zip(identities, answers, strict=False):
-            self._note(identity, summary)
+        for summary in answers:
+            self._note(identities.pop(0), summary)
             if self._clock() >= deadline:
                 return  # and the iterator, dropped, ends the call
 
