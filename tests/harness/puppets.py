@@ -8,7 +8,7 @@ import sys
 from typing import NamedTuple
 
 from harness.daemon import ROOT
-from harness.programs import NOBODY, Program
+from harness.programs import NOBODY, Program, User
 
 PUPPET = ROOT / "tests" / "kernel" / "puppet.py"
 
@@ -21,10 +21,15 @@ class Mapped(NamedTuple):
 
 
 class Puppet(Program):
-    """The process; it has one mapping at a time."""
+    """The process; it has one mapping at a time.
 
-    def __init__(self) -> None:
-        super().__init__(NOBODY.command([sys.executable, str(PUPPET)]))
+    Args:
+        user: whose it is.
+        interpreter: of Python, after which the process is named.
+    """
+
+    def __init__(self, user: User = NOBODY, interpreter: str = sys.executable) -> None:
+        super().__init__(user.command([interpreter, str(PUPPET)]))
 
     def map_pages(
         self, place: str | None, pages: int, private: bool = True, populate: bool = False
