@@ -9,7 +9,7 @@ import gc
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
 from types import FrameType
@@ -46,19 +46,25 @@ _OTLP_HINT: Final = (
 
 
 class _Forms(click.Group):
-    """The forms, as commands of a command: in the help, and for the manual page, it is like others.
+    """The forms, as commands of a command. Its help has the examples of them all.
 
     Attributes:
-        columns, tables, examples: as of `Command`.
+        columns, tables: as of `Command`.
     """
 
     columns: Sequence[Column[Any]] = ()
     tables: Final[dict[str, Sequence[Column[Any]]]] = {}
-    examples: Final[dict[str, str]] = {
-        "cowctl export textfile /tmp/cowd.prom": "Figures of the processes that you may see.",
-        "cowctl export prometheus --help": "What one of the forms takes.",
-    }
     format_epilog = Command.format_epilog
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002
+        """Return the names of the forms in the order of this module."""
+        return [*self.commands]
+
+    @property
+    def examples(self) -> Mapping[str, str]:
+        """As of `Command`."""
+        forms = [form for form in self.commands.values() if isinstance(form, Command)]
+        return {line: text for form in forms for line, text in form.examples.items()}
 
 
 @click.group("export", cls=_Forms, no_args_is_help=False)
@@ -93,7 +99,7 @@ _config_option = click.option(
     "prometheus",
     (),
     {
-        "cowctl export prometheus": "Serve http://127.0.0.1:9947/metrics.",
+        "cowctl export prometheus": "Serve `http://127.0.0.1:9947/metrics`.",
         "cowctl export prometheus --listen [::]:9947": "Serve it to every machine that reaches "
         "this one.",
     },
@@ -176,7 +182,7 @@ def _write_textfile(path: str, config: ExportConfig, socket: str | None) -> int:
 @_config_option
 @socket_option
 def _write_influx(execd: bool, config: ExportConfig, socket: str | None) -> int:
-    """Write figures in InfluxDB's line protocol, as Telegraf takes them.
+    """Write figures in InfluxDB's line protocol, for Telegraf.
 
     Once; nothing is written if the daemon cannot be reached, and the exit status is 3. With --execd
     it goes on until its input ends, also while the daemon is away: the field up is 0 then.
@@ -209,7 +215,7 @@ def _parse_endpoint(ctx: click.Context, param: click.Parameter, text: str | None
     (),
     {
         "cowctl export otlp": "Send to a collector on this machine, every minute.",
-        "cowctl export otlp --endpoint https://collector.example.org:4317 --interval 30": "Send to "
+        "cowctl export otlp --endpoint https://otel.lan:4317 --interval 30": "Send to "
         "another one, twice a minute.",
     },
 )
@@ -218,7 +224,7 @@ def _parse_endpoint(ctx: click.Context, param: click.Parameter, text: str | None
     metavar="URL",
     callback=_parse_endpoint,
     help="Where the collector listens for OTLP over gRPC. Default: OTEL_EXPORTER_OTLP_ENDPOINT, or "
-    "http://localhost:4317.",
+    "`http://localhost:4317`.",
 )
 @click.option(
     "--interval",

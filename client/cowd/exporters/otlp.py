@@ -108,7 +108,7 @@ def make_metrics(scrape: Scrape, started_ns: int) -> Sequence[Metric]:
     if scrape.statistics:
         daemon_started_ns = _count_ns(scrape.statistics.start_time_seconds)
         metrics += _Maker(daemon_started_ns, now_ns).iter_statistics(scrape.statistics)
-    return metrics
+    return [metric for metric in metrics if metric.data.data_points]
 
 
 def _count_ns(time_seconds: float) -> int:
