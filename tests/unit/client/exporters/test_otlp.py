@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What an OpenTelemetry collector gets; this one is made of OpenTelemetry's own contract."""
 
-from concurrent import futures
+from contextlib import ExitStack, closing
 
 import grpc
 import pytest
@@ -9,88 +9,49 @@ from cowd.exporters.figures import STATES
 from unit.client.exporters.made_up import DOWN, SCRAPE, STATISTICS
 
 pytestmark = pytest.mark.pypi
-pytest.importorskip("opentelemetry.sdk", reason="no opentelemetry-sdk: Debian lacks it")
-pytest.importorskip("opentelemetry.proto", reason="no opentelemetry-proto: Debian lacks it")
-
-from cowd.exporters.otlp import Sender  # noqa: E402
-from opentelemetry.proto.collector.metrics.v1 import (  # noqa: E402
-    metrics_service_pb2,
-    metrics_service_pb2_grpc,
-)
 
 CUMULATIVE = 2
 STARTED_NS = 1_700_000_000_500_000_000
 NOW_NS = 1_700_003_600_250_000_000
 
 
-class Receiver(metrics_service_pb2_grpc.MetricsServiceServicer):
-    """A collector that keeps what it gets.
+@pytest.fixture
+def otlp():
+    """Return what there is to read what came, where OpenTelemetry's contract is installed."""
+    pytest.importorskip("opentelemetry.proto", reason="no opentelemetry-proto: Debian lacks it")
+    from harness import otlp_receiver
 
-    Attributes:
-        requests: what came.
-        metadata: of the last request.
-        refusal: status that it answers with instead, if any.
-    """
-
-    def __init__(self):
-        self.requests = []
-        self.metadata = {}
-        self.refusal = None
-
-    def Export(self, request, context):  # noqa: N802 (a name of the contract)
-        self.metadata = dict(context.invocation_metadata())
-        if self.refusal:
-            context.abort(self.refusal, "not now")
-        self.requests.append(request)
-        return metrics_service_pb2.ExportMetricsServiceResponse()
+    return otlp_receiver
 
 
 @pytest.fixture
-def receiver():
-    return Receiver()
+def receiver(otlp):
+    return otlp.Receiver()
 
 
 @pytest.fixture
 def endpoint(receiver):
-    with futures.ThreadPoolExecutor(2) as threads:
-        server = grpc.server(threads, options=[("grpc.so_reuseport", 0)])
-        metrics_service_pb2_grpc.add_MetricsServiceServicer_to_server(receiver, server)
-        port = server.add_insecure_port("127.0.0.1:0")
-        server.start()
-        yield f"http://127.0.0.1:{port}"
-        server.stop(None).wait()
+    with receiver.listening() as url:
+        yield url
 
 
 @pytest.fixture
-def sender(endpoint):
-    sender = Sender(endpoint, 20.0)
-    yield sender
-    sender.close()
+def make_sender():
+    """Return a function that makes a Sender; imported here, as Debian lacks what it needs."""
+    pytest.importorskip("opentelemetry.sdk", reason="no opentelemetry-sdk: Debian lacks it")
+    from cowd.exporters.otlp import Sender
+
+    with ExitStack() as senders:
+        yield lambda *arguments: senders.enter_context(closing(Sender(*arguments)))
 
 
-def read_attributes(attributes):
-    return tuple(sorted((each.key, each.value.string_value) for each in attributes))
+@pytest.fixture
+def sender(make_sender, endpoint):
+    return make_sender(endpoint, 20.0)
 
 
-def read_metrics(request):
-    """Return the metrics of a request by name."""
-    [resource] = request.resource_metrics
-    [scope] = resource.scope_metrics
-    assert scope.scope.name == "cowd"
-    metrics = {each.name: each for each in scope.metrics}
-    assert len(metrics) == len(scope.metrics)
-    return metrics
-
-
-def read_values(metric):
-    """Return the values of a metric by attributes."""
-    points = getattr(metric, metric.WhichOneof("data")).data_points
-    values = {
-        read_attributes(each.attributes): getattr(each, each.WhichOneof("value")) for each in points
-    }
-    assert len(values) == len(points)
-    assert all(each.time_unix_nano == NOW_NS for each in points)
-    return values
+def list_points(metric):
+    return getattr(metric, metric.WhichOneof("data")).data_points
 
 
 def is_counter(metric):
@@ -101,10 +62,9 @@ def is_counter(metric):
     return metric.sum.is_monotonic
 
 
-def test_a_collector_gets_the_same_figures(sender, receiver):
+def test_a_collector_gets_the_same_figures(sender, receiver, otlp):
     assert sender.send(SCRAPE) is None
-    [request] = receiver.requests
-    metrics = read_metrics(request)
+    metrics = otlp.read_metrics(receiver.take())
     named = [((("cowd.group", group.group),), group) for group in SCRAPE.groups]
     forked = [(name, group.fork) for name, group in named if group.fork]
     expected = {
@@ -153,16 +113,18 @@ def test_a_collector_gets_the_same_figures(sender, receiver):
     }
     durations = metrics.pop("cowd.server.request.duration")
     assert {
-        name: (is_counter(metric), metric.unit, read_values(metric))
+        name: (is_counter(metric), metric.unit, otlp.read_values(metric))
         for name, metric in metrics.items()
     } == expected
+    points = [each for metric in metrics.values() for each in list_points(metric)]
+    assert {each.time_unix_nano for each in points} == {NOW_NS}
     assert all(metric.description for metric in metrics.values())
     [point] = metrics["cowd.server.pages_read"].sum.data_points
     assert point.start_time_unix_nano == STARTED_NS
     assert durations.unit == "s"
     assert durations.histogram.aggregation_temporality == CUMULATIVE
     [point] = durations.histogram.data_points
-    assert read_attributes(point.attributes) == (("rpc.method", "SummarizeProcesses"),)
+    assert otlp.read_attributes(point.attributes) == (("rpc.method", "SummarizeProcesses"),)
     assert [*point.bucket_counts] == [5, 60, 10, 1]
     assert [*point.explicit_bounds] == [0.001, 0.01, 1.0]
     assert (point.count, point.sum) == (76, 2.75)
@@ -171,24 +133,25 @@ def test_a_collector_gets_the_same_figures(sender, receiver):
     assert not point.HasField("max")
 
 
-def test_a_group_that_is_gone_is_told_no_more(sender, receiver):
+def test_a_group_that_is_gone_is_told_no_more(sender, receiver, otlp):
     assert sender.send(SCRAPE) is None
     assert sender.send(DOWN) is None
-    metrics = read_metrics(receiver.requests[1])
-    assert read_values(metrics["cowd.up"]) == {(): 0}
+    receiver.take()
+    metrics = otlp.read_metrics(receiver.take())
+    assert otlp.read_values(metrics["cowd.up"]) == {(): 0}
     assert set(metrics) == {"cowd.up", "cowd.scrape.duration", "cowd.scrape.groups_left_out"}
 
 
-def test_what_opentelemetry_lets_people_set_is_heeded(endpoint, receiver, monkeypatch):
+def test_what_opentelemetry_lets_people_set_is_heeded(
+    make_sender, endpoint, receiver, otlp, monkeypatch
+):
     monkeypatch.setenv("OTEL_SERVICE_NAME", "cowd-of-shop")
     monkeypatch.setenv("OTEL_RESOURCE_ATTRIBUTES", "deployment.environment.name=test")
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_HEADERS", "x-token=abc")
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", endpoint)
-    sender = Sender(None, 20.0)
-    assert sender.send(SCRAPE) is None
-    sender.close()
-    [resource] = receiver.requests[0].resource_metrics
-    told = dict(read_attributes(resource.resource.attributes))
+    assert make_sender(None, 20.0).send(SCRAPE) is None
+    [resource] = receiver.take().resource_metrics
+    told = dict(otlp.read_attributes(resource.resource.attributes))
     assert told["service.name"] == "cowd-of-shop"
     assert told["deployment.environment.name"] == "test"
     assert told["host.name"]
@@ -202,13 +165,12 @@ def test_a_collector_that_refuses_is_an_answer_and_the_next_is_sent(sender, rece
     assert "not now" in why
     receiver.refusal = None
     assert sender.send(SCRAPE) is None
-    assert len(receiver.requests) == 1
+    assert receiver.take()
     assert capsys.readouterr() == ("", "")
 
 
-def test_a_collector_that_is_not_there_is_given_up_in_time(free_port, capsys):
-    sender = Sender(f"http://127.0.0.1:{free_port}", 0.5)
+def test_a_collector_that_is_not_there_is_given_up_in_time(make_sender, free_port, capsys):
+    sender = make_sender(f"http://127.0.0.1:{free_port}", 0.5)
     why = sender.send(SCRAPE)
-    sender.close()
     assert why.startswith("the collector does not take figures: ")
     assert capsys.readouterr() == ("", "")
