@@ -14,7 +14,7 @@ import os
 import re
 import sys
 import textwrap
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 from importlib import import_module
 from pathlib import Path
@@ -169,25 +169,47 @@ def find_command(page: str) -> click.Context:
     return click.Context(command, parent=root, info_name=name)
 
 
+def find_form(context: click.Context, name: str) -> click.Context:
+    """Return the context of a command's own command of that name; of itself for ""."""
+    if not name:
+        return context
+    assert isinstance(context.command, click.Group)  # noqa: S101
+    return click.Context(context.command.commands[name], parent=context, info_name=name)
+
+
 def list_command_blocks(context: click.Context) -> dict[str, Callable[[str], Iterable[str]]]:
-    """Return what the placeholders of a command's page stand for."""
+    """Return what the placeholders of a command's page stand for.
+
+    With a name, synopsis, description and options are those of the command's own command.
+    """
     command = context.command
     name = context.command_path.replace(" ", "-")
-    paragraphs = inspect.cleandoc(command.help or "").split("\n\n")
-    summary = paragraphs[0][0].lower() + paragraphs[0][1:].rstrip(".")
+    summary = split_help(command)[0]
+    summary = summary[0].lower() + summary[1:].rstrip(".")
     return {
         "title": lambda _: iter_title(name, "1", summary),
-        "synopsis": lambda _: [
-            f"**{context.command_path}** {mark(' '.join(command.collect_usage_pieces(context)))}"
+        "synopsis": lambda form: iter_synopsis(find_form(context, form)),
+        "description": lambda form: [
+            "\n\n".join(wrap(mark(each)) for each in split_help(find_form(context, form).command))
         ],
-        "description": lambda _: ["\n\n".join(wrap(mark(each)) for each in paragraphs)],
-        "options": lambda _: iter_options(context),
+        "options": lambda form: iter_options(find_form(context, form)),
         "columns": lambda option: iter_columns(command, option),
         "json": lambda _: iter_json(command),
         "examples": lambda _: iter_examples(command),
         "commands": lambda _: iter_commands(context),
         "exit-statuses": lambda _: iter_exit_statuses(),
     }
+
+
+def split_help(command: click.Command) -> list[str]:
+    """Return the paragraphs of a command's help."""
+    return inspect.cleandoc(command.help or "").split("\n\n")
+
+
+def iter_synopsis(context: click.Context) -> Iterator[str]:
+    """Yield the usage of a command."""
+    usage = " ".join(context.command.collect_usage_pieces(context))
+    yield f"**{context.command_path}** {mark(usage)}"
 
 
 def iter_options(context: click.Context) -> Iterator[str]:
@@ -241,8 +263,8 @@ def iter_json(command: click.Command) -> Iterator[str]:
 
 def iter_examples(command: click.Command) -> Iterator[str]:
     """Yield every example with what it does."""
-    assert isinstance(command, Command)  # noqa: S101
-    for line, text in command.examples.items():
+    examples: Mapping[str, str] = getattr(command, "examples")  # noqa: B009 (of two classes)
+    for line, text in examples.items():
         yield from (wrap(f"{escape(text.rstrip('.'))}::"), "", f"    $ {line}", "")
 
 

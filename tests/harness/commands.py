@@ -16,11 +16,15 @@ def _make_contexts() -> dict[str, click.Context]:
         command = cowctl.get_command(root, name)
         assert command
         contexts[name] = click.Context(command, parent=root, info_name=name)
+        if isinstance(command, click.Group):
+            for form, each in command.commands.items():
+                own = click.Context(each, parent=contexts[name], info_name=form)
+                contexts[f"{name} {form}"] = own
     return contexts
 
 
 COMMANDS: Final = _make_contexts()
-"""cowctl itself, and each of its commands, in a context of their own."""
+"""cowctl itself, each of its commands, and each of theirs, in a context of their own."""
 
 
 def list_options(name: str) -> list[click.Option]:

@@ -49,6 +49,9 @@ WALLS = {
     "daemon": STANDARD | SHARED | {"cowdaemon.config_document"},
     # typing_extensions is for type checkers alone; matplotlib for one command, where it is there.
     "client/cowd/cli/drawing.py": STANDARD | {"cowd", "matplotlib"},
+    # What exports in a form of somebody else's, by their library.
+    "client/cowd/exporters/prometheus.py": STANDARD | {"cowd", "prometheus_client"},
+    "client/cowd/exporters/otlp.py": STANDARD | {"cowd", "opentelemetry"},
     "client": STANDARD
     | MESSAGES
     | {"cowd", "click", "grpc", "importlib", "numpy", "rich", "typing_extensions"},

@@ -43,6 +43,7 @@ _COMMANDS: Final = (
     "doctor",
     "explain",
     "demo",
+    "export",
     "completion",
 )
 

@@ -61,9 +61,11 @@ def parse(shell, text):
 @pytest.mark.parametrize("shell", SHELLS)
 def test_commands_are_completed(complete, shell):
     found = complete("cowctl ", shell)
-    assert set(found) == set(COMMANDS) - {"cowctl"}
+    assert set(found) == {name for name in COMMANDS if " " not in name} - {"cowctl"}
     assert shell == "bash" or found["status"].startswith("Show whether the daemon is there")
-    assert set(complete("cowctl exp", shell)) == {"explain"}
+    assert set(complete("cowctl exp", shell)) == {"explain", "export"}
+    forms = {"prometheus", "textfile", "influx", "otlp"}
+    assert set(complete("cowctl export ", shell)) == forms
 
 
 @pytest.mark.parametrize("name", COMMANDS)
@@ -83,7 +85,7 @@ def test_every_choice_is_completed(complete, name):
             option = f"{max(each.opts, key=len)} " if isinstance(each, click.Option) else ""
             assert set(complete(f"cowctl {name} {option}")) == set(each.type.choices)
             choices += 1
-    assert choices >= (name != "cowctl")
+    assert choices or not get_columns(name)  # --color
 
 
 @pytest.mark.parametrize("name", [name for name in COMMANDS if get_columns(name)])
