@@ -11,6 +11,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from types import FrameType
 from typing import Any, Final
@@ -277,7 +278,9 @@ def _importing(hint: str) -> Iterator[None]:
 
 
 def _scrape_once(config: ExportConfig, socket: str | None) -> Scrape:
-    with closing(open_scraper(config, socket)) as scraper:
+    # Nothing is left for a next time, so it is bounded by its time alone: those that it always left
+    # out would be the same ones.
+    with closing(open_scraper(replace(config, pages_per_second=0), socket)) as scraper:
         return scraper.scrape()
 
 
