@@ -145,9 +145,8 @@ def read_smaps(pid: int) -> Figures:
         first, *rest = line.split()
         if not first.endswith(":"):
             is_private_file = rest[0].endswith("p") and rest[3] != "0"
-            is_counted = rest[4:] != ["[vsyscall]"]
         elif first == "Size:":
-            size += is_counted * int(rest[0]) * 1024
+            size += int(rest[0]) * 1024
         elif first == "Anonymous:":
             anon += int(rest[0]) * 1024
             copied += is_private_file * int(rest[0]) * 1024
