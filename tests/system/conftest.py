@@ -28,7 +28,7 @@ def pytest_runtest_makereport(item: pytest.Function) -> Iterator[None]:
     outcome = yield
     report = outcome.get_result()  # type: ignore[attr-defined]
     if report.failed and report.when == "call":
-        for name in {"bare_machine", "machine"} & set(item.funcargs):
+        for name in {"bare_machine", "machine", "monitored"} & set(item.funcargs):
             log = item.funcargs[name].log()
             report.sections.append((f"journal of the {name.replace('_', ' ')}", log))
 

@@ -11,9 +11,10 @@ import pytest
 from system.conftest import install
 from system.machine import CONFIG, PACKAGES, SOCKET, Machine
 from system.trees import RELEASES
-from system.units import ACTIVE, SERVICE, SOCKET_UNIT, read_state
+from system.units import ACTIVE, EXPORTER, SERVICE, SOCKET_UNIT, read_state
 
-OURS = ("cowctl", "cowd", "python3-cowd")
+OURS = ("cowctl", "cowd", "cowd-exporter", "python3-cowd")
+USERS = {"cowd", "cowd-exporter"}
 NEWER = "/root/newer"
 CHANGE = "# The administrator was here.\n"
 LOOK = "find / /run /tmp /dev/shm -xdev -printf '%M %u %g %p %l\\n'"
@@ -83,29 +84,32 @@ def test_one_command_installs_it(bare_machine: Machine) -> None:
     assert "8 of 8 answers are right." in demo.stdout
     assert demo.stderr == ""
     assert read_state(machine) == ACTIVE
-    assert machine.run("systemctl", "is-enabled", SOCKET_UNIT).stdout == "enabled\n"
+    assert read_state(machine, EXPORTER) == ACTIVE
+    for unit in SOCKET_UNIT, EXPORTER:
+        assert machine.run("systemctl", "is-enabled", unit).stdout == "enabled\n"
     assert machine.run("systemctl", "--failed", "--no-legend").stdout == ""
     for path, kind, mode in (
         (SOCKET, stat.S_IFSOCK, 0o666),
         ("/run/cowd", stat.S_IFDIR, 0o755),
         ("/etc/cowd", stat.S_IFDIR, 0o755),
         (CONFIG, stat.S_IFREG, 0o644),
+        ("/etc/cowd/exporter.toml", stat.S_IFREG, 0o644),
         ("/usr/sbin/cowd", stat.S_IFREG, 0o755),
         ("/usr/bin/cowctl", stat.S_IFREG, 0o755),
     ):
         found = machine.path(path).stat()
         assert (stat.S_IFMT(found.st_mode), stat.S_IMODE(found.st_mode)) == (kind, mode), path
         assert (found.st_uid, found.st_gid) == (0, 0), path
-    verified = machine.run("systemd-analyze", "verify", "--man=no", SERVICE, SOCKET_UNIT)
+    verified = machine.run("systemd-analyze", "verify", "--man=no", SERVICE, SOCKET_UNIT, EXPORTER)
     assert verified.stdout + verified.stderr == ""
-    warnings = machine.read_journal(f"UNIT={SERVICE}", "PRIORITY=4")
-    assert warnings == []
+    for unit in SERVICE, EXPORTER:
+        assert machine.read_journal(f"UNIT={unit}", "PRIORITY=4") == []
 
 
 def test_removal_and_purge_leave_nothing(
     bare_machine: Machine, packages: list[Path], tmp_path: Path
 ) -> None:
-    """But the locked user. A setting of the administrator's outlives all but the purge.
+    """But the locked users. A setting of the administrator's outlives all but the purge.
 
     Seen to fail without the package's postrm, and without its conffiles.
     """
@@ -128,19 +132,20 @@ def test_removal_and_purge_leave_nothing(
     newer = machine.path(NEWER)
     newer.mkdir()
     version = make_newer(packages, tmp_path, newer)
-    pid = machine.main_pid()
+    pids = [machine.main_pid(unit) for unit in (SERVICE, EXPORTER)]
     machine.run("sh", "-c", f"apt install --yes {NEWER}/*.deb")
     shown = machine.run("dpkg-query", "--show", "--showformat=${Version}\n", *OURS).stdout
     assert shown.split() == [version] * len(OURS)
-    assert read_state(machine) == ACTIVE
-    assert machine.main_pid() != pid
+    for unit, pid in zip((SERVICE, EXPORTER), pids, strict=True):
+        assert read_state(machine, unit) == ACTIVE
+        assert machine.main_pid(unit) != pid
     assert config.read_text().endswith(CHANGE)
     machine.run("cowctl", "demo", user="alice")
 
     machine.run("apt", "remove", "--yes", *OURS)
     assert not machine.path(SOCKET).exists()
     # Their files are gone, and systemd has forgotten about them.
-    for unit in SERVICE, SOCKET_UNIT:
+    for unit in SERVICE, SOCKET_UNIT, EXPORTER:
         assert machine.show(unit, "LoadState", "ActiveState") == {
             "LoadState": "not-found",
             "ActiveState": "inactive",
@@ -151,9 +156,10 @@ def test_removal_and_purge_leave_nothing(
     assert sorted(look(machine) ^ files) == []
     left = read_accounts(machine) - accounts
     assert accounts <= read_accounts(machine)
-    assert {line.split(":")[1] for line in left} == {"cowd"}, left
-    shadow = machine.run("getent", "shadow", "cowd").stdout.split(":")[1]
-    assert shadow.startswith("!")
+    assert {line.split(":")[1] for line in left} == USERS, left
+    for user in USERS:
+        shadow = machine.run("getent", "shadow", user).stdout.split(":")[1]
+        assert shadow.startswith("!")
 
 
 def test_upgrade_does_not_lose_calls(

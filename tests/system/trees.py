@@ -24,7 +24,7 @@ from harness.daemon import ROOT
 TREES = ROOT / "build" / "trees"
 CONTENT = ("dbus", "systemd", "systemd-sysv")
 """Beside apt and what is essential."""
-CACHED = ("autopkgtest",)
+CACHED = ("autopkgtest", "prometheus", "prometheus-node-exporter")
 """Downloaded, beside what our packages depend on or recommend: tests install it."""
 DOWNLOAD = "apt-get --quiet --yes --download-only install"
 DEPENDENCIES = ("Pre-Depends", "Depends", "Recommends")

@@ -6,6 +6,7 @@ from typing import NamedTuple
 from system.machine import Machine, Record
 
 SERVICE, SOCKET_UNIT = "cowd.service", "cowd.socket"
+EXPORTER = "cowd-exporter.service"
 STARTED = "39f53479d3a045ac8e11786248231fbf"
 SUCCEEDED = "7ad2d189f7e94e70a38c781354912448"
 """It has ended, and well."""

@@ -5,7 +5,7 @@ import ast
 import re
 import sys
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import cowd
@@ -24,27 +24,35 @@ OF_MODULES = {
     "grpc": "python3-grpcio",
     "matplotlib": "python3-matplotlib",
     "numpy": "python3-numpy",
+    "prometheus_client": "python3-prometheus-client",
     "rich": "python3-rich",
     "systemd": "python3-systemd",
 }
 OF_DISTRIBUTIONS = {"systemd-python": "python3-systemd"}
 FOR_TYPE_CHECKERS = {"typing_extensions"}
+NOT_IN_DEBIAN = {"opentelemetry"}
 NO_PYTHON = {"libseccomp2", "passwd"}
 
-# A folder of ours, what is in another package than the rest, and the package that has it.
-PLACES = [
-    ("daemon/cowdaemon", None, "cowd"),
-    ("client/cowd", "client/cowd/cli", "python3-cowd"),
-    ("client/cowd/cli", None, "cowctl"),
-    ("proto/cowproto", None, "python3-cowd"),
-]
+# By package: folders of ours, and what of them is in another package.
+PLACES = {
+    "cowd": (["daemon/cowdaemon"], []),
+    "python3-cowd": (
+        ["client/cowd", "proto/cowproto"],
+        ["client/cowd/cli", "client/cowd/exporters"],
+    ),
+    "cowctl": (["client/cowd/cli", "client/cowd/exporters"], []),
+}
+OURS = {*PLACES, "cowd-exporter"}
+# What cowctl imports when it is first needed: it says so if that is missing.
+FIRST_NEEDED = ("plot", "prometheus")
+EXTRAS = ("daemon", *FIRST_NEEDED)
 
 
 def read_project() -> dict[str, dict[str, str]]:
     """Return what pyproject.toml asks for, by extra ("" for none): Debian's name and the floor."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     asked = {"": project["dependencies"]}
-    asked |= {extra: project["optional-dependencies"][extra] for extra in ("daemon", "plot")}
+    asked |= {extra: project["optional-dependencies"][extra] for extra in EXTRAS}
     return {extra: dict(map(parse_requirement, lines)) for extra, lines in asked.items()}
 
 
@@ -83,10 +91,10 @@ SUGGESTS = {
 }
 
 
-def iter_imported(folder: str, without: str | None) -> Iterator[str]:
-    """Yield the modules outside of the standard library that a folder of ours imports."""
-    for path in (ROOT / folder).rglob("*.py"):
-        if without and path.is_relative_to(ROOT / without):
+def iter_imported(folders: Sequence[str], without: Sequence[str]) -> Iterator[str]:
+    """Yield the modules outside of the standard library that folders of ours import."""
+    for path in (path for folder in folders for path in (ROOT / folder).rglob("*.py")):
+        if any(path.is_relative_to(ROOT / folder) for folder in without):
             continue
         for node in ast.walk(ast.parse(path.read_bytes())):
             names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
@@ -94,17 +102,22 @@ def iter_imported(folder: str, without: str | None) -> Iterator[str]:
             yield from (name.split(".")[0] for name in names)
 
 
-@pytest.mark.parametrize(("folder", "without", "package"), PLACES)
-def test_a_package_depends_on_what_its_modules_import(
-    folder: str, without: str | None, package: str
-) -> None:
-    imported = set(iter_imported(folder, without)) - set(sys.stdlib_module_names)
-    imported -= {Path(folder).name, *FOR_TYPE_CHECKERS}
+@pytest.mark.parametrize("package", PLACES)
+def test_a_package_depends_on_what_its_modules_import(package: str) -> None:
+    folders, without = PLACES[package]
+    imported = set(iter_imported(folders, without)) - set(sys.stdlib_module_names)
+    imported -= {"cowdaemon", *FOR_TYPE_CHECKERS, *NOT_IN_DEBIAN}
     needed = {OF_MODULES[name] for name in imported} - {package}
-    if package == "cowctl":  # One command can do without, and says so.
-        assert needed & set(SUGGESTS[package]) == set(read_project()["plot"])
-        needed -= set(SUGGESTS[package])
+    if package == "cowctl":
+        project = read_project()
+        late = {name for extra in FIRST_NEEDED for name in project[extra]}
+        assert needed & set(SUGGESTS[package]) == late
+        needed -= late
     assert needed <= set(DEPENDS[package])
+
+
+def test_the_exporter_depends_on_what_its_command_imports_late() -> None:
+    assert read_project()["prometheus"].items() <= DEPENDS["cowd-exporter"].items()
 
 
 def test_the_library_depends_on_all_that_its_metadata_names() -> None:
@@ -113,9 +126,9 @@ def test_the_library_depends_on_all_that_its_metadata_names() -> None:
 
 def test_least_versions_are_those_of_pyproject() -> None:
     project = {name: floor for asked in read_project().values() for name, floor in asked.items()}
-    for package in ("cowd", "cowctl"):
+    for package in OURS - {"python3-cowd"}:
         asked = {name: floor for name, floor in DEPENDS[package].items() if name not in NO_PYTHON}
-        assert asked.pop("python3-cowd") == "${binary:Version}"
+        assert {asked.pop(name) for name in OURS & set(asked)} == {"${binary:Version}"}
         asked |= {name: floor for name, floor in SUGGESTS[package].items() if name in project}
         assert asked == {name: project[name] for name in asked}
 
@@ -127,10 +140,12 @@ def test_the_build_needs_the_same_backend() -> None:
 
 
 def test_make_installs_what_the_packages_depend_on() -> None:
+    """And for the exporter, which `make demo` does without, where the tests are set up."""
     makefile = (ROOT / "Makefile").read_text().replace("\\\n", " ")
-    [names] = re.findall(r"^RUNTIME_PACKAGES := (.*)", makefile, re.MULTILINE)
-    depended = {name for relations in DEPENDS.values() for name in relations}
-    assert set(names.split()) == depended - {"passwd", "python3-cowd"}
+    made = dict(re.findall(r"^([A-Z]+)_PACKAGES := (.*)", makefile, re.MULTILINE))
+    depended = {name for package in PLACES for name in DEPENDS[package]}
+    assert set(made["RUNTIME"].split()) == depended - {"passwd"} - OURS
+    assert set(DEPENDS["cowd-exporter"]) - OURS <= set(made["SETUP"].split())
 
 
 def test_python_has_the_same_least_version() -> None:
