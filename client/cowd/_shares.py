@@ -65,6 +65,11 @@ class Shares:
         """All of them."""
         return sum(_list_shares(self))
 
+    @property
+    def copied(self) -> int:
+        """Where each has its own, whoever wrote."""
+        return self.copied_by_child + self.copied_by_parent + self.both + self.different
+
 
 _list_shares: Final = attrgetter(*Shares.__slots__)
 

@@ -7,13 +7,21 @@ nobody but root. A process that ends while it is looked at is left out.
 
 import os
 import sys
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
-from functools import lru_cache, partial
+from functools import lru_cache
 from typing import Final, NamedTuple
 
 import click
 
+from cowd._proc import (
+    iter_directories,
+    open_directory,
+    read_arguments,
+    read_beginning,
+    read_commands,
+    read_status,
+)
 from cowd.cli.text import (
     MESSAGE_PREFIX,
     cut_text,
@@ -33,9 +41,6 @@ __all__ = [
     "read_names",
 ]
 
-_PROC: Final = "/proc"
-_LONGEST_COMM_BYTES: Final = 15  # TASK_COMM_LEN - 1, include/linux/sched.h
-_BEGINNING_BYTES: Final = 4096
 _MOST_LISTED: Final = 20
 """Of several matches: a person looks for one, and a page is what they can look at."""
 
@@ -100,10 +105,9 @@ def iter_inspectable() -> Iterator[tuple[int, str]]:
     with suppress(click.ClickException):
         for pid, directory in _iter_directories():
             try:
-                uids = _read_status(directory, b"Uid").split()
-                is_own = uids and uid in (0, int(uids[1]))
-                if is_own and _read_status(directory, b"VmSize"):
-                    yield pid, decode_path(_read_beginning(directory, "comm").removesuffix(b"\n"))
+                status = read_status(directory)
+                if b"VmSize" in status and uid in (0, _find_uid(status)):
+                    yield pid, decode_path(read_beginning(directory, "comm").removesuffix(b"\n"))
             finally:
                 os.close(directory)
 
@@ -121,10 +125,10 @@ def iter_pids(names: Collection[str], uids: Collection[int]) -> Iterator[int]:
     encoded = [os.fsencode(name) for name in names]
     for pid, directory in _iter_directories():
         try:
-            is_named = not encoded or any(_has_name(directory, name) for name in encoded)
-            if not is_named or not _read_status(directory, b"VmSize"):
+            if encoded and not any(_has_name(directory, name) for name in encoded):
                 continue
-            if not uids or _read_uid(directory) in uids:
+            status = read_status(directory)
+            if b"VmSize" in status and (not uids or _find_uid(status) in uids):
                 yield pid
         finally:
             os.close(directory)
@@ -149,11 +153,12 @@ def find_uid(user: str) -> int:
 def read_names(pid: int) -> tuple[str | None, str | None]:
     """Return the user and the command of a process; None for what cannot be read any more."""
     try:
-        directory = os.open(f"{_PROC}/{pid}", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        directory = open_directory(pid)
     except OSError:
         return None, None
     try:
-        uid, comm = _read_uid(directory), _read_beginning(directory, "comm")
+        uid = _find_uid(read_status(directory))
+        comm = read_beginning(directory, "comm")
     finally:
         os.close(directory)
     return (
@@ -178,7 +183,7 @@ def _list_pids(name: bytes) -> frozenset[int]:
 
 def _read_parent(process: NamedProcess) -> int:
     """Return the pid of a process's parent; 0 if it has none, or has gone."""
-    return int(_read_status(process.directory, b"PPid") or 0)
+    return int(read_status(process.directory).get(b"PPid", 0))
 
 
 def _iter_processes(name: bytes) -> Iterator[NamedProcess]:
@@ -201,60 +206,21 @@ def _iter_directories() -> Iterator[tuple[int, int]]:
         click.ClickException: processes cannot be listed.
     """
     try:
-        pids = sorted(int(entry) for entry in os.listdir(_PROC) if entry.isdecimal())
+        yield from iter_directories()
     except OSError as error:
         raise click.ClickException(
-            f"cannot list processes in {_PROC}: {error.strerror}: give a PID instead of -C"
+            f"cannot list processes in /proc: {error.strerror}: give a PID instead of -C"
         ) from error
-    for pid in pids:
-        if pid == os.getpid():
-            continue
-        try:
-            directory = os.open(f"{_PROC}/{pid}", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-        except OSError:
-            continue
-        yield pid, directory
 
 
 def _has_name(directory: int, name: bytes) -> bool:
-    comm = _read_beginning(directory, "comm").removesuffix(b"\n")
-    if comm == name:
-        return True
-    # Longer names are cut in comm; what was started has all of them: a program, or a script after
-    # its interpreter.
-    if len(comm) < _LONGEST_COMM_BYTES or not name.startswith(comm):
-        return False
-    return name in map(os.path.basename, _read_arguments(directory)[:2])
+    return name in read_commands(directory)
 
 
 def _is_alive(directory: int) -> bool:
     """Whether the process has not ended, whether or not its parent has noticed."""
-    return _read_status(directory, b"State").partition(b" ")[0] not in (b"", b"Z", b"X")
-
-
-def _read_status(directory: int, key: bytes) -> bytes:
-    """Return a line of status without its key; b"" if the process has gone.
-
-    Not of stat: to read that hangs with a process that hangs in exec.
-    """
-    for line in _read_beginning(directory, "status").split(b"\n"):
-        if line.startswith(key + b":\t"):
-            return line.removeprefix(key + b":\t")
-    return b""
-
-
-def _read_arguments(directory: int) -> list[bytes]:
-    r"""Return argv: at least one, empty for a kernel thread."""
-    return _read_beginning(directory, "cmdline").removesuffix(b"\0").split(b"\0")
-
-
-def _read_beginning(directory: int, name: str) -> bytes:
-    """Return what a person would look at of a file, which may have any length; b"" without one."""
-    try:
-        with open(name, "rb", buffering=0, opener=partial(os.open, dir_fd=directory)) as file:
-            return file.read(_BEGINNING_BYTES)
-    except OSError:
-        return b""
+    state = read_status(directory).get(b"State", b"")
+    return state.partition(b" ")[0] not in (b"", b"Z", b"X")
 
 
 def _describe_several(name: str, found: list[NamedProcess], count: int) -> str:
@@ -277,17 +243,17 @@ def _describe_several(name: str, found: list[NamedProcess], count: int) -> str:
 
 def _describe(process: NamedProcess) -> tuple[str, str, str]:
     """Return the cells of a process; "?" for what cannot be read any more."""
-    uids = _read_status(process.directory, b"Uid").split()
-    if not uids:
+    uid = _find_uid(read_status(process.directory))
+    if uid is None:
         return str(process.pid), "?", "?"
-    arguments = b" ".join(_read_arguments(process.directory)).decode("utf-8", "backslashreplace")
-    user = escape_text(_name_user(int(uids[1])))
+    arguments = b" ".join(read_arguments(process.directory)).decode("utf-8", "backslashreplace")
+    user = escape_text(_name_user(uid))
     return str(process.pid), user, escape_text(arguments) or "-"
 
 
-def _read_uid(directory: int) -> int | None:
+def _find_uid(status: Mapping[bytes, bytes]) -> int | None:
     """Return the effective user id; None if the process has gone."""
-    uids = _read_status(directory, b"Uid").split()
+    uids = status.get(b"Uid", b"").split()
     return int(uids[1]) if uids else None
 
 

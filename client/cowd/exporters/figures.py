@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from cowd._errors import Error
 from cowd._statistics import ServerStatistics
 
 __all__ = ["OTHER", "STATES", "ForkFigures", "GroupFigures", "Scrape"]
@@ -59,9 +60,10 @@ class Scrape:
     Attributes:
         time_seconds: when it was made, in seconds since 1970.
         duration_seconds: how long that took.
-        is_up: the daemon answered. If not, figures are of earlier scrapes, or there are none.
+        is_up: the daemon answered. If not, there are no groups.
         statistics: the daemon's own; None if it is down, or does not let this caller see them.
         left_out_group_count: groups that are added up as OTHER, as there are too many of them.
+        failure: why the daemon did not answer; None if it did.
     """
 
     time_seconds: float
@@ -70,3 +72,4 @@ class Scrape:
     groups: Sequence[GroupFigures]
     statistics: ServerStatistics | None = None
     left_out_group_count: int = 0
+    failure: Error | None = None

@@ -10,8 +10,8 @@ import sys
 
 import click
 import pytest
+from cowd import _proc
 from cowd._kpageflags import FLAG_DESCRIPTIONS
-from cowd.cli import processes
 from cowd.cli.main import main
 from cowd.cli.options import COMPLETION_VARIABLE
 from harness.commands import COMMANDS, list_options
@@ -145,7 +145,7 @@ def test_a_path_is_left_to_the_shell(monkeypatch, capsys):
 @pytest.fixture
 def people(tmp_path, monkeypatch):
     """Make a /proc with processes of some users; two of them have no address space."""
-    monkeypatch.setattr(processes, "_PROC", tmp_path)
+    monkeypatch.setattr(_proc, "_PROC", tmp_path)
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
     for pid, uid, comm, has_memory in (
         (5000007, 1000, "words", True),
@@ -193,7 +193,7 @@ def test_names_are_completed_if_no_shell_would_take_them_for_something_else(comp
 
 
 def test_nothing_is_offered_where_there_is_no_proc(complete, monkeypatch, tmp_path):
-    monkeypatch.setattr(processes, "_PROC", tmp_path / "x")
+    monkeypatch.setattr(_proc, "_PROC", tmp_path / "x")
     assert complete("cowctl query ") == complete("cowctl query -C ") == {}
 
 

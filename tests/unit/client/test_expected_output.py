@@ -22,7 +22,8 @@ from unicodedata import east_asian_width
 
 import cowd
 import pytest
-from cowd.cli import doctor, processes, service
+from cowd import _proc
+from cowd.cli import doctor, service
 from cowd.cli.machine import Machine
 from cowd.cli.main import main
 from harness.schemas import verify_json
@@ -282,7 +283,7 @@ def people(tmp_path, monkeypatch):
     Their pids are over PID_MAX_LIMIT, so that none is that of the test itself.
     """
     proc = tmp_path / "proc"
-    monkeypatch.setattr(processes, "_PROC", proc)
+    monkeypatch.setattr(_proc, "_PROC", proc)
     for pid, uid, comm, command in (
         (5000007, 0, "words", "words"),
         (5000312, 0, "gunicorn", "gunicorn: master [shop]"),

@@ -7,8 +7,8 @@ import subprocess
 
 import click
 import pytest
+from cowd import _proc
 from cowd._backend import ask
-from cowd.cli import processes
 from cowd.cli.main import main
 from cowd.cli.processes import find_process, find_uid, iter_pids, read_names
 
@@ -16,7 +16,7 @@ from cowd.cli.processes import find_process, find_uid, iter_pids, read_names
 @pytest.fixture
 def add(tmp_path, monkeypatch):
     """Return a function that adds a process to a /proc of the test's own."""
-    monkeypatch.setattr(processes, "_PROC", tmp_path)
+    monkeypatch.setattr(_proc, "_PROC", tmp_path)
     monkeypatch.delenv("COLUMNS", raising=False)
     (tmp_path / "self").mkdir()
     (tmp_path / "uptime").write_text("1 1")
@@ -116,10 +116,10 @@ def test_several_are_listed_with_a_next_step(add):
 
 
 def test_processes_that_cannot_be_listed_are_a_failure(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(processes, "_PROC", tmp_path / "x")
+    monkeypatch.setattr(_proc, "_PROC", tmp_path / "x")
     assert main(["query", "-C", "x"]) == 1
     assert capsys.readouterr().err == (
-        f"cowctl: cannot list processes in {tmp_path / 'x'}: No such file or directory: "
+        "cowctl: cannot list processes in /proc: No such file or directory: "
         "give a PID instead of -C\n"
     )
 
@@ -258,7 +258,7 @@ def test_processes_fit_a_name_and_a_user(add):
     for pid, comm, uid in ((30, b"a", 5), (31, b"b", 5), (32, b"a", 6), (33, b"a", 5)):
         add(pid, comm, uid=uid)
         if pid != 33:  # a kernel thread has no such line
-            with (processes._PROC / str(pid) / "status").open("a") as status:
+            with (_proc._PROC / str(pid) / "status").open("a") as status:
                 status.write("VmSize:\t1 kB\n")
     assert [*iter_pids([], [])] == [30, 31, 32]
     assert [*iter_pids(["a"], [])] == [30, 32]
