@@ -67,7 +67,7 @@ def test_cowd_has_five_capabilities_and_is_not_privileged() -> None:
     assert context["privileged"] is False
     assert context["readOnlyRootFilesystem"]
     assert context["seccompProfile"] == {"type": "RuntimeDefault"}
-    # Kubernetes refuses it beside SYS_ADMIN.
+    # Kubernetes says that it cannot be false with SYS_ADMIN.
     assert "allowPrivilegeEscalation" not in context
     # The engine's profile would forbid every look at a process outside of the container.
     assert context["appArmorProfile"] == {"type": "Unconfined"}
