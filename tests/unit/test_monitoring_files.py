@@ -1,0 +1,193 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Rules, dashboard and the page on monitoring: they name what is exported, and say what to do.
+
+That Prometheus takes them is tried in tests/system/test_monitoring_files.py.
+"""
+
+import json
+import re
+import tomllib
+from collections.abc import Iterator
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cowd.exporters.config import parse_config
+from cowd.exporters.figures import STATES
+
+ROOT = Path(__file__).resolve().parents[2]
+RULES = ROOT / "packaging" / "prometheus" / "cowd.rules.yml"
+RULE_TESTS = RULES.with_name("cowd.rules.test.yml")
+DASHBOARD = ROOT / "packaging" / "grafana" / "cowd.json"
+MANIFEST = ROOT / "packaging" / "kubernetes" / "cowd.yaml"
+PAGE = ROOT / "MONITORING.md"
+OF_OTHERS = {"node_textfile_mtime_seconds"}
+"""Metrics of node_exporter."""
+GRID_COLUMNS = 24
+pytestmark = pytest.mark.pypi
+
+
+def read_yaml(text: str) -> Any:
+    """Return what is in a document."""
+    import yaml
+
+    return yaml.safe_load(text)
+
+
+def read_rules() -> list[dict[str, Any]]:
+    """Return all rules."""
+    return [rule for group in read_yaml(RULES.read_text())["groups"] for rule in group["rules"]]
+
+
+def read_alerts() -> dict[str, dict[str, Any]]:
+    """Return the alerts by name."""
+    return {rule["alert"]: rule for rule in read_rules() if "alert" in rule}
+
+
+def read_panels() -> list[dict[str, Any]]:
+    """Return what the dashboard shows, headings left out."""
+    panels = json.loads(DASHBOARD.read_text())["panels"]
+    return [panel for panel in panels if panel["type"] != "row"]
+
+
+def read_snippets(language: str) -> list[str]:
+    """Return the page's examples in a language."""
+    return re.findall(rf"```{language}\n(.*?)```", PAGE.read_text(), re.DOTALL)
+
+
+def read_exported() -> set[str]:
+    """Return the names that the page explains, and those that a histogram has besides."""
+    names = set(re.findall(r"^\| `(cowd_\w+)` \|", PAGE.read_text(), re.MULTILINE))
+    histograms = {name for name in names if name.endswith("duration_seconds")}
+    return names | {f"{name}_{part}" for name in histograms for part in ("bucket", "sum", "count")}
+
+
+def iter_expressions() -> Iterator[str]:
+    """Yield all PromQL that there is."""
+    for rule in read_rules():
+        yield rule["expr"]
+    for panel in read_panels():
+        for target in panel["targets"]:
+            yield target["expr"]
+    for variable in json.loads(DASHBOARD.read_text())["templating"]["list"]:
+        yield variable.get("definition", "")
+    yield from read_snippets("promql")
+
+
+def find_metrics(expression: str) -> set[str]:
+    """Return the metrics in it, those that rules have made left out."""
+    return set(re.findall(r"(?<![\w:])(?:cowd|node)_\w+(?![\w:])", expression))
+
+
+def test_expressions_name_what_is_exported() -> None:
+    used = set().union(*map(find_metrics, iter_expressions()))
+    assert used <= read_exported() | OF_OTHERS
+    assert len(used) > 10
+
+
+def test_expressions_name_what_rules_have_recorded() -> None:
+    recorded = {rule["record"] for rule in read_rules() if "record" in rule}
+    named = {
+        name
+        for expression in iter_expressions()
+        for name in re.findall(r"\b[a-z_]+:[a-z_]+:[a-z]+\b", expression)
+    }
+    assert named <= recorded
+
+
+def test_states_are_those_that_there_are() -> None:
+    told = re.search(r"^States are (.*?)\(cowd", PAGE.read_text(), re.MULTILINE | re.DOTALL)
+    assert told
+    assert re.findall(r"`(\w+)`", told[1]) == list(STATES)
+    named = {
+        state
+        for expression in iter_expressions()
+        for state in re.findall(r'state!?="(\w+)"', expression)
+    }
+    assert named <= set(STATES)
+
+
+def test_alerts_say_what_to_do() -> None:
+    for name, alert in read_alerts().items():
+        assert set(alert["annotations"]) == {"summary", "description"}, name
+        assert alert["labels"]["severity"] in {"info", "warning"}, name
+        assert alert["for"], name
+
+
+def test_every_alert_is_tried_both_ways() -> None:
+    """Each has a test of its own name, where it does not fire at first, and then it alone does."""
+    tests = {test["name"]: test for test in read_yaml(RULE_TESTS.read_text())["tests"]}
+    assert set(read_alerts()) <= set(tests)
+    for name in read_alerts():
+        looks = [
+            look["exp_samples"]
+            for look in tests[name]["promql_expr_test"]
+            if look["expr"] == 'ALERTS{alertstate="firing"}'
+        ]
+        assert looks[0] == [], name
+        fired = {sample["labels"] for samples in looks for sample in samples}
+        assert fired, name
+        assert all(f'alertname="{name}"' in labels for labels in fired), name
+        assert all('instance="sick"' in labels for labels in fired), name
+
+
+def test_dashboard_can_be_read() -> None:
+    """Every panel has a title, says what it shows and in which unit, and asks something."""
+    for panel in read_panels():
+        assert panel["title"], panel
+        assert panel["description"].endswith("."), panel["title"]
+        assert panel["fieldConfig"]["defaults"]["unit"], panel["title"]
+        assert panel["targets"], panel["title"]
+    for panel in read_panels():
+        if "_bytes{" in panel["targets"][0]["expr"] and "/" not in panel["targets"][0]["expr"]:
+            assert panel["fieldConfig"]["defaults"]["unit"] in {"bytes", "binBps"}, panel["title"]
+
+
+def test_dashboard_is_bound_to_no_data_source() -> None:
+    dashboard = json.loads(DASHBOARD.read_text())
+    asked = [*read_panels(), *dashboard["templating"]["list"][1:]]
+    sources = {json.dumps(one["datasource"], sort_keys=True) for one in asked}
+    assert sources == {'{"type": "prometheus", "uid": "${datasource}"}'}
+    assert dashboard["templating"]["list"][0]["name"] == "datasource"
+
+
+def test_panels_stand_side_by_side() -> None:
+    panels = json.loads(DASHBOARD.read_text())["panels"]
+    assert len({panel["id"] for panel in panels}) == len(panels)
+    for panel in panels:
+        assert panel["gridPos"]["x"] + panel["gridPos"]["w"] <= GRID_COLUMNS, panel["title"]
+    for one, other in combinations(panels, 2):
+        assert not overlap(one["gridPos"], other["gridPos"]), (one["title"], other["title"])
+
+
+def overlap(one: dict[str, int], other: dict[str, int]) -> bool:
+    """Tell whether two panels have a place in common."""
+    return all(
+        one[start] < other[start] + other[size] and other[start] < one[start] + one[size]
+        for start, size in (("x", "w"), ("y", "h"))
+    )
+
+
+def test_settings_of_the_examples_hold() -> None:
+    """The exporter would start with them."""
+    [example, *others] = read_snippets("toml")
+    assert parse_config(example).fork
+    for other in others:
+        assert tomllib.loads(other)["inputs"]
+    import yaml
+
+    [settings] = [
+        one["data"]["exporter.toml"]
+        for one in yaml.safe_load_all(MANIFEST.read_text())
+        if one["kind"] == "ConfigMap"
+    ]
+    assert parse_config(settings).groups
+
+
+def test_examples_in_yaml_can_be_read() -> None:
+    prometheus, collector = map(read_yaml, read_snippets("yaml"))
+    assert [job["job_name"] for job in prometheus["scrape_configs"]] == ["cowd"]
+    [pipeline] = collector["service"]["pipelines"].values()
+    assert set(pipeline["receivers"]) == set(collector["receivers"])
+    assert set(pipeline["exporters"]) == set(collector["exporters"])
