@@ -14,7 +14,18 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from bench import buffers, calls, comparisons, crowds, memory, micro, ranges, steps, summaries
+from bench import (
+    buffers,
+    calls,
+    comparisons,
+    crowds,
+    memory,
+    micro,
+    ranges,
+    scrapes,
+    steps,
+    summaries,
+)
 from bench.cases import Case, NotMeasurableError, Outcome, Part
 from bench.report import describe_case, write_report
 from bench.rounds import show_progress
@@ -24,7 +35,7 @@ from bench.table import format_case, format_head, format_skipped
 PARTS = [
     part
     for module in (
-        *(ranges, comparisons, calls, memory, summaries),
+        *(ranges, comparisons, calls, memory, summaries, scrapes),
         *(buffers, crowds, steps, micro),
     )
     for part in module.PARTS

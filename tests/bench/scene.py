@@ -33,6 +33,9 @@ SPARSE_SHARE = 2
 CROWD = 300
 CROWD_PAGES = 3_500
 """Of each process, besides what the interpreter and its libraries have: 4 GiB in all."""
+FAMILY = 4
+FAMILY_PAGES = 1 << 19
+"""Of the parent and of each child: 10 GiB present in all."""
 FEW_PAGES = 4
 SEED = 20261123
 
@@ -196,6 +199,21 @@ def make_crowd() -> Ranges:
     return {"shared": (shared.ctypes.data, CROWD_PAGES // 2)}
 
 
+def make_family() -> tuple[Ranges, Forks]:
+    """Write pages in random order, and have forks that each copy another part of them."""
+    address, words = reserve(FAMILY_PAGES * PAGE_BYTES)
+    order = np.random.default_rng(SEED).permutation(FAMILY_PAGES)
+    words[order * PAGE_BYTES] = 1
+    forks = {}
+    for number, part in enumerate(np.array_split(order, FAMILY)):
+
+        def copy(part: np.ndarray = part) -> None:
+            words[part * PAGE_BYTES] = 2
+
+        forks[f"fork-{number}"] = fork_waiting(copy)
+    return dict.fromkeys(("all", *forks), (address, FAMILY_PAGES)), forks
+
+
 def make_few() -> Ranges:
     """Have four pages."""
     address, words = reserve(FEW_PAGES * PAGE_BYTES)
@@ -211,6 +229,7 @@ KINDS = {
     "forked": make_forked,
     "sparse": make_sparse,
     "crowd": make_crowd,
+    "family": make_family,
     "few": make_few,
 }
 
