@@ -61,9 +61,8 @@ class Sender:
         self._resource = here.merge(OTELResourceDetector().detect())
         self._exporter = OTLPMetricExporter(endpoint=endpoint, timeout=timeout_seconds)
         self._log = _LastMessage()
-        # Each try would be told on standard error, by way of Python's handler of last resort.
+        # Without one, each try would be told on standard error by Python's handler of last resort.
         _LOGGER.addHandler(self._log)
-        _LOGGER.propagate = False
 
     def send(self, scrape: Scrape) -> str | None:
         """Send figures; return why the collector has not taken them, or None."""

@@ -143,6 +143,7 @@ def test_a_request_is_one_scrape_and_may_be_compressed():
 
 def test_a_client_that_says_nothing_holds_nobody_up(capsys):
     with serving() as server:
+        assert 1 < server.RequestHandlerClass.timeout < 60
         server.RequestHandlerClass.timeout = 0.05
         with socket.create_connection(server.address) as silent:
             assert get(server)[1]
