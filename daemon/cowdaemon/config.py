@@ -73,7 +73,7 @@ class LimitRange(NamedTuple):
 _MOST_CONNECTIONS_OF_A_WORKER: Final = 128
 """Three descriptors each, beside those of its calls: WORKER_DESCRIPTORS."""
 _MOST_WORKERS: Final = 256
-"""Each costs the broker two descriptors, and RLIMIT_NOFILE is 1,024 where nobody raised it."""
+"""Each costs the broker three descriptors, and RLIMIT_NOFILE is 1,024 where nobody raised it."""
 
 # What a worker's memory is made of, measured as VmData: 115 MB when idle, 1.6 MB for a connection,
 # 3 MB more if that reads no answers, and up to 10 MB for a call; 30 for one that sweeps processes
@@ -152,6 +152,10 @@ class Settings:
         """Return the most that the caller's groups are granted of every process."""
         details = (grant.detail for grant in self.grants if grant.gid in gids)
         return max(details, default=Detail.NONE)
+
+    def sees_statistics(self, uid: int, gids: Container[int]) -> bool:
+        """Tell whether the caller may see what cowd has done for all callers."""
+        return uid == 0 or self.granted(gids) is not Detail.NONE
 
     def sees_all_flags(self, uid: int, gids: Container[int]) -> bool:
         """Tell whether the caller sees kpageflags without the disclosure mask."""

@@ -77,6 +77,11 @@ SMALL_PAGES: Final = 1 << 14
 them have to be read, that takes some 18 MB."""
 TARGETS_KEPT: Final = 32
 """Opened targets that a worker keeps, two descriptors each."""
+STATISTICS_SECONDS: Final = 0.1
+"""How long the broker tells the same sums again: to make them anew takes it up to some ms, and
+whoever may ask could do nothing else."""
+STATISTICS_ANSWER_SECONDS: Final = 3.0
+"""How long a call waits for the broker, which answers at once unless it has gone."""
 
 # The audit log. Each process has its own bounds: 20 records of an opener, 100 of the broker.
 AUDIT_SECONDS: Final = 5.0

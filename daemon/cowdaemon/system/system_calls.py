@@ -137,6 +137,7 @@ _CONNECTIONS: Final[Rules] = {
 }
 _PAGEMAP_SCAN: Final = 0xC0606610  # linux/fs.h
 _REQUESTS: Final[Rules] = {"ioctl": _one_of(1, termios.FIONBIO, _PAGEMAP_SCAN)}
+_COUNTING: Final[Rules] = {"pwrite64": ((_NOT_STANDARD_ERROR,),)}
 
 WORKER: Final[Rules] = {
     **_RUNNING,
@@ -150,6 +151,7 @@ WORKER: Final[Rules] = {
     **_EVENTS,
     **_CONNECTIONS,
     **_REQUESTS,
+    **_COUNTING,
     **_always("uname"),  # gRPC asks what the kernel is called
 }
 """A worker that serves."""
