@@ -154,6 +154,8 @@ WORKER_DATA_BYTES: Final = 1 << 30
 WORKER_DESCRIPTORS: Final = 4_096
 """RLIMIT_NOFILE. The most connections, calls and reading threads that there may be take 3,820, of
 which those of calls that each sweep all processes are 3,360 (tests/unit/test_config.py)."""
+MOST_NICE: Final = 19
+"""The kernel's own (MAX_NICE, linux/sched/prio.h). Below 0 a process would go before others."""
 WORKER_LOCKED_BYTES: Final = 0
 """RLIMIT_MEMLOCK: nothing in a worker needs to be kept from swap."""
 WORKER_QUEUE_BYTES: Final = 0

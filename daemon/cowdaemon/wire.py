@@ -27,6 +27,7 @@ from enum import IntEnum
 from typing import Any, Final, NamedTuple
 
 from cowdaemon.counters import COUNTERS_BYTES
+from cowdaemon.limits import MOST_NICE
 
 __all__ = [
     "CLOSED",
@@ -70,7 +71,7 @@ _GROUPS: Final = 65_536  # NGROUPS_MAX, linux/limits.h
 _OPEN_REQUEST: Final = struct.Struct("=Bi")
 _OPEN_REPLY: Final = struct.Struct("=iIQ")
 _CONTROL: Final = struct.Struct("=cI")
-_SPAWN: Final = struct.Struct("=cIIIIBBBB")
+_SPAWN: Final = struct.Struct("=cIIIIBBBBB")
 _STATISTICS: Final = struct.Struct(f"=cQII{COUNTERS_BYTES}s")
 _KILL: Final = struct.Struct("=cI")
 SPAWN_BYTES: Final = _SPAWN.size + 4 * _GROUPS
@@ -175,7 +176,8 @@ class SpawnRequest(NamedTuple):
     and its opener's socket.
     `uid`, `gid`, `groups` and `granted` are what GetServerInfo tells the caller about itself; the
     opener decides by them, not the worker. `sees_all_flags` chooses the disclosure mask;
-    `sees_statistics` says that the broker answers when it is asked for them.
+    `sees_statistics` says that the broker answers when it is asked for them, and `nice` how far the
+    worker gives way to other processes.
     """
 
     worker_id: int
@@ -186,6 +188,7 @@ class SpawnRequest(NamedTuple):
     sees_all_flags: bool = False
     sees_statistics: bool = False
     calls_per_worker: int = 0
+    nice: int = 0
     groups: tuple[int, ...] = ()
 
     def pack(self) -> bytes:
@@ -198,10 +201,12 @@ class SpawnRequest(NamedTuple):
         """Return the message in `message`; raise WireError if it is none."""
         head = _unpack(_SPAWN, message[: _SPAWN.size], b"S")
         _, worker_id, refusal, uid, gid, granted, *rest = head
-        sees_all_flags, sees_statistics, calls_per_worker = rest
+        sees_all_flags, sees_statistics, calls_per_worker, nice = rest
         groups = array.array("I")
         if max(sees_all_flags, sees_statistics) > 1:
             raise WireError("a truth value is neither 0 nor 1")
+        if nice > MOST_NICE:
+            raise WireError(f"there is no nice value {nice}")
         try:
             groups.frombytes(message[_SPAWN.size :])
             detail = Detail(granted)
@@ -216,6 +221,7 @@ class SpawnRequest(NamedTuple):
             bool(sees_all_flags),
             bool(sees_statistics),
             calls_per_worker,
+            nice,
             tuple(groups),
         )
 

@@ -36,6 +36,7 @@ SPAWN_REQUESTS = st.builds(
     st.booleans(),
     st.booleans(),
     st.integers(0, 255),
+    st.integers(0, 19),
     st.lists(U32).map(tuple),
 )
 STATISTICS = st.builds(wire.Statistics, U64, U32, U32, st.just(bytes(range(8)) * WORDS))

@@ -132,6 +132,7 @@ class Pairs:
             sees_all_flags=self._settings.sees_all_flags(key.uid, key.gids),
             sees_statistics=self._sees_statistics(key),
             calls_per_worker=calls,
+            nice=self._settings.nice(key.gids),
             groups=key.groups,
         )
 

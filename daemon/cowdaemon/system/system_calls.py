@@ -18,6 +18,8 @@ from collections.abc import Mapping
 from enum import IntEnum
 from typing import Final, NamedTuple, TypeAlias
 
+from cowdaemon.limits import MOST_NICE
+
 __all__ = ["OPENER", "WORKER", "WORKER_ERRORS", "ZYGOTE", "Comparison", "Condition", "Rules"]
 
 
@@ -165,10 +167,17 @@ WORKER_ERRORS: Final = {"open": errno.EACCES, "openat": errno.EACCES}
 _READ_ONLY: Final = _bits(2, lacking=os.O_ACCMODE | os.O_CREAT | os.O_TRUNC)
 _PR_SET_PDEATHSIG: Final = 1
 
+# Of the calling thread, and no value that needs a privilege.
+_OWN_NICE_VALUE: Final = (
+    Condition(0, Comparison.EQUAL, os.PRIO_PROCESS),
+    Condition(1, Comparison.EQUAL, 0),
+    Condition(2, Comparison.LESS_OR_EQUAL, MOST_NICE),
+)
 _WORKERS: Final[Rules] = {
     **_always("pidfd_open"),
     "clone": ((_bits(_CLONE_FLAGS, lacking=_NAMESPACES),),),
     "pidfd_send_signal": _one_of(1, signal.SIGKILL),
+    "setpriority": (_OWN_NICE_VALUE,),
     "prctl": (
         *_one_of(0, _PR_SET_NAME),
         (

@@ -139,6 +139,7 @@ def _spawn(
                 os.close(descriptor)
             bind_to_parent(zygote_pid)
             name_process("cowd-worker")
+            _give_way(request.nice)
             _run(request, descriptors, reader, confinement)
         except BaseException:  # noqa: BLE001 - a worker must end here, and say why
             _log.exception("a worker failed")
@@ -150,6 +151,15 @@ def _spawn(
         return None if pid is None else os.pidfd_open(pid)
     except ProcessLookupError:
         return None
+
+
+def _give_way(nice: int) -> None:
+    """Take on a nice value, before there is a second thread: each has its own."""
+    if nice:
+        try:
+            os.setpriority(os.PRIO_PROCESS, 0, nice)
+        except OSError as error:  # a cowd that was started with a higher one, or a stricter unit
+            _log.warning("a worker cannot have nice value %d: %s", nice, error.strerror)
 
 
 def _run(
