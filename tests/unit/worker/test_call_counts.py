@@ -3,9 +3,11 @@
 
 import os
 import threading
+import time
 from array import array
 from collections.abc import Callable, Iterator
 from types import SimpleNamespace
+from typing import Any
 
 import grpc
 import pytest
@@ -13,6 +15,7 @@ from cowdaemon.counters import (
     BOUNDS_SECONDS,
     COUNTERS_BYTES,
     PAGES_READ,
+    make_words,
     place_of_call,
     place_of_durations,
     place_of_refusal,
@@ -75,7 +78,18 @@ def test_refusals_are_those_for_want_of_rights_or_room(read: Read, reason: Reaso
     assert (place_of_refusal(reason) in read.words) == is_refusal
 
 
+class Interrupted(array):  # type: ignore[type-arg]
+    """Words between whose reading and writing another thread has its turn."""
+
+    def __getitem__(self, place: Any) -> Any:
+        word = super().__getitem__(place)
+        time.sleep(0)
+        return word
+
+
 def test_threads_lose_no_count(read: Read) -> None:
+    read.counters._words = Interrupted("Q", make_words())  # type: ignore[misc]
+
     def count() -> None:
         for _ in range(2_000):
             read.counters.count_pages(3)
