@@ -57,6 +57,7 @@ from cowd._pages import (
     ServerInfo,
 )
 from cowd._runs import Run
+from cowd._statistics import CallCount, CallDurations, ServerStatistics
 from cowd._summaries import KindTotals, ProcessSummary
 
 if TYPE_CHECKING:
@@ -76,6 +77,8 @@ __all__ = [
     "AccessDenied",
     "Backend",
     "BackendName",
+    "CallCount",
+    "CallDurations",
     "CallerCredential",
     "Change",
     "Child",
@@ -114,6 +117,7 @@ __all__ = [
     "ProcessSummary",
     "Run",
     "ServerInfo",
+    "ServerStatistics",
     "Shares",
     "Span",
     "Summary",

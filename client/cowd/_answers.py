@@ -4,6 +4,7 @@
 import sys
 from array import array
 from mmap import PAGESIZE
+from typing import Final
 
 from cowproto.v1 import pageflags_pb2, twins_pb2
 
@@ -19,6 +20,7 @@ from cowd._pages import (
     PageFlags,
     ServerInfo,
 )
+from cowd._statistics import CallCount, CallDurations, ServerStatistics
 
 __all__ = [
     "convert_mappings",
@@ -26,8 +28,17 @@ __all__ = [
     "convert_page_counts",
     "convert_page_flags",
     "convert_server_info",
+    "convert_statistics",
     "unpack_words",
 ]
+
+_CODE_NAMES: Final = (
+    *("OK", "CANCELLED", "UNKNOWN", "INVALID_ARGUMENT", "DEADLINE_EXCEEDED", "NOT_FOUND"),
+    *("ALREADY_EXISTS", "PERMISSION_DENIED", "RESOURCE_EXHAUSTED", "FAILED_PRECONDITION"),
+    *("ABORTED", "OUT_OF_RANGE", "UNIMPLEMENTED", "INTERNAL", "UNAVAILABLE", "DATA_LOSS"),
+    "UNAUTHENTICATED",
+)
+"""Of google.rpc.Code, by number."""
 
 
 def convert_page_flags(
@@ -121,6 +132,34 @@ def convert_server_info(answer: pageflags_pb2.GetServerInfoResponse) -> ServerIn
         ),
         granted=GrantDetail(answer.granted),
     )
+
+
+def convert_statistics(answer: pageflags_pb2.GetStatisticsResponse) -> ServerStatistics:
+    """Return an answer to GetStatistics.
+
+    Raises:
+        InternalError: it contradicts itself.
+    """
+    bounds_seconds = tuple(answer.duration_bound_seconds)
+    if any(len(each.bucket_count) != len(bounds_seconds) + 1 for each in answer.durations):
+        raise InternalError("cowd's durations do not have the buckets that it says they have")
+    return ServerStatistics(
+        version=answer.version,
+        start_time_seconds=answer.start_time_nanoseconds / 1e9,
+        connection_count=answer.connection_count,
+        worker_count=answer.worker_count,
+        pages_read=answer.read_page_count,
+        calls=[CallCount(each.method, _name_code(each.code), each.count) for each in answer.calls],
+        durations=[
+            CallDurations(each.method, bounds_seconds, tuple(each.bucket_count), each.total_seconds)
+            for each in answer.durations
+        ],
+        refusals={each.reason: each.count for each in answer.refusals},
+    )
+
+
+def _name_code(code: int) -> str:
+    return _CODE_NAMES[code] if 0 <= code < len(_CODE_NAMES) else str(code)
 
 
 def convert_masks(

@@ -20,6 +20,7 @@ from cowd._address import make_target, try_to_connect
 from cowd._cancellations import CANCELLATION
 from cowd._errors import (
     Error,
+    InternalError,
     InvalidRequest,
     TimedOut,
     Unavailable,
@@ -341,6 +342,12 @@ class Channel:
             return TimedOut(
                 f"cowd at {self._path} did not answer within {self._timeout_seconds:g} s: it does "
                 "not while other programs of yours leave too many streams unread",
+                pid=pid,
+            )
+        if reason is None and code is grpc.StatusCode.UNIMPLEMENTED:
+            return InternalError(
+                f"cowd at {self._path} does not know this call: it is older than this library. "
+                "Update it",
                 pid=pid,
             )
         return error_from_status(

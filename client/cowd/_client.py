@@ -15,6 +15,7 @@ from cowd._comparisons import ComparisonChunk, ComparisonTotals
 from cowd._errors import FailedPrecondition, InternalError, InvalidRequest
 from cowd._mappings import Mapping, MappingList
 from cowd._pages import PageChunk, PageFlags, ServerInfo
+from cowd._statistics import ServerStatistics
 from cowd._summaries import ProcessSummary
 
 __all__ = ["DEFAULT_TIMEOUT_SECONDS", "Client"]
@@ -262,6 +263,16 @@ class Client:
         """
         self._info = info = self._transport.get_server_info()
         return info
+
+    def get_statistics(self) -> ServerStatistics:
+        """Return what the daemon has done since it started, for all callers together.
+
+        Up to a tenth of a second old. For root, and members of groups with a grant.
+
+        Raises:
+            Error: a subclass of it, see `cowd.Error`; AccessDenied for anybody else.
+        """
+        return self._transport.get_statistics()
 
     def is_serving(self) -> bool:
         """Return the daemon's own opinion of its health (grpc.health.v1).

@@ -10,13 +10,19 @@ from typing import Final
 
 from cowproto.v1 import pageflags_pb2, twins_pb2
 
-from cowd._answers import convert_mappings, convert_page_flags, convert_server_info
+from cowd._answers import (
+    convert_mappings,
+    convert_page_flags,
+    convert_server_info,
+    convert_statistics,
+)
 from cowd._channel import Channel
 from cowd._comparison_streams import ComparisonStream, TotalsStream
 from cowd._comparisons import ComparisonChunk, ComparisonTotals
 from cowd._mappings import MappingList
 from cowd._page_stream import PageStream
 from cowd._pages import PageChunk, PageFlags, ServerInfo
+from cowd._statistics import ServerStatistics
 from cowd._summaries import ProcessSummary
 from cowd._summary_streams import SummaryStream, Sweep
 
@@ -52,6 +58,11 @@ class Transport:
             f"/{_SERVICE}/GetServerInfo",
             pageflags_pb2.GetServerInfoRequest,
             pageflags_pb2.GetServerInfoResponse,
+        )
+        self._get_statistics = channel.make_method(
+            f"/{_SERVICE}/GetStatistics",
+            pageflags_pb2.GetStatisticsRequest,
+            pageflags_pb2.GetStatisticsResponse,
         )
         self._check_health = channel.make_method(
             "/grpc.health.v1.Health/Check",
@@ -149,6 +160,10 @@ class Transport:
     def get_server_info(self) -> ServerInfo:
         """Call GetServerInfo."""
         return convert_server_info(self._get_server_info())
+
+    def get_statistics(self) -> ServerStatistics:
+        """Call GetStatistics."""
+        return convert_statistics(self._get_statistics())
 
     def is_serving(self) -> bool:
         """Ask the standard health service whether the daemon answers page questions."""

@@ -23,6 +23,7 @@ from cowd._comparisons import ComparisonChunk, ComparisonTotals
 from cowd._errors import Unavailable
 from cowd._mappings import MappingList
 from cowd._pages import PageChunk, PageFlags, ServerInfo
+from cowd._statistics import ServerStatistics
 from cowd._summaries import ProcessSummary
 
 __all__ = ["Client"]
@@ -175,6 +176,10 @@ class Client:
     async def get_server_info(self) -> ServerInfo:
         """Return what `cowd.Client.get_server_info` returns."""
         return await self._ask(self._client.get_server_info)
+
+    async def get_statistics(self) -> ServerStatistics:
+        """Return what `cowd.Client.get_statistics` returns."""
+        return await self._ask(self._client.get_statistics)
 
     async def is_serving(self) -> bool:
         """Return what `cowd.Client.is_serving` returns."""

@@ -19,6 +19,7 @@ from cowdaemon.limits import (
     CONNECTIONS,
     CONNECTIONS_PER_UID,
     IDLE_EXIT_SECONDS,
+    MOST_NICE,
     WORKER_DATA_BYTES,
     WORKER_IDLE_SECONDS,
     WORKERS,
@@ -55,11 +56,15 @@ class Group(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Grant:
-    """Members of the group are told `detail` of every process, whatever the kernel would say."""
+    """Members of the group are told `detail` of every process, whatever the kernel would say.
+
+    `nice` is the nice value of their workers.
+    """
 
     group: str
     gid: int
     detail: Detail
+    nice: int = 0
 
 
 class LimitRange(NamedTuple):
@@ -73,7 +78,7 @@ class LimitRange(NamedTuple):
 _MOST_CONNECTIONS_OF_A_WORKER: Final = 128
 """Three descriptors each, beside those of its calls: WORKER_DESCRIPTORS."""
 _MOST_WORKERS: Final = 256
-"""Each costs the broker two descriptors, and RLIMIT_NOFILE is 1,024 where nobody raised it."""
+"""Each costs the broker three descriptors, and RLIMIT_NOFILE is 1,024 where nobody raised it."""
 
 # What a worker's memory is made of, measured as VmData: 115 MB when idle, 1.6 MB for a connection,
 # 3 MB more if that reads no answers, and up to 10 MB for a call; 30 for one that sweeps processes
@@ -153,6 +158,14 @@ class Settings:
         details = (grant.detail for grant in self.grants if grant.gid in gids)
         return max(details, default=Detail.NONE)
 
+    def nice(self, gids: Container[int]) -> int:
+        """Return the nice value of the caller's worker: the lowest of its groups' grants."""
+        return min((grant.nice for grant in self.grants if grant.gid in gids), default=0)
+
+    def sees_statistics(self, uid: int, gids: Container[int]) -> bool:
+        """Tell whether the caller may see what cowd has done for all callers."""
+        return uid == 0 or self.granted(gids) is not Detail.NONE
+
     def sees_all_flags(self, uid: int, gids: Container[int]) -> bool:
         """Tell whether the caller sees kpageflags without the disclosure mask."""
         return (uid == 0 and self.full_for_root) or _has_one_of(gids, self.full_groups)
@@ -181,7 +194,7 @@ FindGroup = Callable[[str], int | None]
 
 _KEYS: Final = {
     "access": ("groups",),
-    "grant": ("group", "detail"),
+    "grant": ("group", "detail", "nice"),
     "disclosure": ("full_for_root", "full_groups"),
     "limits": tuple(LIMIT_RANGES),
 }
@@ -289,7 +302,10 @@ def _take_grants(document: Document, find_group: FindGroup) -> tuple[Grant, ...]
             raise document.error(
                 ("grant", number, "group"), f"{_say(group)} has a grant above: leave one out"
             )
-        grants[group.gid] = Grant(group.name, group.gid, _DETAILS[detail])
+        nice = document.take(("grant", number, "nice"), int, 0)
+        if not 0 <= nice <= MOST_NICE:
+            raise document.error(("grant", number, "nice"), f"grant.nice must be 0 to {MOST_NICE}")
+        grants[group.gid] = Grant(group.name, group.gid, _DETAILS[detail], nice)
     return tuple(grants.values())
 
 
@@ -329,6 +345,8 @@ def format_settings(settings: Settings) -> str:
             f"group = {_quote(grant.group)}",
             '# Of every process: "summary", its totals, or "pages", each page as well.',
             f'detail = "{grant.detail.name.lower()}"',
+            f"# How far their workers give way to what else runs, 0 to {MOST_NICE}, by default 0.",
+            f"nice = {grant.nice}",
         ]
     lines += [
         "",

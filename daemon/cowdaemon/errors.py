@@ -17,6 +17,8 @@ DOMAIN: Final = "cowd"
 class Code(IntEnum):
     """The gRPC status codes in use (google/rpc/code.proto)."""
 
+    OK = 0
+    CANCELLED = 1
     INVALID_ARGUMENT = 3
     DEADLINE_EXCEEDED = 4
     NOT_FOUND = 5
@@ -25,6 +27,7 @@ class Code(IntEnum):
     FAILED_PRECONDITION = 9
     ABORTED = 10
     OUT_OF_RANGE = 11
+    UNIMPLEMENTED = 12
     INTERNAL = 13
     UNAVAILABLE = 14
 
@@ -142,6 +145,13 @@ class Reason(Enum):
         "the administrator of this machine lets only members of certain groups use cowd, and you "
         "were in none of them when you connected: ask to be added (groups in cowd.toml), log in "
         "again",
+    )
+    # What is not for this caller.
+    STATISTICS_DENIED = (
+        24,
+        Code.PERMISSION_DENIED,
+        "only root and members of groups with a [[grant]] in cowd.toml may see what cowd has done: "
+        "ask the administrator of this machine to be added to one, and log in again",
     )
     # Limits.
     TOO_MANY_CONNECTIONS = (

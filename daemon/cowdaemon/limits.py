@@ -77,6 +77,11 @@ SMALL_PAGES: Final = 1 << 14
 them have to be read, that takes some 18 MB."""
 TARGETS_KEPT: Final = 32
 """Opened targets that a worker keeps, two descriptors each."""
+STATISTICS_SECONDS: Final = 0.1
+"""How long the broker tells the same sums again: to make them anew takes it up to some ms, and
+whoever may ask could do nothing else."""
+STATISTICS_ANSWER_SECONDS: Final = 3.0
+"""How long a call waits for the broker, which answers at once unless it has gone."""
 
 # The audit log. Each process has its own bounds: 20 records of an opener, 100 of the broker.
 AUDIT_SECONDS: Final = 5.0
@@ -149,6 +154,8 @@ WORKER_DATA_BYTES: Final = 1 << 30
 WORKER_DESCRIPTORS: Final = 4_096
 """RLIMIT_NOFILE. The most connections, calls and reading threads that there may be take 3,820, of
 which those of calls that each sweep all processes are 3,360 (tests/unit/test_config.py)."""
+MOST_NICE: Final = 19
+"""The kernel's own (MAX_NICE, linux/sched/prio.h). Below 0 a process would go before others."""
 WORKER_LOCKED_BYTES: Final = 0
 """RLIMIT_MEMLOCK: nothing in a worker needs to be kept from swap."""
 WORKER_QUEUE_BYTES: Final = 0

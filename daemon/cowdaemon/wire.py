@@ -5,13 +5,15 @@ Used in every process; no state. A message of the wrong size, of an unknown kind
 number of descriptors raises WireError, and what was attached is closed: the receiver drops the
 peer. Numbers are in host order: both ends run on one machine.
 
-    broker -> zygote    SpawnRequest + [control, room, opener], no opener if it refuses
+    broker -> zygote    SpawnRequest + [control, room, counters, opener], no opener if it refuses
                         | KillRequest
     zygote -> broker    READY, once
     broker -> worker    Control(CONNECTION) + [client], then Control(RELEASED) or
                         Control(DISCARDED) once the broker has let go of it
                         | Control(OPENER) + [opener] | Control(DRAIN)
+                        | Statistics, for each time that it was asked
     worker -> broker    Control(CLOSED), for each released connection that ended
+                        | Control(STATISTICS), if the worker may ask that
     worker -> opener    OpenRequest
     opener -> worker    OpenReply + [pagemap, maps] if opened, or + [list] for Purpose.LIST
 """
@@ -24,6 +26,9 @@ from collections.abc import Sequence
 from enum import IntEnum
 from typing import Any, Final, NamedTuple
 
+from cowdaemon.counters import COUNTERS_BYTES
+from cowdaemon.limits import MOST_NICE
+
 __all__ = [
     "CLOSED",
     "CONNECTION",
@@ -34,6 +39,8 @@ __all__ = [
     "READY",
     "RELEASED",
     "SPAWN_BYTES",
+    "STATISTICS",
+    "STATISTICS_BYTES",
     "Control",
     "Detail",
     "KillRequest",
@@ -41,11 +48,13 @@ __all__ = [
     "OpenRequest",
     "Purpose",
     "SpawnRequest",
+    "Statistics",
     "WireError",
     "receive",
     "refuse_descriptors",
     "send",
     "seqpacket_pair",
+    "unpack_broker_message",
     "unpack_zygote_request",
 ]
 
@@ -56,17 +65,21 @@ DRAIN: Final = b"D"
 RELEASED: Final = b"L"
 DISCARDED: Final = b"T"
 CLOSED: Final = b"X"
+STATISTICS: Final = b"N"
 
 _GROUPS: Final = 65_536  # NGROUPS_MAX, linux/limits.h
 _OPEN_REQUEST: Final = struct.Struct("=Bi")
 _OPEN_REPLY: Final = struct.Struct("=iIQ")
 _CONTROL: Final = struct.Struct("=cI")
-_SPAWN: Final = struct.Struct("=cIIIIBBB")
+_SPAWN: Final = struct.Struct("=cIIIIBBBBB")
+_STATISTICS: Final = struct.Struct(f"=cQII{COUNTERS_BYTES}s")
 _KILL: Final = struct.Struct("=cI")
 SPAWN_BYTES: Final = _SPAWN.size + 4 * _GROUPS
 """Longest SpawnRequest: a caller may have as many groups as the kernel allows."""
 MESSAGE_BYTES: Final = 64
-"""Longest message of any other kind."""
+"""Longest message of any other kind, but for Statistics."""
+STATISTICS_BYTES: Final = _STATISTICS.size
+"""What the broker tells a worker is no longer."""
 _SEND_BUFFER_BYTES: Final = 2 * SPAWN_BYTES
 _SO_PASSRIGHTS: Final = 83  # asm-generic/socket.h
 
@@ -159,9 +172,12 @@ class OpenReply(NamedTuple):
 class SpawnRequest(NamedTuple):
     """Fork a worker for this caller; `refusal` is 0, or the number of an errors.Reason to refuse.
 
-    With it go, in this order, the worker's control socket, its room and its opener's socket.
+    With it go, in this order, the worker's control socket, its room, the file that it counts into
+    and its opener's socket.
     `uid`, `gid`, `groups` and `granted` are what GetServerInfo tells the caller about itself; the
-    opener decides by them, not the worker. `sees_all_flags` chooses the disclosure mask.
+    opener decides by them, not the worker. `sees_all_flags` chooses the disclosure mask;
+    `sees_statistics` says that the broker answers when it is asked for them, and `nice` how far the
+    worker gives way to other processes.
     """
 
     worker_id: int
@@ -170,7 +186,9 @@ class SpawnRequest(NamedTuple):
     gid: int = 0
     granted: Detail = Detail.NONE
     sees_all_flags: bool = False
+    sees_statistics: bool = False
     calls_per_worker: int = 0
+    nice: int = 0
     groups: tuple[int, ...] = ()
 
     def pack(self) -> bytes:
@@ -182,10 +200,13 @@ class SpawnRequest(NamedTuple):
     def unpack(cls, message: bytes) -> "SpawnRequest":
         """Return the message in `message`; raise WireError if it is none."""
         head = _unpack(_SPAWN, message[: _SPAWN.size], b"S")
-        _, worker_id, refusal, uid, gid, granted, sees_all_flags, calls_per_worker = head
+        _, worker_id, refusal, uid, gid, granted, *rest = head
+        sees_all_flags, sees_statistics, calls_per_worker, nice = rest
         groups = array.array("I")
-        if sees_all_flags > 1:
+        if max(sees_all_flags, sees_statistics) > 1:
             raise WireError("a truth value is neither 0 nor 1")
+        if nice > MOST_NICE:
+            raise WireError(f"there is no nice value {nice}")
         try:
             groups.frombytes(message[_SPAWN.size :])
             detail = Detail(granted)
@@ -198,7 +219,9 @@ class SpawnRequest(NamedTuple):
             gid,
             detail,
             bool(sees_all_flags),
+            bool(sees_statistics),
             calls_per_worker,
+            nice,
             tuple(groups),
         )
 
@@ -216,6 +239,32 @@ class KillRequest(NamedTuple):
     def unpack(cls, message: bytes) -> "KillRequest":
         """Return the message in `message`; raise WireError if it is none."""
         return cls(_unpack(_KILL, message, b"K")[1])
+
+
+class Statistics(NamedTuple):
+    """What all workers have done, from the broker; `words` are those of counters.Words, as bytes.
+
+    `start_time_nanoseconds`, since 1970, is when the broker started.
+    """
+
+    start_time_nanoseconds: int
+    connection_count: int
+    worker_count: int
+    words: bytes
+
+    def pack(self) -> bytes:
+        """Return the message's bytes."""
+        return _STATISTICS.pack(STATISTICS, *self)
+
+    @classmethod
+    def unpack(cls, message: bytes) -> "Statistics":
+        """Return the message in `message`; raise WireError if it is none."""
+        return cls(*_unpack(_STATISTICS, message, STATISTICS)[1:])
+
+
+def unpack_broker_message(message: bytes) -> Control | Statistics:
+    """Return what the broker tells a worker; raise WireError if it is neither."""
+    return (Statistics if message.startswith(STATISTICS) else Control).unpack(message)
 
 
 def unpack_zygote_request(message: bytes) -> SpawnRequest | KillRequest:

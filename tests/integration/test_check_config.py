@@ -39,7 +39,7 @@ def test_all_that_holds_is_printed(config: Path, user: User) -> None:
     checked = check(config, user)
     assert (checked.returncode, checked.stderr) == (0, "")
     printed = tomllib.loads(checked.stdout)
-    assert printed["grant"] == [{"group": "root", "detail": "summary"}]
+    assert printed["grant"] == [{"group": "root", "detail": "summary", "nice": 0}]
     assert (printed["limits"]["workers"], printed["limits"]["connections"]) == (9, 1024)
 
 

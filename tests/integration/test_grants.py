@@ -4,6 +4,8 @@
 Real daemons with a configuration of their own. Groups are ones that every Debian has.
 """
 
+import os
+
 import pytest
 from cowdaemon.errors import Code
 from cowproto.v1 import pageflags_pb2
@@ -171,6 +173,26 @@ def test_own_processes_are_nobodys_record(
     assert caller.get_page_flags(mine.pid, mine.address).state[0]
     assert failure_of(caller, mine.pid) == (0, "")
     assert granting.read_records() == []
+
+
+@pytest.mark.parametrize(("user", "nice"), [(MEMBER, 10), (OF_BOTH, 3), (NOBODY, 0)])
+def test_worker_gives_way_as_its_grant_says(
+    start_daemon: StartDaemon, start_caller: StartCaller, user: User, nice: int
+) -> None:
+    """All its threads; and no other process. Seen to fail with either end of it taken out."""
+    config = GRANTS.replace('"summary"', '"summary"\nnice = 10').replace(
+        '"pages"', '"pages"\nnice = 3'
+    )
+    daemon = start_daemon(config=config)
+    caller = start_caller(user, daemon.socket_path)
+    assert caller.get_server_info()
+    tree = daemon.tree()
+    [worker] = tree.workers
+    threads = [int(thread) for thread in os.listdir(f"/proc/{worker}/task")]
+    assert len(threads) > 1
+    assert {os.getpriority(os.PRIO_PROCESS, thread) for thread in threads} == {nice}
+    others = set(tree.pids) - {worker}
+    assert {os.getpriority(os.PRIO_PROCESS, pid) for pid in others} == {0}
 
 
 def test_grants_are_told_at_start(granting: Daemon) -> None:

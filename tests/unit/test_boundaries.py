@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parents[2]
 FOLDERS = ("client", "daemon", "packaging", "proto", "tests", ".ci")
 
 MOST_LINES = 400
-PRIVILEGED_LINES_END = 800
+PRIVILEGED_LINES_END = 900
 """Of code in the broker and the opener there are fewer: few enough to be read at one sitting."""
 MEANINGLESS_NAMES = {"common", "helper", "helpers", "misc", "util", "utils"}
 SPDX_LINE = "SPDX-License-Identifier: Apache-2.0"
@@ -28,6 +28,7 @@ BUILT = {".git", "__pycache__", "build", "node_modules"}
 STANDARD = set(sys.stdlib_module_names) - {"importlib", "runpy"}  # which import by computed names
 SHARED = {
     "cowdaemon",
+    "cowdaemon.counters",
     "cowdaemon.errors",
     "cowdaemon.limits",
     "cowdaemon.system",

@@ -92,6 +92,7 @@ group = "staff"
 [[grant]]
 group = "adm"
 detail = "summary"
+nice = 7
 [disclosure]
 full_for_root = true
 full_groups = ["staff"]
@@ -111,7 +112,7 @@ def test_everything_can_be_said() -> None:
     assert parse(EVERYTHING) == Settings(
         SOURCE,
         (ADM, STAFF),
-        (Grant(*STAFF, Detail.PAGES), Grant(*ADM, Detail.SUMMARY)),
+        (Grant(*STAFF, Detail.PAGES), Grant(*ADM, Detail.SUMMARY, 7)),
         True,
         (STAFF,),
         Limits(7, 6, 5, 4, 3, 2, 512, 1),
@@ -173,6 +174,8 @@ def test_limits_have_a_least_and_a_most(key: str) -> None:
         ('[[grant]]\ndetail = "pages"', "1: grant.group is missing"),
         ('[[grant]]\ngroup = "adm"\ndetail = "all"', '3: grant.detail must be "summary" or "pages'),
         ('[[grant]]\ngroup = "adm"\ndetail = "none"', '3: grant.detail must be "summary" or "page'),
+        ('[[grant]]\ngroup = "adm"\ndetail = "pages"\nnice = 20', "4: grant.nice must be 0 to 19"),
+        ('[[grant]]\ngroup = "adm"\ndetail = "pages"\nnice = -1', "4: grant.nice must be 0 to 19"),
         ('[[grant]]\ngroup = "adm"\ndetail = 2', "3: grant.detail must be a text in quotes"),
         ("[limits]\nworkers = 4\n", "2: limits.workers_per_uid is 8, more than limits.workers, 4"),
         ("[limits]\nworkers_per_uid = 65", "2: limits.workers_per_uid is 65, more than limits.wo"),
@@ -211,9 +214,10 @@ def test_whatever_is_refused_has_a_line(kept: int, added: str) -> None:
 ANY_GROUP = st.sampled_from([Group(name, gid) for name, gid in GROUPS.items()])
 ANY_GROUPS = st.lists(ANY_GROUP).map(tuple)
 ANY_GRANT = st.builds(
-    lambda group, detail: Grant(*group, detail),
+    lambda group, detail, nice: Grant(*group, detail, nice),
     ANY_GROUP,
     st.sampled_from([Detail.SUMMARY, Detail.PAGES]),
+    st.integers(0, 19),
 )
 ANY_GRANTS = st.lists(ANY_GRANT, unique_by=lambda grant: grant.gid).map(tuple)
 
@@ -246,7 +250,7 @@ def test_source_is_printed_as_a_comment() -> None:
 
 
 def test_shipped_file_says_every_key_with_its_default() -> None:
-    grant = Grant("cowd-monitor", GROUPS["cowd-monitor"], Detail.SUMMARY)
+    grant = Grant("cowd-monitor", GROUPS["cowd-monitor"], Detail.SUMMARY, 10)
     assert parse(SHIPPED) == Settings(SOURCE, grants=(grant,))
     assert tomllib.loads(SHIPPED) == tomllib.loads(format_settings(parse(SHIPPED)))
 
@@ -279,6 +283,20 @@ def test_most_of_the_grants_counts() -> None:
     assert settings.granted({0}) is Detail.SUMMARY
     assert settings.granted({0, 1}) is settings.granted({1, 9}) is Detail.PAGES
     assert settings.granted({9}) is settings.granted(()) is Detail.NONE
+
+
+def test_worker_gives_way_as_little_as_any_grant_says() -> None:
+    settings = Settings(
+        grants=(Grant("x", 7, Detail.PAGES, 3), Grant(*ADM, Detail.SUMMARY, 10)),
+    )
+    assert [settings.nice(gids) for gids in ({9}, {ADM.gid}, {7}, {ADM.gid, 7, 9})] == [0, 10, 3, 3]
+
+
+def test_statistics_are_for_root_and_whoever_has_a_grant() -> None:
+    settings = parse(EVERYTHING)
+    assert settings.sees_statistics(0, {9})
+    assert settings.sees_statistics(1000, {9, ADM.gid})
+    assert not settings.sees_statistics(1000, {9})
 
 
 def test_all_flags_are_for_whom_they_are_configured() -> None:

@@ -9,10 +9,18 @@ from pathlib import Path
 
 import pytest
 from cowdaemon import wire
+from cowdaemon.counters import WORDS
 from hypothesis import given
 from hypothesis import strategies as st
 
-Message = wire.Control | wire.OpenRequest | wire.OpenReply | wire.SpawnRequest | wire.KillRequest
+Message = (
+    wire.Control
+    | wire.OpenRequest
+    | wire.OpenReply
+    | wire.SpawnRequest
+    | wire.KillRequest
+    | wire.Statistics
+)
 
 I32 = st.integers(-(2**31), 2**31 - 1)
 U32 = st.integers(0, 2**32 - 1)
@@ -26,11 +34,17 @@ SPAWN_REQUESTS = st.builds(
     *[U32] * 4,
     st.sampled_from(wire.Detail),
     st.booleans(),
+    st.booleans(),
     st.integers(0, 255),
+    st.integers(0, 19),
     st.lists(U32).map(tuple),
 )
-FIXED_SIZE = st.one_of(CONTROLS, OPEN_REQUESTS, OPEN_REPLIES, KILL_REQUESTS)
-KINDS = [wire.Control, wire.OpenRequest, wire.OpenReply, wire.SpawnRequest, wire.KillRequest]
+STATISTICS = st.builds(wire.Statistics, U64, U32, U32, st.just(bytes(range(8)) * WORDS))
+FIXED_SIZE = st.one_of(CONTROLS, OPEN_REQUESTS, OPEN_REPLIES, KILL_REQUESTS, STATISTICS)
+KINDS = [
+    *(wire.Control, wire.OpenRequest, wire.OpenReply),
+    *(wire.SpawnRequest, wire.KillRequest, wire.Statistics),
+]
 
 Ends = tuple[socket.socket, socket.socket]
 
@@ -79,6 +93,13 @@ def test_spawn_request_with_half_a_group_raises(message: wire.SpawnRequest, extr
         wire.SpawnRequest.unpack(message.pack() + bytes(extra))
 
 
+@given(CONTROLS | STATISTICS)
+def test_worker_tells_what_the_broker_says(message: Message) -> None:
+    """Unless it is a Control that has the kind of the other; the broker sends no such one."""
+    if message[0] != wire.STATISTICS:
+        assert wire.unpack_broker_message(message.pack()) == message
+
+
 @given(FIXED_SIZE, st.binary(min_size=1))
 def test_oversized_message_raises(message: Message, extra: bytes) -> None:
     with pytest.raises(wire.WireError):
@@ -95,7 +116,14 @@ def test_random_bytes_raise_or_are_a_message(kind: type[Message], message: bytes
     assert unpacked.pack() == message
 
 
-@pytest.mark.parametrize("message", [wire.SpawnRequest(1, 2, 3, 4), wire.KillRequest(5)])
+@pytest.mark.parametrize(
+    "message",
+    [
+        wire.SpawnRequest(1, 2, 3, 4),
+        wire.KillRequest(5),
+        wire.Statistics(6, 7, 8, bytes(8 * WORDS)),
+    ],
+)
 def test_message_of_another_kind_raises(message: Message) -> None:
     with pytest.raises(wire.WireError):
         type(message).unpack(wire.READY + message.pack()[1:])

@@ -20,6 +20,7 @@ from cowdaemon import wire
 from cowdaemon.broker.opener import run_opener
 from cowdaemon.broker.peers import Credential
 from cowdaemon.broker.rooms import Rooms
+from cowdaemon.broker.statistics import Statistics
 from cowdaemon.broker.zygote import ZygoteLink
 from cowdaemon.config import Settings
 from cowdaemon.errors import Reason
@@ -55,7 +56,7 @@ class Pair:
 
 
 class Pairs:
-    """All pairs; `by_key` is to be read only.
+    """All pairs; `by_key` is to be read only. `statistics` is what their workers have done.
 
     Args:
         rooms: where their workers make their own sockets.
@@ -72,6 +73,7 @@ class Pairs:
         self._journal = journal
         self._system_calls = SystemCallFilter(OPENER)
         self.by_key: dict[Credential | Reason, Pair] = {}
+        self.statistics: Final = Statistics()
         self._numbers = itertools.count(1)
 
     def __iter__(self) -> Iterator[Pair]:
@@ -103,6 +105,7 @@ class Pairs:
         handed = [worker_control.detach()]
         try:
             handed.append(self._rooms.make(pair.worker_id))
+            handed.append(self.statistics.make_counters(pair.worker_id))
             if isinstance(key, Credential):
                 handed.append(self._start_opener(pair, key).detach())
             zygote.spawn(self._describe(pair), handed)
@@ -121,11 +124,20 @@ class Pairs:
         key, calls = pair.key, self._settings.limits.calls_per_worker
         if isinstance(key, Reason):
             return wire.SpawnRequest(pair.worker_id, key.number, calls_per_worker=calls)
-        granted = self._settings.granted(key.gids)
-        sees_all_flags = self._settings.sees_all_flags(key.uid, key.gids)
         return wire.SpawnRequest(
-            pair.worker_id, 0, key.uid, key.gid, granted, sees_all_flags, calls, key.groups
+            pair.worker_id,
+            uid=key.uid,
+            gid=key.gid,
+            granted=self._settings.granted(key.gids),
+            sees_all_flags=self._settings.sees_all_flags(key.uid, key.gids),
+            sees_statistics=self._sees_statistics(key),
+            calls_per_worker=calls,
+            nice=self._settings.nice(key.gids),
+            groups=key.groups,
         )
+
+    def _sees_statistics(self, key: Credential | Reason) -> bool:
+        return isinstance(key, Credential) and self._settings.sees_statistics(key.uid, key.gids)
 
     def _start_opener(self, pair: Pair, credential: Credential) -> socket.socket:
         """Fork the pair's opener; return the end that its worker talks to."""
@@ -165,9 +177,15 @@ class Pairs:
             message, _ = wire.receive(pair.control)
             if not message:
                 return False
-            kind, connection_id = wire.Control.unpack(message)
-            if kind != wire.CLOSED or connection_id not in pair.connections:
-                raise wire.WireError("a worker may only say that a connection of its has closed")
+            match wire.Control.unpack(message):
+                case wire.Control(wire.CLOSED, number) if number in pair.connections:
+                    del pair.connections[number]
+                    pair.idle_since = time.monotonic()
+                    return True
+                case wire.Control(wire.STATISTICS, 0) if self._sees_statistics(pair.key):
+                    return self._tell_statistics(pair)
+                case _:
+                    raise wire.WireError("it said what it may not say")
         except BlockingIOError:
             return True
         except OSError:
@@ -175,8 +193,13 @@ class Pairs:
         except wire.WireError as error:
             _log.error("worker %d broke the protocol and is ended: %s", pair.worker_id, error)
             return False
-        del pair.connections[connection_id]
-        pair.idle_since = time.monotonic()
+
+    def _tell_statistics(self, pair: Pair) -> bool:
+        connection_count = sum(len(each.connections) for each in self)
+        try:
+            wire.send(pair.control, self.statistics.tell(connection_count))
+        except OSError:
+            return False
         return True
 
     def replace_opener(self, pair: Pair) -> bool:
@@ -215,3 +238,4 @@ class Pairs:
         if pair.opener:  # whoever else its worker may have given its end to
             pair.opener.stop()
         self._rooms.remove(pair.worker_id)
+        self.statistics.remove(pair.worker_id)

@@ -222,7 +222,7 @@ class Server:
         placing = [other.uid for other in self._placing]
         served = self._pairs.count_connections(peer.uid, refused=False)
         if sum(len(pair.connections) for pair in self._pairs) + len(placing) >= most.connections:
-            self._audit.record(peer, "refused", Reason.TOO_MANY_CONNECTIONS.name)
+            self._note_refusal(peer, Reason.TOO_MANY_CONNECTIONS)
             self._discard(client)
         elif served + placing.count(peer.uid) >= most.connections_per_uid:
             self._refuse(peer, Reason.TOO_MANY_CONNECTIONS)
@@ -282,8 +282,12 @@ class Server:
             self._retire(min(idle, key=lambda pair: pair.idle_since))
         return credential
 
-    def _refuse(self, peer: Peer, reason: Reason) -> None:
+    def _note_refusal(self, peer: Peer, reason: Reason) -> None:
         self._audit.record(peer, "refused", reason.name)
+        self._pairs.statistics.count_refusal(reason)
+
+    def _refuse(self, peer: Peer, reason: Reason) -> None:
+        self._note_refusal(peer, reason)
         refused = self._pairs.count_connections(peer.uid, refused=True)
         if refused >= limits.REFUSED_CONNECTIONS_PER_UID:
             self._discard(peer.client)

@@ -18,6 +18,8 @@ from collections.abc import Mapping
 from enum import IntEnum
 from typing import Final, NamedTuple, TypeAlias
 
+from cowdaemon.limits import MOST_NICE
+
 __all__ = ["OPENER", "WORKER", "WORKER_ERRORS", "ZYGOTE", "Comparison", "Condition", "Rules"]
 
 
@@ -137,6 +139,7 @@ _CONNECTIONS: Final[Rules] = {
 }
 _PAGEMAP_SCAN: Final = 0xC0606610  # linux/fs.h
 _REQUESTS: Final[Rules] = {"ioctl": _one_of(1, termios.FIONBIO, _PAGEMAP_SCAN)}
+_COUNTING: Final[Rules] = {"pwrite64": ((_NOT_STANDARD_ERROR,),)}
 
 WORKER: Final[Rules] = {
     **_RUNNING,
@@ -150,6 +153,7 @@ WORKER: Final[Rules] = {
     **_EVENTS,
     **_CONNECTIONS,
     **_REQUESTS,
+    **_COUNTING,
     **_always("uname"),  # gRPC asks what the kernel is called
 }
 """A worker that serves."""
@@ -163,10 +167,17 @@ WORKER_ERRORS: Final = {"open": errno.EACCES, "openat": errno.EACCES}
 _READ_ONLY: Final = _bits(2, lacking=os.O_ACCMODE | os.O_CREAT | os.O_TRUNC)
 _PR_SET_PDEATHSIG: Final = 1
 
+# Of the calling thread, and no value that needs a privilege.
+_OWN_NICE_VALUE: Final = (
+    Condition(0, Comparison.EQUAL, os.PRIO_PROCESS),
+    Condition(1, Comparison.EQUAL, 0),
+    Condition(2, Comparison.LESS_OR_EQUAL, MOST_NICE),
+)
 _WORKERS: Final[Rules] = {
     **_always("pidfd_open"),
     "clone": ((_bits(_CLONE_FLAGS, lacking=_NAMESPACES),),),
     "pidfd_send_signal": _one_of(1, signal.SIGKILL),
+    "setpriority": (_OWN_NICE_VALUE,),
     "prctl": (
         *_one_of(0, _PR_SET_NAME),
         (

@@ -25,6 +25,7 @@ from cowdaemon.worker.pagemap import (
     NO_STRETCHES,
     ShortReadError,
     Stretches,
+    count_pages,
     join_stretches,
     number_pages,
     read_stretches,
@@ -147,6 +148,7 @@ class _Stream(NamedTuple, Generic[_R]):
     def look(self, piece: list[Chunk]) -> Look[_R]:
         """Look at a piece, and tell of it if that takes no scattered frames."""
         stretches = np.concatenate([chunk.stretches for chunk in piece])
+        self.reader.note_pages(len(self.sides) * count_pages(stretches))
         found = self._look_first(stretches)
         entries = _find_open(found)
         flags = self.reader.read_runs(entries)

@@ -18,6 +18,7 @@ from google.protobuf.message import DecodeError, Message
 
 from cowdaemon.errors import DOMAIN, Code, CowdError, Reason
 from cowdaemon.limits import ANSWERS_UNREAD, RETRY_SECONDS
+from cowdaemon.worker.call_counts import Counters, number_method
 
 __all__ = ["Answer", "Handlers", "LongAnswer", "StreamedAnswer", "fail"]
 
@@ -43,13 +44,16 @@ class _CallEndedError(Exception):
 class _Call:
     """One call, until gRPC is rid of it.
 
-    When it made progress last is set by whoever works for it, in any thread.
+    When it made progress last is set by whoever works for it, in any thread. `outcome` is what it
+    ends with, which is to be cancelled unless it is answered or fails.
     """
 
-    __slots__ = ("_context", "progress_seconds")
+    __slots__ = ("_context", "outcome", "progress_seconds", "start_seconds")
 
     def __init__(self, context: grpc.ServicerContext) -> None:
         self._context = context
+        self.outcome: Code | Reason = Code.CANCELLED
+        self.start_seconds = time.monotonic()
         self.progress_seconds = 0.0
 
     def verify_wanted(self) -> None:
@@ -60,16 +64,21 @@ class _Call:
 
 
 class Handlers(grpc.GenericRpcHandler):
-    """What answers calls, by path: with one response, after long work or not, or with a stream."""
+    """What answers calls, by path: with one response, after long work or not, or with a stream.
+
+    `counters` are told how each call ended.
+    """
 
     def __init__(
         self,
+        counters: Counters,
         calls: dict[str, tuple[type[Message], Answer]],
         streams: dict[str, tuple[type[Message], StreamedAnswer]],
         long_calls: dict[str, tuple[type[Message], LongAnswer]] | None = None,
     ) -> None:
         answers = {method: _ignore_progress(*call) for method, call in calls.items()}
         answers.update(long_calls or {})
+        self._counters = counters
         self._methods = {
             **{method: self._make_unary_handler(method, *call) for method, call in answers.items()},
             **{
@@ -86,7 +95,10 @@ class Handlers(grpc.GenericRpcHandler):
         self, details: grpc.HandlerCallDetails
     ) -> "grpc.RpcMethodHandler[bytes, bytes] | None":
         """Return the handler of one call, or None: gRPC answers UNIMPLEMENTED."""
-        return self._methods.get(details.method)
+        handler = self._methods.get(details.method)
+        if handler is None:
+            self._counters.count_call(number_method(details.method), Code.UNIMPLEMENTED)
+        return handler
 
     def longest_work_seconds(self) -> float:
         """Return how long the call that stands still has done so, of all that are worked on."""
@@ -124,6 +136,9 @@ class Handlers(grpc.GenericRpcHandler):
         self._worked_on.discard(call)
         self._notify_change()
 
+    def _count(self, method: int, call: _Call) -> None:
+        self._counters.count_work(method, call.outcome, time.monotonic() - call.start_seconds)
+
     def _notify_change(self) -> None:
         with self._changed:
             self._changed.notify_all()
@@ -136,24 +151,31 @@ class Handlers(grpc.GenericRpcHandler):
     def _make_unary_handler(
         self, method: str, request_type: type[Message], answer: LongAnswer
     ) -> "grpc.RpcMethodHandler[bytes, bytes]":
+        number = number_method(method)
+
         def handle(request: bytes, context: grpc.ServicerContext) -> bytes:
             call = self._begin(context)
             self._start_work(call)
             try:
                 self._verify_read()
-                return answer(_decode(request_type, request), call.verify_wanted)
+                response = answer(_decode(request_type, request), call.verify_wanted)
+                call.outcome = Code.OK
+                return response
             except _CallEndedError:
                 return b""  # nobody reads it
             except Exception as error:  # noqa: BLE001 - see _fail_as_status
-                _fail_as_status(method, context, error)
+                _fail_as_status(method, context, call, error)
             finally:
                 self._stop_work(call)
+                self._count(number, call)
 
         return grpc.unary_unary_rpc_method_handler(handle)
 
     def _make_stream_handler(
         self, method: str, request_type: type[Message], answer: StreamedAnswer
     ) -> "grpc.RpcMethodHandler[bytes, bytes]":
+        number = number_method(method)
+
         def handle(request: bytes, context: grpc.ServicerContext) -> Iterator[bytes]:
             call = self._begin(context)
             responses: Iterator[bytes] = iter(())
@@ -163,13 +185,15 @@ class Handlers(grpc.GenericRpcHandler):
                 responses = self._work_on(call, answer, wanted, call.verify_wanted)
                 while (response := self._work_on(call, next, responses, None)) is not None:
                     yield response
+                call.outcome = Code.OK
             except _CallEndedError:
                 pass  # nobody reads a status
             except Exception as error:  # noqa: BLE001 - see _fail_as_status
-                _fail_as_status(method, context, error)
+                _fail_as_status(method, context, call, error)
             finally:
                 # Those who read ahead for it are waited for, and may stand still.
                 self._work_on(call, _close, responses)
+                self._count(number, call)
 
         return grpc.unary_stream_rpc_method_handler(handle)
 
@@ -186,12 +210,15 @@ def _close(responses: Iterator[bytes]) -> None:
         responses.close()
 
 
-def _fail_as_status(method: str, context: grpc.ServicerContext, error: Exception) -> NoReturn:
+def _fail_as_status(
+    method: str, context: grpc.ServicerContext, call: _Call, error: Exception
+) -> NoReturn:
     """End a call with the status of what it raised: the one place, for every call."""
-    if isinstance(error, CowdError):
-        fail(context, error)
-    _log.exception("%s failed", method)
-    fail(context, CowdError(Reason.INTERNAL_ERROR))
+    if not isinstance(error, CowdError):
+        _log.exception("%s failed", method)
+        error = CowdError(Reason.INTERNAL_ERROR)
+    call.outcome = error.reason
+    fail(context, error)
 
 
 def _ignore_progress(

@@ -210,6 +210,7 @@ def _count_part(
     reader: Reader, pagemap: Pagemap, inside: Numbers, part: Regions
 ) -> tuple[slice, Numbers]:
     """Return which mappings a part may be of, and a row of `count_mappings` for each of them."""
+    reader.note_pages(count_pages(part))
     among = find_overlap(inside, part)
     mapped = inside[among]
     places, pieces = divide_regions(part, mapped)

@@ -38,6 +38,7 @@ from cowdaemon.worker.pagemap import (
     Numbers,
     Pagemap,
     Stretches,
+    count_pages,
     join_stretches,
     number_pages,
     read_entries,
@@ -85,11 +86,15 @@ class Reader:
     Args:
         kpageflags: descriptor of /proc/kpageflags, opened as root.
         features: what the kernel was found to offer.
+
+    Attributes:
+        note_pages: called, in any thread, with how many pages are looked at that were not before.
     """
 
     def __init__(self, kpageflags: int, features: KernelFeatures) -> None:
         self._kpageflags = kpageflags
         self.features: Final = features
+        self.note_pages: Callable[[int], None] = _note_nothing
 
     def close(self) -> None:
         """Give up kpageflags."""
@@ -107,6 +112,7 @@ class Reader:
             ShortReadError: pagemap ended within the range.
         """
         entries = read_entries(pagemap, address, count)
+        self.note_pages(count)
         flags = read_flags(self._kpageflags, entries)
         again = read_entries(pagemap, address, count)
         first = address // _PAGE_SIZE_BYTES
@@ -121,7 +127,10 @@ class Reader:
         """
         if count > FEW_PAGES:
             return None
-        return read_few(self._kpageflags, pagemap, address, count, self.features.layout, masks)
+        few = read_few(self._kpageflags, pagemap, address, count, self.features.layout, masks)
+        if few is not None:
+            self.note_pages(count)
+        return few
 
     def read_states(self, pagemap: Pagemap, stretches: Stretches, anonymous: Stretches) -> Bytes:
         """Return the state of each page of stretches: what `classify_readings` says, for less.
@@ -220,6 +229,7 @@ class Reader:
         Raises:
             ShortReadError: pagemap ended within one of the stretches.
         """
+        self.note_pages(count_pages(stretches))
         if len(stretches) <= _STRETCHES_AT_ONCE:
             return self._look(pagemap, stretches)
         parts = np.split(stretches, range(_STRETCHES_AT_ONCE, len(stretches), _STRETCHES_AT_ONCE))
@@ -282,6 +292,10 @@ class Reader:
         unstable = suspects[again != entries[suspects]]
         flags[unstable] = 0
         return PageReadings(entries, flags, encode(entries, flags), unstable)
+
+
+def _note_nothing(_: int) -> None:
+    """Of a reader that nobody counts for."""
 
 
 def _join_readings(parts: Sequence[PageReadings]) -> PageReadings:

@@ -24,6 +24,7 @@ from cowdaemon.limits import (
     RANGES_PER_CALL,
     READING_THREADS,
 )
+from cowdaemon.worker.call_counts import Counters, number_method
 from cowdaemon.worker.comparison_calls import ComparisonCalls
 from cowdaemon.worker.disclosure import SAFE, DisclosureMasks
 from cowdaemon.worker.handlers import Handlers, fail
@@ -31,6 +32,7 @@ from cowdaemon.worker.page_calls import PageCalls
 from cowdaemon.worker.privileges import Confinement
 from cowdaemon.worker.process_calls import ProcessCalls
 from cowdaemon.worker.reader import Reader
+from cowdaemon.worker.statistics_calls import StatisticsCalls
 from cowdaemon.worker.targets import Targets
 
 __all__ = ["Caller", "PageFlagsService", "RefusingService"]
@@ -57,6 +59,8 @@ class PageFlagsService:
         targets: opens processes with its authority.
         reader: reads their pages.
         confinement: what this process is closed in by, for telling it.
+        counters: of what this process does.
+        statistics_calls: asks for what all do.
         masks: which flags it may see.
         calls_per_worker: how many calls are worked on at once.
     """
@@ -67,6 +71,8 @@ class PageFlagsService:
         targets: Targets,
         reader: Reader,
         confinement: Confinement,
+        counters: Counters,
+        statistics_calls: StatisticsCalls,
         masks: DisclosureMasks = SAFE,
         calls_per_worker: int = CALLS_PER_WORKER,
     ) -> None:
@@ -74,6 +80,8 @@ class PageFlagsService:
         self._targets = targets
         self._reader = reader
         self._confinement = confinement
+        self._counters = counters
+        self._statistics_calls = statistics_calls
         self._masks = masks
         threads = ThreadPoolExecutor(READING_THREADS, "reading")  # for all calls together
         self._page_calls = PageCalls(targets, reader, masks, threads)
@@ -85,12 +93,17 @@ class PageFlagsService:
     def make_handler(self) -> grpc.GenericRpcHandler:
         """Return the handler of cowd.v1.PageFlagsService and of the standard health check."""
         self._handlers = Handlers(
+            self._counters,
             calls={
                 f"/{_SERVICE}/GetPageFlags": (
                     messages.GetPageFlagsRequest,
                     self._page_calls.get_page_flags,
                 ),
                 f"/{_SERVICE}/GetServerInfo": (messages.GetServerInfoRequest, self._get_info),
+                f"/{_SERVICE}/GetStatistics": (
+                    messages.GetStatisticsRequest,
+                    self._statistics_calls.get_statistics,
+                ),
                 f"/{_HEALTH}/Check": (twins.HealthCheckRequest, self._check_health),
             },
             streams={
@@ -128,6 +141,10 @@ class PageFlagsService:
     def adopt_opener(self, opener: socket.socket) -> None:
         """Use this opener from now on: the one before is gone."""
         self._targets.adopt_opener(opener)
+
+    def take_statistics(self, statistics: wire.Statistics) -> None:
+        """Pass on what the broker has answered."""
+        self._statistics_calls.take(statistics)
 
     def drop_expired(self) -> None:
         """Close targets that were kept long enough."""
@@ -170,17 +187,22 @@ class RefusingService:
 
     Args:
         refusal: a reason whose sentence has no fields.
+        counters: of what this process does.
     """
 
-    def __init__(self, refusal: Reason) -> None:
+    def __init__(self, refusal: Reason, counters: Counters) -> None:
         self._refusal = refusal
+        self._counters = counters
 
     def make_handler(self) -> grpc.GenericRpcHandler:
         """Return a handler of any call."""
-        refusal = CowdError(self._refusal)
+        refusal, counters = CowdError(self._refusal), self._counters
 
         class Refusing(grpc.GenericRpcHandler):
-            def service(self, _: grpc.HandlerCallDetails) -> "grpc.RpcMethodHandler[bytes, bytes]":
+            def service(
+                self, details: grpc.HandlerCallDetails
+            ) -> "grpc.RpcMethodHandler[bytes, bytes]":
+                counters.count_call(number_method(details.method), refusal.reason.code)
                 return grpc.unary_unary_rpc_method_handler(lambda _, call: fail(call, refusal))
 
         return Refusing()
@@ -188,6 +210,9 @@ class RefusingService:
     def adopt_opener(self, opener: socket.socket) -> None:
         """Close it: nothing is opened for a caller who is refused."""
         opener.close()
+
+    def take_statistics(self, statistics: wire.Statistics) -> None:
+        """It asks for none."""
 
     def drop_expired(self) -> None:
         """Nothing is kept."""

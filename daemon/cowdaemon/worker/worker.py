@@ -56,6 +56,9 @@ class Service(Protocol):
     def adopt_opener(self, opener: socket.socket) -> None:
         """Use this opener from now on: the one before is gone."""
 
+    def take_statistics(self, statistics: wire.Statistics) -> None:
+        """Pass on what the broker has answered."""
+
     def drop_expired(self) -> None:
         """Let go of what is kept for a while only."""
 
@@ -98,13 +101,13 @@ def run_worker(
             _log.error("a call stands still in its target: the worker ends, others take its place")
             return
         try:
-            message, descriptors = wire.receive(control, 1)
+            message, descriptors = wire.receive(control, 1, wire.STATISTICS_BYTES)
         except TimeoutError:
             continue
         if not message:
             return
         received = [socket.socket(fileno=descriptor) for descriptor in descriptors]
-        match wire.Control.unpack(message), received:
+        match wire.unpack_broker_message(message), received:
             case wire.Control(wire.CONNECTION, connection_id), [client]:
                 arrived[connection_id] = client
             case wire.Control(wire.RELEASED, connection_id), []:
@@ -113,6 +116,8 @@ def run_worker(
                 arrived.pop(connection_id).close()
             case wire.Control(wire.OPENER), [opener]:
                 service.adopt_opener(opener)
+            case wire.Statistics() as statistics, []:
+                service.take_statistics(statistics)
             case wire.Control(wire.DRAIN), []:
                 # Aside, because a call in flight may still need another opener.
                 drain = partial(_drain, server, service, connections)

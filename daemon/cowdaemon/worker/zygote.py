@@ -28,12 +28,14 @@ import grpc._utilities  # noqa: F401
 from cowdaemon import wire
 from cowdaemon.errors import Reason
 from cowdaemon.system.confinement import PrivilegeError, bind_to_parent, name_process
+from cowdaemon.worker.call_counts import Counters
 from cowdaemon.worker.disclosure import FULL, SAFE
 from cowdaemon.worker.features import probe_features
 from cowdaemon.worker.kernel_files import KernelError, open_kpageflags
 from cowdaemon.worker.privileges import Confinement, become
 from cowdaemon.worker.reader import Reader
 from cowdaemon.worker.service import Caller, PageFlagsService, RefusingService
+from cowdaemon.worker.statistics_calls import StatisticsCalls
 from cowdaemon.worker.targets import Targets
 from cowdaemon.worker.worker import Service, run_worker
 
@@ -93,7 +95,7 @@ def _share_heap() -> None:
 def _serve(control: socket.socket, reader: Reader, confinement: Confinement) -> None:
     workers: dict[int, int] = {}  # worker id -> pidfd
     while True:
-        message, descriptors = wire.receive(control, 3, wire.SPAWN_BYTES)
+        message, descriptors = wire.receive(control, 4, wire.SPAWN_BYTES)
         if not message:
             return
         match wire.unpack_zygote_request(message):
@@ -137,6 +139,7 @@ def _spawn(
                 os.close(descriptor)
             bind_to_parent(zygote_pid)
             name_process("cowd-worker")
+            _give_way(request.nice)
             _run(request, descriptors, reader, confinement)
         except BaseException:  # noqa: BLE001 - a worker must end here, and say why
             _log.exception("a worker failed")
@@ -150,21 +153,36 @@ def _spawn(
         return None
 
 
+def _give_way(nice: int) -> None:
+    """Take on a nice value, before there is a second thread: each has its own."""
+    if nice:
+        try:
+            os.setpriority(os.PRIO_PROCESS, 0, nice)
+        except OSError as error:  # a cowd that was started with a higher one, or a stricter unit
+            _log.warning("a worker cannot have nice value %d: %s", nice, error.strerror)
+
+
 def _run(
     request: wire.SpawnRequest, descriptors: list[int], reader: Reader, confinement: Confinement
 ) -> None:
-    control, room, *opener = descriptors
+    control_number, room, counters_file, *opener = descriptors
+    control = socket.socket(fileno=control_number)
+    counters = Counters(counters_file)
     calls = request.calls_per_worker
     service: Service
     if request.refusal:
         reader.close()  # whoever is refused shares this worker with others: it holds nothing
-        service = RefusingService(Reason.from_number(request.refusal))
+        service = RefusingService(Reason.from_number(request.refusal), counters)
     else:
         caller = Caller(request.uid, request.gid, request.groups, request.granted)
         targets = Targets(socket.socket(fileno=opener[0]))
+        statistics_calls = StatisticsCalls(control, request.sees_statistics)
         masks = FULL if request.sees_all_flags else SAFE
-        service = PageFlagsService(caller, targets, reader, confinement, masks, calls)
-    run_worker(socket.socket(fileno=control), room, service, confinement, calls)
+        reader.note_pages = counters.count_pages
+        service = PageFlagsService(
+            caller, targets, reader, confinement, counters, statistics_calls, masks, calls
+        )
+    run_worker(control, room, service, confinement, calls)
 
 
 if __name__ == "__main__":

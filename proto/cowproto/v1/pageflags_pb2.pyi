@@ -40,6 +40,26 @@ PAGE_STATE_UNKNOWN: PageState
 PAGE_STATE_UNSPECIFIED: PageState
 PAGE_STATE_ZERO: PageState
 
+class CallCount(_message.Message):
+    __slots__ = ["code", "count", "method"]
+    CODE_FIELD_NUMBER: _ClassVar[int]
+    COUNT_FIELD_NUMBER: _ClassVar[int]
+    METHOD_FIELD_NUMBER: _ClassVar[int]
+    code: int
+    count: int
+    method: str
+    def __init__(self, method: _Optional[str] = ..., code: _Optional[int] = ..., count: _Optional[int] = ...) -> None: ...
+
+class CallDurations(_message.Message):
+    __slots__ = ["bucket_count", "method", "total_seconds"]
+    BUCKET_COUNT_FIELD_NUMBER: _ClassVar[int]
+    METHOD_FIELD_NUMBER: _ClassVar[int]
+    TOTAL_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    bucket_count: _containers.RepeatedScalarFieldContainer[int]
+    method: str
+    total_seconds: float
+    def __init__(self, method: _Optional[str] = ..., bucket_count: _Optional[_Iterable[int]] = ..., total_seconds: _Optional[float] = ...) -> None: ...
+
 class CallerCredential(_message.Message):
     __slots__ = ["gid", "groups", "uid"]
     GID_FIELD_NUMBER: _ClassVar[int]
@@ -196,6 +216,32 @@ class GetServerInfoResponse(_message.Message):
     version: str
     def __init__(self, version: _Optional[str] = ..., page_size_bytes: _Optional[int] = ..., caller: _Optional[_Union[CallerCredential, _Mapping]] = ..., maximum_page_count: _Optional[int] = ..., maximum_mapping_count: _Optional[int] = ..., masks: _Optional[_Union[DisclosureMasks, _Mapping]] = ..., kernel_features: _Optional[_Union[KernelFeatures, _Mapping]] = ..., maximum_concurrent_call_count: _Optional[int] = ..., confinement: _Optional[_Union[Confinement, _Mapping]] = ..., granted: _Optional[_Union[GrantDetail, str]] = ..., maximum_pid_count: _Optional[int] = ..., maximum_range_count: _Optional[int] = ...) -> None: ...
 
+class GetStatisticsRequest(_message.Message):
+    __slots__ = []
+    def __init__(self) -> None: ...
+
+class GetStatisticsResponse(_message.Message):
+    __slots__ = ["calls", "connection_count", "duration_bound_seconds", "durations", "read_page_count", "refusals", "start_time_nanoseconds", "version", "worker_count"]
+    CALLS_FIELD_NUMBER: _ClassVar[int]
+    CONNECTION_COUNT_FIELD_NUMBER: _ClassVar[int]
+    DURATIONS_FIELD_NUMBER: _ClassVar[int]
+    DURATION_BOUND_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    READ_PAGE_COUNT_FIELD_NUMBER: _ClassVar[int]
+    REFUSALS_FIELD_NUMBER: _ClassVar[int]
+    START_TIME_NANOSECONDS_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    WORKER_COUNT_FIELD_NUMBER: _ClassVar[int]
+    calls: _containers.RepeatedCompositeFieldContainer[CallCount]
+    connection_count: int
+    duration_bound_seconds: _containers.RepeatedScalarFieldContainer[float]
+    durations: _containers.RepeatedCompositeFieldContainer[CallDurations]
+    read_page_count: int
+    refusals: _containers.RepeatedCompositeFieldContainer[RefusalCount]
+    start_time_nanoseconds: int
+    version: str
+    worker_count: int
+    def __init__(self, version: _Optional[str] = ..., start_time_nanoseconds: _Optional[int] = ..., connection_count: _Optional[int] = ..., worker_count: _Optional[int] = ..., read_page_count: _Optional[int] = ..., calls: _Optional[_Iterable[_Union[CallCount, _Mapping]]] = ..., duration_bound_seconds: _Optional[_Iterable[float]] = ..., durations: _Optional[_Iterable[_Union[CallDurations, _Mapping]]] = ..., refusals: _Optional[_Iterable[_Union[RefusalCount, _Mapping]]] = ...) -> None: ...
+
 class KernelFeatures(_message.Message):
     __slots__ = ["guard_regions", "markers", "page_copiers", "pagemap_scan", "soft_dirty"]
     GUARD_REGIONS_FIELD_NUMBER: _ClassVar[int]
@@ -297,6 +343,14 @@ class PageTotals(_message.Message):
     unknown_page_count: int
     zero_page_count: int
     def __init__(self, kind: _Optional[_Union[MappingKind, str]] = ..., mapping_count: _Optional[int] = ..., absent_page_count: _Optional[int] = ..., file_page_count: _Optional[int] = ..., anon_page_count: _Optional[int] = ..., anon_swapped_page_count: _Optional[int] = ..., zero_page_count: _Optional[int] = ..., guard_page_count: _Optional[int] = ..., unknown_page_count: _Optional[int] = ...) -> None: ...
+
+class RefusalCount(_message.Message):
+    __slots__ = ["count", "reason"]
+    COUNT_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    count: int
+    reason: str
+    def __init__(self, reason: _Optional[str] = ..., count: _Optional[int] = ...) -> None: ...
 
 class StreamPageFlagsRequest(_message.Message):
     __slots__ = ["expected_start_time_ticks", "pid", "ranges"]

@@ -31,6 +31,7 @@ class Zygote:
     def __init__(self, stack: ExitStack) -> None:
         self._stack = stack
         self.requests: list[wire.SpawnRequest] = []
+        self.counters: dict[int, int] = {}
         self.handed: dict[int, list[int]] = {}
         self.workers: dict[int, socket.socket] = {}
         self.openers: dict[int, socket.socket] = {}
@@ -40,9 +41,11 @@ class Zygote:
         if self.failure:
             raise self.failure
         self.requests.append(request)
-        control, room, *opener = map(os.dup, descriptors)
-        self._stack.callback(os.close, room)
-        self.handed[request.worker_id] = [control, room, *opener]
+        control, room, counters, *opener = map(os.dup, descriptors)
+        for descriptor in room, counters:
+            self._stack.callback(os.close, descriptor)
+        self.handed[request.worker_id] = [control, room, counters, *opener]
+        self.counters[request.worker_id] = counters
         self.workers[request.worker_id] = self._take(control)
         if opener:
             self.openers[request.worker_id] = self._take(opener[0])

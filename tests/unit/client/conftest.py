@@ -97,6 +97,7 @@ class FakeDaemon(FakeProcesses, pageflags_pb2_grpc.PageFlagsServiceServicer):
         self.shared_flags_mask = 0x14A5808
         self.failure: CowdError | None = None
         self.retry_after_seconds: float | None = None
+        self.statistics = pageflags_pb2.GetStatisticsResponse()
         self.serving = True
         self.called = False
         self.delay_seconds = 0.0
@@ -222,6 +223,11 @@ class FakeDaemon(FakeProcesses, pageflags_pb2_grpc.PageFlagsServiceServicer):
             confinement=pageflags_pb2.Confinement(seccomp=True, landlock_abi=7),
             granted=pageflags_pb2.GRANT_DETAIL_SUMMARY,
         )
+
+    def GetStatistics(self, request, context):  # noqa: N802
+        del request
+        self._fail(context)
+        return self.statistics
 
     def check_health(self, request, context):
         assert request.service == "cowd.v1.PageFlagsService"

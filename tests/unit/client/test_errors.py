@@ -32,6 +32,7 @@ EXPECTED = {
     "FOREIGN_PID_NAMESPACE": cowd.AccessDenied,
     "CALLER_NOT_ALLOWED": cowd.AccessDenied,
     "CALLER_GONE": cowd.AccessDenied,
+    "STATISTICS_DENIED": cowd.AccessDenied,
     "TOO_MANY_CONNECTIONS": cowd.LimitReached,
     "TOO_MANY_CREDENTIALS": cowd.LimitReached,
     "TOO_MANY_UNREAD_ANSWERS": cowd.LimitReached,

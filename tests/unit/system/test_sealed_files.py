@@ -7,7 +7,7 @@ import os
 import resource
 
 import pytest
-from cowdaemon.system.sealed_files import make_sealed_file
+from cowdaemon.system.sealed_files import make_file_of_fixed_size, make_sealed_file
 
 CONTENT = b"sealed" * 1000
 
@@ -28,6 +28,23 @@ def test_content_is_there_and_stays() -> None:
             mmap.mmap(descriptor, len(CONTENT))
         with pytest.raises(PermissionError):
             fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, 0)
+    finally:
+        os.close(descriptor)
+
+
+def test_size_stays_and_content_may_change() -> None:
+    descriptor = make_file_of_fixed_size("test", len(CONTENT))
+    try:
+        assert os.pread(descriptor, 2 * len(CONTENT), 0) == bytes(len(CONTENT))
+        os.pwrite(descriptor, CONTENT, 0)
+        assert os.pread(descriptor, 2 * len(CONTENT), 0) == CONTENT
+        for size_bytes in 0, len(CONTENT) - 1, len(CONTENT) + 1:
+            with pytest.raises(PermissionError):
+                os.ftruncate(descriptor, size_bytes)
+        with pytest.raises(PermissionError):
+            os.pwrite(descriptor, b"x", len(CONTENT))
+        with pytest.raises(PermissionError):
+            fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, fcntl.F_SEAL_WRITE)
     finally:
         os.close(descriptor)
 

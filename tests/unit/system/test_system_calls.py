@@ -92,7 +92,8 @@ OF_OTHERS: Attempts = {
     "advise on memory": call("process_madvise", -1, None, 0, 0, 0),
     "take a descriptor": call("pidfd_getfd", -1, 0, 0),
     "set a limit": call("prlimit64", 0, 7, None, None),
-    "set a priority": call("setpriority", 0, 0, 0),
+    "set a process's priority": call("setpriority", 0, os.getpid(), 0),
+    "set the user's priority": call("setpriority", 2, 0, 0),
     "set processors": call("sched_setaffinity", 0, 0, None),
 }
 OF_IDS: Attempts = {
@@ -166,8 +167,10 @@ BY_WORKER: Attempts = {
     "type on the terminal": call("ioctl", -1, TIOCSTI, None),
     "set an alarm": call("setitimer", 0, None, None),
     "restrict": call("landlock_restrict_self", -1, 0),
+    "be nicer": call("setpriority", 0, 0, 19),
 }
 BY_ZYGOTE: Attempts = {
+    "go before others": call("setpriority", 0, 0, -1),
     "stop by descriptor": call("pidfd_send_signal", -1, signal.SIGSTOP, None, 0),
 }
 BY_OPENER: Attempts = {
@@ -282,6 +285,7 @@ def test_what_a_worker_needs_is_there(run_in_child: RunInChild, tmp_path: Path) 
             {
                 "fork and kill": fork_and_kill,
                 "be bound to the parent": lambda: bind_to_parent(os.getppid()),
+                "be nicer": lambda: os.setpriority(os.PRIO_PROCESS, 0, 1),
                 "be restricted": lambda: restrict_files(
                     read_landlock_abi(), {room: EVERY_RIGHT}, FileRight.READ_FILE
                 ),

@@ -15,11 +15,10 @@ import numpy as np
 import pytest
 from cowdaemon.worker import targets
 from cowdaemon.worker.reader import Reader
-from cowdaemon.worker.service import PageFlagsService
 from cowdaemon.worker.worker import Service
 from cowproto.v1 import pageflags_pb2_grpc
 from unit.worker.opener_player import Answer, Opener, PlayOpener
-from unit.worker.served_process import CALLER, CONFINEMENT, FEATURES, FRAMES, MakeFile, Process
+from unit.worker.served_process import FEATURES, FRAMES, MakeFile, Process, make_service
 
 # As the zygote has it: other tests fork this process after gRPC has run in it.
 os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
@@ -113,7 +112,7 @@ def channel(
 ) -> grpc.Channel:
     kpageflags = make_file(np.array(FRAMES, "<u8").tobytes())
     reader = Reader(kpageflags, FEATURES)
-    return serve(PageFlagsService(CALLER, process, reader, CONFINEMENT))  # type: ignore[arg-type]
+    return serve(make_service(process, reader))
 
 
 @pytest.fixture

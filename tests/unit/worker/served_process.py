@@ -12,9 +12,12 @@ import numpy as np
 import pytest
 from cowdaemon.errors import DOMAIN, Code, CowdError, Reason
 from cowdaemon.wire import Detail, Purpose
+from cowdaemon.worker.call_counts import Counters
+from cowdaemon.worker.disclosure import SAFE, DisclosureMasks
 from cowdaemon.worker.features import KernelFeatures
 from cowdaemon.worker.page_states import EntryLayout, Kpageflags, Words
-from cowdaemon.worker.service import Caller
+from cowdaemon.worker.service import Caller, PageFlagsService
+from cowdaemon.worker.statistics_calls import StatisticsCalls
 from cowdaemon.worker.targets import Target
 from cowproto.v1 import pageflags_pb2 as messages
 from cowproto.v1 import twins_pb2
@@ -33,6 +36,7 @@ METHODS = [
         "SummarizeProcesses",
         "ComparePages",
         "GetServerInfo",
+        "GetStatistics",
     )
 ]
 DETAILS_KEY = "grpc-status-details-bin"
@@ -42,6 +46,9 @@ PAGE = os.sysconf("SC_PAGE_SIZE")
 PID, START_TIME_TICKS = 4711, 987_654
 OTHER_PID, OTHER_START_TIME_TICKS = 4712, 987_999
 CALLER = Caller(1000, 100, (4, 24, 27), Detail.SUMMARY)
+COUNTERS = Counters(os.open(os.devnull, os.O_WRONLY))
+with socket.socket() as nobody:
+    STATISTICS_CALLS = StatisticsCalls(nobody, is_allowed=False)
 CONFINEMENT = SimpleNamespace(has_seccomp=True, landlock_abi=3)
 FEATURES = KernelFeatures(EntryLayout(31, has_soft_dirty=True), True, False, True)
 
@@ -111,6 +118,14 @@ class Process:
 
     def adopt_opener(self, opener: socket.socket) -> None:
         self.opener = opener
+
+
+def make_service(
+    process: Process, reader: object, caller: Caller = CALLER, masks: DisclosureMasks = SAFE
+) -> PageFlagsService:
+    """Return a service about the process, whose pages a reader of any kind reads."""
+    about = caller, process, reader, CONFINEMENT, COUNTERS, STATISTICS_CALLS, masks
+    return PageFlagsService(*about)  # type: ignore[arg-type]
 
 
 def call(channel: grpc.Channel, method: str, request: bytes) -> bytes:

@@ -69,6 +69,7 @@ class Machine:
     """
 
     features = replace(FEATURES, has_pagemap_scan=True)
+    note_pages = staticmethod(int)
 
     def __init__(self, processes: Processes) -> None:
         self._processes = processes

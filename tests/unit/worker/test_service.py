@@ -22,14 +22,12 @@ from cowdaemon.worker.disclosure import FULL, SAFE
 from cowdaemon.worker.page_states import Kpageflags, encode
 from cowdaemon.worker.reader import PageReadings, Reader
 from cowdaemon.worker.requests import verify_range
-from cowdaemon.worker.service import PageFlagsService
 from cowdaemon.worker.worker import Service
 from cowproto.v1 import pageflags_pb2 as messages
 from cowproto.v1 import pageflags_pb2_grpc
 from unit.worker.served_process import (
     ANON_WORD,
     CALLER,
-    CONFINEMENT,
     ENTRIES,
     EXCLUSIVE,
     FEATURES,
@@ -47,6 +45,7 @@ from unit.worker.served_process import (
     MakeFile,
     Process,
     ask_flags,
+    make_service,
     refuse,
 )
 
@@ -116,7 +115,7 @@ def test_page_that_does_not_settle_is_unknown_and_has_no_flags(
             flags = np.array([ANON_WORD, 0], np.uint64)
             return PageReadings(entries, flags, encode(entries, flags), np.array([1]))
 
-    service = PageFlagsService(CALLER, process, Restless(), CONFINEMENT)  # type: ignore[arg-type]
+    service = make_service(process, Restless())
     stub = pageflags_pb2_grpc.PageFlagsServiceStub(serve(service))
     response = stub.GetPageFlags(ask_flags(count=2))
     assert list(response.state) == [messages.PAGE_STATE_ANON, messages.PAGE_STATE_UNKNOWN]
@@ -266,7 +265,7 @@ def test_caller_is_told_what_it_is_granted(
     serve: Callable[[Service], grpc.Channel], process: Process, detail: Detail
 ) -> None:
     caller = CALLER._replace(granted=detail)
-    service = PageFlagsService(caller, process, Reader(-1, FEATURES), CONFINEMENT)  # type: ignore[arg-type]
+    service = make_service(process, Reader(-1, FEATURES), caller)
     stub = pageflags_pb2_grpc.PageFlagsServiceStub(serve(service))
     granted = stub.GetServerInfo(messages.GetServerInfoRequest()).granted
     assert messages.GrantDetail.Name(granted) == f"GRANT_DETAIL_{detail.name}"
@@ -277,7 +276,7 @@ def test_masks_of_a_caller_are_told_and_applied(
 ) -> None:
     words = [0, 2**64 - 1, FILE_WORD | Kpageflags.THP | 1 << 63]
     reader = Reader(make_file(np.array(words, "<u8").tobytes()), FEATURES)
-    service = PageFlagsService(CALLER, process, reader, CONFINEMENT, FULL)  # type: ignore[arg-type]
+    service = make_service(process, reader, masks=FULL)
     stub = pageflags_pb2_grpc.PageFlagsServiceStub(serve(service))
     wanted = messages.PageRange(address=PAGE, count=2)
     request = messages.StreamPageFlagsRequest(pid=PID, ranges=[wanted])

@@ -16,12 +16,9 @@ from cowdaemon.worker import comparison_calls as module
 from cowdaemon.worker.comparison_calls import ComparisonCalls
 from cowdaemon.worker.page_states import Kpageflags
 from cowdaemon.worker.reader import Reader
-from cowdaemon.worker.service import PageFlagsService
 from cowproto.v1 import pageflags_pb2 as messages
 from cowproto.v1 import pageflags_pb2_grpc
 from unit.worker.served_process import (
-    CALLER,
-    CONFINEMENT,
     ENTRIES,
     FEATURES,
     FILE,
@@ -36,6 +33,7 @@ from unit.worker.served_process import (
     SWAPPED,
     MakeFile,
     Process,
+    make_service,
     refuse,
 )
 
@@ -114,7 +112,7 @@ def stub_without_copiers(serve: Callable[..., Any], process: Process, make_file:
     """Return a stub of a service on a kernel that does not tell who made a page."""
     features = replace(FEATURES, has_page_copiers=False)
     reader = Reader(make_file(np.array(FRAMES, "<u8").tobytes()), features)
-    service = PageFlagsService(CALLER, process, reader, CONFINEMENT)  # type: ignore[arg-type]
+    service = make_service(process, reader)
     return pageflags_pb2_grpc.PageFlagsServiceStub(serve(service))
 
 

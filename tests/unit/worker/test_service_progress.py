@@ -16,7 +16,7 @@ from cowdaemon.errors import Reason
 from cowdaemon.worker import handlers
 from cowdaemon.worker.handlers import Handlers
 from cowproto.v1 import twins_pb2
-from unit.worker.served_process import SECONDS, refuse
+from unit.worker.served_process import COUNTERS, SECONDS, refuse
 
 METHOD = "/test.Service/Stream"
 PASSING_SECONDS = 50.0
@@ -52,7 +52,7 @@ def work() -> Work:
 
 @pytest.fixture
 def served(work: Work) -> Handlers:
-    return Handlers({}, {METHOD: (twins_pb2.Any, work.answer)})
+    return Handlers(COUNTERS, {}, {METHOD: (twins_pb2.Any, work.answer)})
 
 
 @pytest.fixture

@@ -11,12 +11,11 @@ import pytest
 from cowdaemon.errors import Code, Reason
 from cowdaemon.limits import RETRY_SECONDS
 from cowdaemon.worker import handlers
-from cowdaemon.worker.service import PageFlagsService, RefusingService
+from cowdaemon.worker.service import RefusingService
 from cowdaemon.worker.worker import Service
 from cowproto.v1 import twins_pb2
 from unit.worker.served_process import (
-    CALLER,
-    CONFINEMENT,
+    COUNTERS,
     HEALTH,
     METHODS,
     SERVICE,
@@ -25,6 +24,7 @@ from unit.worker.served_process import (
     ask_flags,
     call,
     check_health,
+    make_service,
     refuse,
 )
 
@@ -87,7 +87,7 @@ def test_answers_count_until_they_are_read(
 ) -> None:
     """A client that reads what it is told may ask as often as it likes."""
     monkeypatch.setattr(handlers, "ANSWERS_UNREAD", most)
-    service = PageFlagsService(CALLER, process, None, CONFINEMENT)  # type: ignore[arg-type]
+    service = make_service(process, None)
     channel = serve(service)
     for _ in range(100):
         if refused:
@@ -99,7 +99,7 @@ def test_answers_count_until_they_are_read(
 
 
 def test_opener_is_passed_on_to_targets(process: Process) -> None:
-    service = PageFlagsService(CALLER, process, None, CONFINEMENT)  # type: ignore[arg-type]
+    service = make_service(process, None)
     left, right = socket.socketpair()
     with left, right:
         service.adopt_opener(left)
@@ -120,7 +120,7 @@ OF_WHOLE_CALLERS = [
 def test_refused_caller_reads_the_reason_whatever_it_asks(
     serve: Callable[[Service], grpc.Channel], reason: Reason
 ) -> None:
-    channel = serve(RefusingService(reason))
+    channel = serve(RefusingService(reason, COUNTERS))
     for method in [*METHODS, HEALTH, "/any.Service/Method"]:
         for request in b"", b"\xff" * 100:
             refusal = refuse(lambda: call(channel, method, request))  # noqa: B023
@@ -131,7 +131,7 @@ def test_refused_caller_reads_the_reason_whatever_it_asks(
 def test_exhausted_limit_says_when_to_try_again(
     serve: Callable[[Service], grpc.Channel],
 ) -> None:
-    channel = serve(RefusingService(Reason.TOO_MANY_CONNECTIONS))
+    channel = serve(RefusingService(Reason.TOO_MANY_CONNECTIONS, COUNTERS))
     refusal = refuse(lambda: check_health(channel))
     retry = twins_pb2.RetryInfo.FromString(refusal.details["RetryInfo"])
     assert retry.retry_delay == twins_pb2.Duration(seconds=RETRY_SECONDS)
@@ -140,7 +140,7 @@ def test_exhausted_limit_says_when_to_try_again(
 def test_refusing_service_opens_nothing() -> None:
     left, right = socket.socketpair()
     with left, right:
-        RefusingService(Reason.CALLER_GONE).adopt_opener(left)
+        RefusingService(Reason.CALLER_GONE, COUNTERS).adopt_opener(left)
         assert left.fileno() == -1
 
 
@@ -150,7 +150,7 @@ def test_status_is_read_by_the_standard_library_of_google_rpc(
 ) -> None:
     rpc_status = pytest.importorskip("grpc_status.rpc_status")
     error_details_pb2 = pytest.importorskip("google.rpc.error_details_pb2")
-    channel = serve(RefusingService(Reason.TOO_MANY_CREDENTIALS))
+    channel = serve(RefusingService(Reason.TOO_MANY_CREDENTIALS, COUNTERS))
     with pytest.raises(grpc.RpcError) as failure:
         call(channel, METHODS[0], b"")
     status = rpc_status.from_call(failure.value)

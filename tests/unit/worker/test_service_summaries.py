@@ -19,14 +19,11 @@ from cowdaemon.worker.page_states import Bytes, PageState
 from cowdaemon.worker.pagemap import Stretches, count_pages
 from cowdaemon.worker.process_calls import ProcessCalls
 from cowdaemon.worker.reader import Reader
-from cowdaemon.worker.service import PageFlagsService
 from cowdaemon.worker.targets import Target
 from cowdaemon.worker.worker import Service
 from cowproto.v1 import pageflags_pb2 as messages
 from cowproto.v1 import pageflags_pb2_grpc
 from unit.worker.served_process import (
-    CALLER,
-    CONFINEMENT,
     FEATURES,
     FRAMES,
     PAGE,
@@ -36,6 +33,7 @@ from unit.worker.served_process import (
     MakeFile,
     Process,
     check_health,
+    make_service,
     refuse,
 )
 
@@ -164,7 +162,7 @@ def test_process_that_was_opened_long_ago_is_asked_for_again(
         monkeypatch.setattr(summaries, "make_plan", lambda *of: plan(*of)._replace(whole=None))
     process = Closing(make_file)
     reader = Reader(make_file(np.array(FRAMES, "<u8").tobytes()), FEATURES)
-    service = PageFlagsService(CALLER, process, reader, CONFINEMENT)  # type: ignore[arg-type]
+    service = make_service(process, reader)
     stub = pageflags_pb2_grpc.PageFlagsServiceStub(serve(service))
     assert [told.failure.reason for told in ask(stub, PID, 9)] == ["ACCESS_DENIED"] * 2
     assert process.purposes[:2] == [Purpose.SUMMARY] * 2
@@ -376,7 +374,7 @@ def test_call_that_nobody_waits_for_stops_within_a_chunk(
     end: Callable[[Any], None],
 ) -> None:
     reader = Endless(labour, process)
-    channel = serve(PageFlagsService(CALLER, process, reader, CONFINEMENT))  # type: ignore[arg-type]
+    channel = serve(make_service(process, reader))
     with caplog.at_level(logging.DEBUG, "cowdaemon"):
         verify_threads_are_given_back(channel, labour, request_made, seconds, end)
     assert not caplog.records
@@ -392,6 +390,6 @@ def test_refused_processes_are_not_gone_through_for_nobody(
 ) -> None:
     """gRPC stops a stream that was cancelled at its next response; here there is none."""
     process = Refusing(labour, make_file)
-    channel = serve(PageFlagsService(CALLER, process, None, CONFINEMENT))  # type: ignore[arg-type]
+    channel = serve(make_service(process, None))
     request = messages.SummarizeProcessesRequest()
     verify_threads_are_given_back(channel, labour, request, seconds, end)
