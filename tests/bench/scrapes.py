@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """What monitoring costs: processor time of a scrape a minute, and what a watched process notices.
 
-Runs as root in the process of the benchmark. The exporter is `cowctl export prometheus`; what it, and
-each of the daemon's processes, use of the processors is what the kernel says in their stat.
+Runs as root in the process of the benchmark. The exporter is `cowctl export prometheus`. What it and
+the daemon's processes use of the processors is what the kernel says in the stat of each.
 """
 
 import os

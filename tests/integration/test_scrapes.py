@@ -8,14 +8,15 @@ what a process that hangs costs by tests/security/test_hung_sweeps.py.
 import os
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import cowd
 import pytest
 from cowd.exporters.config import ExportConfig, GroupRule
 from cowd.exporters.figures import GroupFigures, Scrape
-from cowd.exporters.scraper import Scraper, open_scraper
+from cowd.exporters.scraper import Scraper
 from harness.daemon import Daemon
 from harness.programs import PAGE_BYTES
 from harness.puppets import Puppet
@@ -41,14 +42,9 @@ def open_puppet(public_directory: Path) -> Iterator[Callable[[], Puppet]]:
         yield start
 
 
-@contextmanager
-def scraping(daemon: Daemon, config: ExportConfig) -> Iterator[Scraper]:
-    """Have a scraper of this daemon."""
-    scraper = open_scraper(config, str(daemon.socket_path))
-    try:
-        yield scraper
-    finally:
-        scraper.close()
+def make_scraper(daemon: Daemon, **settings: Any) -> Scraper:
+    """Return a scraper of this daemon, with the groups of RULES."""
+    return Scraper(ExportConfig(**{"groups": RULES, **settings}), str(daemon.socket_path))
 
 
 def find(scrape: Scrape, name: str) -> GroupFigures:
@@ -61,43 +57,42 @@ def find(scrape: Scrape, name: str) -> GroupFigures:
 def test_figures_follow_what_processes_write(
     daemon: Daemon, open_puppet: Callable[[], Puppet]
 ) -> None:
-    config = ExportConfig(cache_seconds=0.0, groups=RULES)
-    with scraping(daemon, config) as scraper:
-        assert find(scraper.scrape(), "scraped").process_count == 0
-        puppets = [open_puppet() for _ in range(2)]
-        pids = []
-        for puppet in puppets:
-            pids.append(puppet.map_pages("memfd", PAGES).pid)
-            puppet.do("store", 0, WRITTEN)
-        first = find(scraper.scrape(), "scraped")
-        summaries = cowd.summarize(pids, address=str(daemon.socket_path))
-        assert (first.process_count, first.is_complete, first.fork) == (2, True, None)
-        assert first.copied_bytes == PAGE_BYTES * sum(each.copied_page_count for each in summaries)
-        for state, size_bytes in first.mapping_bytes.items():
-            pages = sum(getattr(each.page_counts, state) for each in summaries)
-            assert size_bytes == pages * PAGE_BYTES, state
-        puppets[1].do("store", WRITTEN, MORE)
-        second = find(scraper.scrape(), "scraped")
-        assert second.copied_bytes - first.copied_bytes == MORE * PAGE_BYTES
-        grown = second.mapping_bytes["anon"] - first.mapping_bytes["anon"]
-        assert grown >= MORE * PAGE_BYTES  # and what the puppet's own work took
-        puppets[0].kill()
-        assert find(scraper.scrape(), "scraped").process_count == 1
+    scraper = make_scraper(daemon, cache_seconds=0.0)
+    assert find(scraper.scrape(), "scraped").process_count == 0
+    puppets = [open_puppet() for _ in range(2)]
+    pids = []
+    for puppet in puppets:
+        pids.append(puppet.map_pages("memfd", PAGES).pid)
+        puppet.do("store", 0, WRITTEN)
+    first = find(scraper.scrape(), "scraped")
+    summaries = cowd.summarize(pids, address=str(daemon.socket_path))
+    assert (first.process_count, first.is_complete, first.fork) == (2, True, None)
+    assert first.copied_bytes == PAGE_BYTES * sum(each.copied_page_count for each in summaries)
+    for state, size_bytes in first.mapping_bytes.items():
+        pages = sum(getattr(each.page_counts, state) for each in summaries)
+        assert size_bytes == pages * PAGE_BYTES, state
+    puppets[1].do("store", WRITTEN, MORE)
+    second = find(scraper.scrape(), "scraped")
+    assert second.copied_bytes - first.copied_bytes == MORE * PAGE_BYTES
+    grown = second.mapping_bytes["anon"] - first.mapping_bytes["anon"]
+    assert grown >= MORE * PAGE_BYTES  # and what the puppet's own work took
+    puppets[0].kill()
+    assert find(scraper.scrape(), "scraped").process_count == 1
 
 
 def test_forks_are_compared_as_family_does(
     daemon: Daemon, open_puppet: Callable[[], Puppet]
 ) -> None:
-    with scraping(daemon, ExportConfig(cache_seconds=0.0, fork=True, groups=RULES)) as scraper:
-        puppet = open_puppet()
-        pid = puppet.map_pages("memfd", PAGES).pid
-        puppet.do("store", 0, PAGES)
-        puppet.do("fork", 0, 0)
-        before = find(scraper.scrape(), "scraped")
-        puppet.do("child-store", 0, CHILDS)
-        puppet.do("store", PAGES // 2, PARENTS)
-        told = find(scraper.scrape(), "scraped")
-        [child] = cowd.family(pid, address=str(daemon.socket_path)).children
+    scraper = make_scraper(daemon, cache_seconds=0.0, fork=True)
+    puppet = open_puppet()
+    pid = puppet.map_pages("memfd", PAGES).pid
+    puppet.do("store", 0, PAGES)
+    puppet.do("fork", 0, 0)
+    before = find(scraper.scrape(), "scraped")
+    puppet.do("child-store", 0, CHILDS)
+    puppet.do("store", PAGES // 2, PARENTS)
+    told = find(scraper.scrape(), "scraped")
+    [child] = cowd.family(pid, address=str(daemon.socket_path)).children
     assert before.fork
     assert told.fork
     assert (told.process_count, told.is_complete) == (2, True)
@@ -111,10 +106,10 @@ def test_what_is_cached_is_told_with_its_age(
 ) -> None:
     puppet = open_puppet()
     puppet.map_pages("memfd", PAGES)
-    with scraping(daemon, ExportConfig(cache_seconds=3600.0, groups=RULES)) as scraper:
-        first = find(scraper.scrape(), "scraped")
-        puppet.do("store", 0, WRITTEN)
-        second = find(scraper.scrape(), "scraped")
+    scraper = make_scraper(daemon, cache_seconds=3600.0)
+    first = find(scraper.scrape(), "scraped")
+    puppet.do("store", 0, WRITTEN)
+    second = find(scraper.scrape(), "scraped")
     assert second.copied_bytes == first.copied_bytes
     assert second.oldest_seconds > first.oldest_seconds
     assert second.is_complete
@@ -122,34 +117,30 @@ def test_what_is_cached_is_told_with_its_age(
 
 def test_who_asks_meanwhile_gets_the_same_scrape(daemon: Daemon) -> None:
     """Seen to fail with each caller scraping for itself."""
-    with scraping(daemon, ExportConfig()) as scraper:
-        found: list[Scrape] = []
-        barrier = threading.Barrier(4)
+    scraper = make_scraper(daemon)
+    found: list[Scrape] = []
+    barrier = threading.Barrier(4)
 
-        def ask() -> None:
-            barrier.wait()
-            found.append(scraper.scrape())
+    def ask() -> None:
+        barrier.wait()
+        found.append(scraper.scrape())
 
-        threads = [threading.Thread(target=ask) for _ in range(4)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-        assert len({id(scrape) for scrape in found}) < len(found)
-        assert scraper.scrape() not in found
+    threads = [threading.Thread(target=ask) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len({id(scrape) for scrape in found}) < len(found)
+    assert scraper.scrape() not in found
 
 
 def test_daemon_that_goes_and_comes_back(daemon: Daemon, open_puppet: Callable[[], Puppet]) -> None:
     puppet = open_puppet()
     puppet.map_pages("memfd", PAGES)
-    config = ExportConfig(groups=RULES)
     missing = daemon.socket_path.with_name("missing.sock")
-    scraper = open_scraper(config, str(missing))
-    try:
-        scrape = scraper.scrape()
-        assert (scrape.is_up, scrape.groups) == (False, ())
-        assert isinstance(scrape.failure, cowd.Unavailable)
-        missing.symlink_to(daemon.socket_path)
-        assert find(scraper.scrape(), "scraped").process_count == 1
-    finally:
-        scraper.close()
+    scraper = Scraper(ExportConfig(groups=RULES), str(missing))
+    scrape = scraper.scrape()
+    assert (scrape.is_up, scrape.groups) == (False, ())
+    assert isinstance(scrape.failure, cowd.Unavailable)
+    missing.symlink_to(daemon.socket_path)
+    assert find(scraper.scrape(), "scraped").process_count == 1

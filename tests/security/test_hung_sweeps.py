@@ -9,7 +9,7 @@ import os
 from pathlib import Path
 
 from cowd.exporters.config import ExportConfig, GroupRule
-from cowd.exporters.scraper import open_scraper
+from cowd.exporters.scraper import Scraper
 from cowdaemon.limits import OPENER_SECONDS
 from harness.daemon import StartDaemon
 from harness.programs import GAMES, ROOT_USER, StartCaller, StartSubject
@@ -65,11 +65,10 @@ def test_scrape_goes_on_behind_a_process_that_hangs_and_the_next_one_does_not_wa
     assert silent_file_system.flushed.wait(FLUSH_SECONDS)
     name = Path(f"/proc/{hanging.pid}/comm").read_text().removesuffix("\n")
     rules = (GroupRule("healthy", command=("behind-it",)), GroupRule("hung", command=(name,)))
-    scraper = open_scraper(ExportConfig(cache_seconds=0.0, groups=rules), str(daemon.socket_path))
+    scraper = Scraper(ExportConfig(cache_seconds=0.0, groups=rules), str(daemon.socket_path))
     try:
         scrapes = [scraper.scrape() for _ in range(2)]
     finally:
-        scraper.close()
         behind.close()
     for scrape in scrapes:
         groups = {group.group: group for group in scrape.groups}

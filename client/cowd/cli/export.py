@@ -27,7 +27,7 @@ from cowd.cli.screen import Terminated, end_by_signal
 from cowd.cli.text import print_message
 from cowd.exporters.config import DEFAULT_PATH, ConfigError, ExportConfig, load_config
 from cowd.exporters.figures import Scrape
-from cowd.exporters.scraper import Scraper, open_scraper
+from cowd.exporters.scraper import Scraper
 
 __all__ = ["command"]
 
@@ -36,6 +36,8 @@ _SUFFIX: Final = ".prom"
 _INTERVAL_SECONDS: Final = 60.0
 _MOST_SEND_SECONDS: Final = 10.0
 """For one sending, as is usual for OTLP; less where the interval is."""
+_NEVER_SECONDS: Final = 86_400.0
+"""How often to look whether another thread has asked to stop: a signal does not wait for that."""
 _PROMETHEUS_HINT: Final = (
     "Prometheus's library for Python is not installed: install Debian's python3-prometheus-client, "
     "or run `pip install 'cowd[prometheus]'`"
@@ -125,16 +127,17 @@ def _serve_prometheus(listen: str, config: ExportConfig, socket: str | None) -> 
         address = parse_address(listen)
     except ValueError as error:
         raise click.BadParameter(str(error), param_hint="'--listen'") from error
-    with _going_on(), closing(open_scraper(config, socket)) as scraper:
+    make_scrape = _watch(Scraper(config, socket))
+    with _going_on():
         try:
-            server = MetricsServer(address, _watch(scraper))
+            server = MetricsServer(address, make_scrape)
         except OSError as error:
             raise click.ClickException(
                 f"cannot listen on {address}: {error.strerror}; --listen names another place"
             ) from error
         with server:
             print_message(f"note: serving http://{server.address}/metrics; Ctrl-C ends it")
-            server.serve_forever()
+            server.serve_forever(poll_interval=_NEVER_SECONDS)
     return 0
 
 
@@ -195,8 +198,8 @@ def _write_influx(execd: bool, config: ExportConfig, socket: str | None) -> int:
         status = _verify_answered(scrape)
         sys.stdout.buffer.write(format_lines(scrape).encode())
         return status
-    with _going_on(), closing(open_scraper(config, socket)) as scraper:
-        make_scrape = _watch(scraper)
+    make_scrape = _watch(Scraper(config, socket))
+    with _going_on():
         for _ in sys.stdin.buffer if sys.stdin else ():
             sys.stdout.buffer.write(format_lines(make_scrape()).encode())
             sys.stdout.buffer.flush()
@@ -253,8 +256,8 @@ def _send_otlp(
         "note: the collector takes figures again",
     )
     sender = Sender(endpoint, min(interval_seconds, _MOST_SEND_SECONDS))
-    with _going_on(), closing(open_scraper(config, socket)) as scraper, closing(sender):
-        make_scrape = _watch(scraper)
+    make_scrape = _watch(Scraper(config, socket))
+    with _going_on(), closing(sender):
         for due in iter_ticks(interval_seconds, None):
             collector.tell(sender.send(make_scrape()))
             wait_until(due or 0.0)
@@ -280,8 +283,7 @@ def _importing(hint: str) -> Iterator[None]:
 def _scrape_once(config: ExportConfig, socket: str | None) -> Scrape:
     # Nothing is left for a next time, so it is bounded by its time alone: those that it always left
     # out would be the same ones.
-    with closing(open_scraper(replace(config, pages_per_second=0), socket)) as scraper:
-        return scraper.scrape()
+    return Scraper(replace(config, pages_per_second=0), socket).scrape()
 
 
 def _verify_answered(scrape: Scrape) -> int:

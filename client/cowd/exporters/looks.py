@@ -52,27 +52,26 @@ class Summaries:
     """What is known of processes.
 
     Args:
-        client: of the daemon.
         allowance: what may be spent on looks.
         cache_seconds: how long what was found is good.
         clock: a steady clock, in seconds.
     """
 
     def __init__(
-        self,
-        client: Client,
-        allowance: Allowance,
-        cache_seconds: float,
-        clock: Callable[[], float],
+        self, allowance: Allowance, cache_seconds: float, clock: Callable[[], float]
     ) -> None:
-        self._client = client
         self._allowance = allowance
         self._clock = clock
         self._asked_alone: set[Identity] = set()
         self.ledger: Ledger[Identity, Looked] = Ledger(cache_seconds)
 
-    def update(self, processes: Collection[Process], deadline: float) -> None:
+    def update(self, client: Client, processes: Collection[Process], deadline: float) -> None:
         """Look at those that are due.
+
+        Args:
+            client: of the daemon.
+            processes: all that may be looked at.
+            deadline: when to look no more.
 
         Raises:
             Error: it concerns no single process.
@@ -83,7 +82,7 @@ class Summaries:
         together = [identity for identity in due if identity not in self._asked_alone]
         alone = [identity for identity in due if identity in self._asked_alone]
         try:
-            self._summarize(together, deadline)
+            self._summarize(client, together, deadline)
         except TimedOut:
             # One of those that are left keeps the others waiting: most likely the first, which is
             # asked last, but the daemon works on several.
@@ -91,11 +90,11 @@ class Summaries:
             alone = together[1:] + alone + together[:1]
         for identity in alone:
             try:
-                self._summarize([identity], deadline)
+                self._summarize(client, [identity], deadline)
             except TimedOut as error:
                 self._note_failure(identity, error)
 
-    def _summarize(self, identities: list[Identity], deadline: float) -> None:
+    def _summarize(self, client: Client, identities: list[Identity], deadline: float) -> None:
         """Ask about all of them, in one call, until the deadline; take those off that are answered.
 
         Raises:
@@ -104,7 +103,7 @@ class Summaries:
         """
         if not identities or self._clock() >= deadline:
             return
-        answers = self._client.summarize_processes([each.pid for each in identities])
+        answers = client.summarize_processes([each.pid for each in identities])
         for summary in answers:
             self._note(identities.pop(0), summary)
             if self._clock() >= deadline:
@@ -135,21 +134,17 @@ class Comparisons:
     """What is known of parents with their children. Arguments are those of Summaries."""
 
     def __init__(
-        self,
-        client: Client,
-        allowance: Allowance,
-        cache_seconds: float,
-        clock: Callable[[], float],
+        self, allowance: Allowance, cache_seconds: float, clock: Callable[[], float]
     ) -> None:
-        self._client = client
         self._allowance = allowance
         self._clock = clock
         self.ledger: Ledger[Pair, Shares] = Ledger(cache_seconds)
 
-    def update(self, pairs: Mapping[Pair, int], deadline: float) -> None:
+    def update(self, client: Client, pairs: Mapping[Pair, int], deadline: float) -> None:
         """Compare those that are due.
 
         Args:
+            client: of the daemon.
             pairs: with about how many pages each has to compare.
             deadline: when to compare no more.
 
@@ -165,9 +160,9 @@ class Comparisons:
                 return
             try:
                 if pair.parent not in listed:
-                    listed = {pair.parent: self._client.list_mappings(pair.parent.pid)}
-                child = self._client.list_mappings(pair.child.pid)
-                comparison = compare_mappings(self._client, listed[pair.parent], child)
+                    listed = {pair.parent: client.list_mappings(pair.parent.pid)}
+                child = client.list_mappings(pair.child.pid)
+                comparison = compare_mappings(client, listed[pair.parent], child)
             except OF_ONE_PROCESS as error:
                 self._allowance.spend(_PAGES_PER_PAIR)
                 if not isinstance(error, _ENDED):

@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
 
+from cowd._address import resolve_address
 from cowd._client import Client
 from cowd._errors import Error
 from cowd._pages import GrantDetail, ServerInfo
@@ -20,7 +21,7 @@ from cowd.exporters.looks import Comparisons, Pair, Summaries
 from cowd.exporters.processes import Process, list_processes
 from cowd.exporters.schedule import Allowance
 
-__all__ = ["Scraper", "open_scraper"]
+__all__ = ["Scraper"]
 
 
 class Scraper:
@@ -28,28 +29,29 @@ class Scraper:
 
     Args:
         config: the settings.
-        client: of the daemon, closed with this.
+        address: of the daemon, which need not be there yet, as in `cowd.Client`.
         clock: a steady clock, in seconds.
+
+    Raises:
+        Error: the address is none.
     """
 
     def __init__(
-        self, config: ExportConfig, client: Client, clock: Callable[[], float] = time.monotonic
+        self,
+        config: ExportConfig,
+        address: str | None = None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._config = config
-        self._client = client
+        self._path = resolve_address(address)
         self._clock = clock
         self._groups = Groups(config.groups, config.maximum_group_count)
         self._allowance = Allowance(config.pages_per_second, clock())
-        looking = client, self._allowance, config.cache_seconds, clock
-        self._summaries = Summaries(*looking)
-        self._comparisons = Comparisons(*looking)
+        self._summaries = Summaries(self._allowance, config.cache_seconds, clock)
+        self._comparisons = Comparisons(self._allowance, config.cache_seconds, clock)
         self._lock = threading.Lock()
         self._last: Scrape | None = None
         self._ended_at = float("-inf")
-
-    def close(self) -> None:
-        """Close the connection to the daemon."""
-        self._client.close()
 
     def scrape(self) -> Scrape:
         """Return the figures of now. Who asks while a scrape is under way gets what it finds."""
@@ -61,11 +63,16 @@ class Scraper:
             return self._last
 
     def _scrape(self, started_at: float) -> Scrape:
-        failure = None
+        statistics, failure = None, None
         groups: Sequence[GroupFigures] = ()
         try:
-            info = self._client.get_server_info()
-            groups = self._look(info, started_at)
+            # Half of a scrape for one answer, so that there is time for others. And a connection of
+            # its own: one that is kept has a worker wait, and threads at both ends.
+            with Client(self._path, timeout_seconds=self._config.scrape_seconds / 2) as client:
+                info = client.get_server_info()
+                if _is_granted(info, GrantDetail.SUMMARY):
+                    statistics = client.get_statistics()
+                groups = self._look(client, info, started_at)
         except Error as error:
             failure = error
         except OSError as error:
@@ -75,11 +82,12 @@ class Scraper:
             duration_seconds=self._clock() - started_at,
             is_up=failure is None,
             groups=groups,
+            statistics=statistics,
             left_out_group_count=self._groups.left_out_count,
             failure=failure,
         )
 
-    def _look(self, info: ServerInfo, started_at: float) -> Sequence[GroupFigures]:
+    def _look(self, client: Client, info: ServerInfo, started_at: float) -> Sequence[GroupFigures]:
         """Look at what is due, and return the figures of all groups.
 
         Raises:
@@ -99,8 +107,8 @@ class Scraper:
         members = {each.identity: each for group in by_group.values() for each in group}
         pairs = self._list_pairs(info, members.values(), processes)
         self._comparisons.ledger.keep(pairs)
-        self._summaries.update(list(filter(is_visible, members.values())), deadline)
-        self._comparisons.update(pairs, deadline)
+        self._summaries.update(client, list(filter(is_visible, members.values())), deadline)
+        self._comparisons.update(client, pairs, deadline)
         now = self._clock()
         return [
             figures
@@ -145,17 +153,3 @@ def _is_granted(info: ServerInfo, needed: GrantDetail) -> bool:
 def _may_see(info: ServerInfo, process: Process, needed: GrantDetail) -> bool:
     """Whether it is worth asking: of others' processes each refusal would be put on record."""
     return _is_granted(info, needed) or process.uid == info.caller.uid
-
-
-def open_scraper(config: ExportConfig, address: str | None = None) -> Scraper:
-    """Return a scraper that asks a daemon, which need not be there yet.
-
-    Args:
-        config: the settings.
-        address: of the daemon, as in `cowd.Client`.
-
-    Raises:
-        Error: the address is none.
-    """
-    # Half of a scrape for one answer, so that there is time for others.
-    return Scraper(config, Client(address, timeout_seconds=config.scrape_seconds / 2))

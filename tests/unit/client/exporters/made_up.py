@@ -74,17 +74,12 @@ class MadeUpScraper:
     Attributes:
         scrapes: what it gives, one for each time; the last one stays.
         count: how often it was asked.
-        is_closed: it was closed.
     """
 
     def __init__(self, *scrapes: Scrape) -> None:
         self.scrapes = [*scrapes]
         self.count = 0
-        self.is_closed = False
 
     def scrape(self) -> Scrape:
         self.count += 1
         return self.scrapes.pop(0) if len(self.scrapes) > 1 else self.scrapes[0]
-
-    def close(self) -> None:
-        self.is_closed = True

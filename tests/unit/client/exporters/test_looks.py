@@ -72,7 +72,7 @@ def children():
 
 @pytest.fixture
 def summaries(client, children):
-    made = Summaries(client, Allowance(0, client.now), CACHE_SECONDS, client.clock)
+    made = Summaries(Allowance(0, client.now), CACHE_SECONDS, client.clock)
     made.ledger.keep([each.identity for each in children])
     return made
 
@@ -80,7 +80,7 @@ def summaries(client, children):
 def look(summaries, client, children, seconds=6.0):
     """Look once; return the pids of each call."""
     client.asked = []
-    summaries.update(children, client.now + seconds)
+    summaries.update(client, children, client.now + seconds)
     return client.asked
 
 
@@ -172,7 +172,7 @@ def test_an_answer_about_another_process_of_that_pid_is_dropped(client, children
 
 def test_what_is_not_affordable_waits(client, children):
     allowance = Allowance(1_000, client.now)  # 60,000 saved up; a process costs 20,000 at least
-    summaries = Summaries(client, allowance, CACHE_SECONDS, client.clock)
+    summaries = Summaries(allowance, CACHE_SECONDS, client.clock)
     summaries.ledger.keep([each.identity for each in children])
     a, b, c = (each.identity.pid for each in children)
     assert look(summaries, client, children) == [[a, b]]
