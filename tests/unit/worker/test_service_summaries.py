@@ -290,6 +290,7 @@ class Endless:
     """A reader of a process that is given an enormous mapping."""
 
     features = FEATURES
+    note_pages = staticmethod(int)
 
     def __init__(self, labour: Labour, process: Process) -> None:
         self._labour = labour
