@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """What monitoring costs: processor time of a scrape a minute, and what a watched process notices.
 
-Runs as root in the process of the benchmark. The exporter is `cowctl export prometheus`. What it and
-the daemon's processes use of the processors is what the kernel says in the stat of each.
+Runs as root in the process of the benchmark. The exporter is `cowctl export prometheus`. What each
+process of it and of the daemon uses of the processors is in its stat.
 """
 
 import os
