@@ -203,7 +203,7 @@ def make_family() -> tuple[Ranges, Forks]:
     """Write pages in random order, and have forks that each copy another part of them."""
     address, words = reserve(FAMILY_PAGES * PAGE_BYTES)
     order = np.random.default_rng(SEED).permutation(FAMILY_PAGES)
-    words[order * PAGE_BYTES] = 1
+    words[::PAGE_BYTES] = 1
     forks = {}
     for number, part in enumerate(np.array_split(order, FAMILY)):
 
