@@ -58,7 +58,8 @@ class Category(IntFlag):
 
 
 _NOTHING: Final = Category(0)
-_ALL: Final = Category.FILE | Category.PRESENT | Category.SWAPPED | Category.PFNZERO | Category.HUGE
+_OF_ANONYMOUS: Final = Category.PRESENT | Category.SWAPPED | Category.PFNZERO | Category.HUGE
+_ALL: Final = Category.FILE | _OF_ANONYMOUS
 
 
 def iter_populated(pagemap: int, first_page: int, end_page: int) -> Iterator[Stretches]:
@@ -81,12 +82,16 @@ def iter_populated(pagemap: int, first_page: int, end_page: int) -> Iterator[Str
         yield regions[:, :2]
 
 
-def iter_regions(pagemap: int, first_page: int, end_page: int) -> Iterator[Regions]:
+def iter_regions(
+    pagemap: int, first_page: int, end_page: int, is_anonymous: bool = False
+) -> Iterator[Regions]:
     """Yield what `iter_populated` does, cut where categories change, with these categories.
 
-    Args and errors are those of `iter_populated`.
+    Args and errors are those of `iter_populated`, and:
+        is_anonymous: all of it lies in anonymous mappings. FILE is not asked for then, for which
+            the kernel looks at the struct page of each page, somewhere in memory.
     """
-    yield from _scan(pagemap, first_page, end_page, _ALL)
+    yield from _scan(pagemap, first_page, end_page, _OF_ANONYMOUS if is_anonymous else _ALL)
 
 
 def _scan(pagemap: int, first_page: int, end_page: int, returned: Category) -> Iterator[Regions]:

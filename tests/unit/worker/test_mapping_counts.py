@@ -33,11 +33,15 @@ Found = list[tuple[int, int, int]]
 Processes = list[tuple[Rows, Found]]
 
 
+MANY_LARGE = 2
+
+
 @st.composite
 def regions(draw: st.DrawFn) -> Found:
     """Regions in ascending order, some adjoining, none overlapping, with their categories."""
     borders = draw(st.lists(st.integers(0, 70), min_size=2, max_size=16, unique=True).map(sorted))
-    category = st.sampled_from([0, Category.PRESENT]) | st.integers(0, 127)
+    told = [0, Category.PRESENT, Category.PRESENT | Category.FILE]
+    category = st.sampled_from(told) | st.integers(0, 127)
     categories = draw(st.lists(category, min_size=8, max_size=8))
     pairs = zip(borders[::2], borders[1::2], categories, strict=False)
     return list(pairs)
@@ -74,11 +78,17 @@ class Machine:
     def __init__(self, processes: Processes) -> None:
         self._processes = processes
 
-    def iter_regions(self, pagemap: int, first: int, end: int) -> Iterator[Numbers]:
-        found = as_array(self._processes[pagemap][1])
+    def iter_regions(
+        self, pagemap: int, first: int, end: int, is_anonymous: bool
+    ) -> Iterator[Numbers]:
+        mapped, regions = self._processes[pagemap]
+        inside = [kind for start, stop, kind in mapped if start < end and stop > first]
+        assert not is_anonymous or inside == [MappingKind.ANONYMOUS]
+        found = as_array(regions)
         found = found[(found[:, 0] < end) & (found[:, 1] > first)]
         found[:, :2] = found[:, :2].clip(first, end)
         if len(found):
+            found[:, 2] &= ~(Category.FILE * is_anonymous)  # the kernel did not look
             yield found
 
     def read_states(
@@ -99,33 +109,47 @@ class Machine:
     def state_of(process: int, page: int) -> PageState:
         return list(PageState)[(process * 3 + page) % len(PageState)]
 
-    def count(self, process: int) -> list[list[int]]:
+    def count(self, process: int, large_pages: int) -> list[list[int]]:
         """Return what is to be found in a process, page by page."""
         mapped, found = self._processes[process]
+        sizes = [stop - start for start, stop, kind in mapped if kind == MappingKind.ANONYMOUS]
+        large_count = sum(size >= large_pages for size in sizes)
         categories = {page: each for first, end, each in found for page in range(first, end)}
         counts = []
         for first, end, kind in mapped:
             is_anonymous = np.array([kind == MappingKind.ANONYMOUS])
+            is_large = is_anonymous[0] and end - first >= large_pages and large_count <= MANY_LARGE
             row = [0] * (max(PageState) + 1)
             for page in range(first, end):
                 state = PageState.ABSENT
                 if page in categories:
-                    [told] = classify_regions(np.array([categories[page]]), is_anonymous)
+                    category = categories[page] & ~(Category.FILE * bool(is_large))
+                    [told] = classify_regions(np.array([category]), is_anonymous)
                     state = self.state_of(process, page) if told == NOT_TOLD else PageState(told)
                 row[state] += 1
             counts.append(row)
         return counts
 
 
-@given(st.lists(st.tuples(rows(), regions()), min_size=1, max_size=4))
-def test_what_is_told_and_what_is_read_is_counted_by_its_mapping(processes: Processes) -> None:
-    """Of one process, and of several at once.
+@given(
+    st.lists(st.tuples(rows(), regions()), min_size=1, max_size=4),
+    st.sampled_from([1, 5, 1_000]),
+    st.sampled_from([2, 1_000]),
+)
+def test_what_is_told_and_what_is_read_is_counted_by_its_mapping(
+    processes: Processes, large_pages: int, small_pages: int
+) -> None:
+    """Of one process, and of several at once, large anonymous mappings being scanned apart.
 
-    Seen to fail with what is told taken for anonymous everywhere, and with what is read counted
-    twice.
+    Seen to fail with what is told taken for anonymous everywhere, with what is read counted twice,
+    with all of a process scanned as a large mapping is, and with what is between two of these left
+    out.
     """
     machine = Machine(processes)
     with (
+        patch.object(module, "_LARGE_PAGES", large_pages),
+        patch.object(module, "_MANY_LARGE", MANY_LARGE),
+        patch.object(module, "SMALL_PAGES", small_pages),
         patch.object(module, "iter_regions", machine.iter_regions),
         patch.object(module, "_is_inside", lambda *_: True),
     ):
@@ -133,7 +157,7 @@ def test_what_is_told_and_what_is_read_is_counted_by_its_mapping(processes: Proc
             make_plan(machine, SimpleNamespace(pagemap=number), as_array(mapped))  # type: ignore[arg-type]
             for number, (mapped, _) in enumerate(processes)
         ]
-        due = [machine.count(number) for number in range(len(processes))]
+        due = [machine.count(number, large_pages) for number in range(len(processes))]
         small = [number for number, plan in enumerate(plans) if plan.whole is not None]
         together = count_together(machine, [plans[number] for number in small])  # type: ignore[arg-type]
         assert [counts.tolist() for counts in together] == [due[number] for number in small]
@@ -197,3 +221,34 @@ def test_what_is_around_many_small_regions_is_read_without_a_look(
         assert next(parts).tolist() == [[5, 21, 0]]
     else:
         assert list(parts) == []
+
+
+def test_what_is_around_ends_with_what_is_scanned_in_one_go(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Seen to fail with what is read around them not cut off there."""
+    monkeypatch.setattr(module, "_MANY_REGIONS", 3)
+    monkeypatch.setattr(module, "_LARGE_PAGES", 8)
+    mapped = [(0, 8, MappingKind.ANONYMOUS), (8, 99, MappingKind.PRIVATE_FILE)]
+    machine = Machine([(mapped, [(0, 1, 0), (2, 3, 0), (4, 5, 0), (9, 10, 0)])])
+    monkeypatch.setattr(module, "iter_regions", machine.iter_regions)
+    plan = make_plan(machine, SimpleNamespace(pagemap=0), as_array(mapped))  # type: ignore[arg-type]
+    parts = [part.tolist() for part in plan.parts]
+    assert parts == [[[0, 1, 0], [2, 3, 0], [4, 5, 0]], [[5, 8, 0]], [[9, 10, 0]]]
+
+
+@pytest.mark.parametrize("count", [MANY_LARGE, MANY_LARGE + 1])
+def test_many_large_mappings_are_scanned_with_all_the_rest(
+    monkeypatch: pytest.MonkeyPatch, count: int
+) -> None:
+    """Seen to fail with each of them scanned by itself."""
+    monkeypatch.setattr(module, "_MANY_LARGE", MANY_LARGE)
+    monkeypatch.setattr(module, "_LARGE_PAGES", 8)
+    mapped = [(start, start + 8, MappingKind.ANONYMOUS) for start in range(0, 10 * count, 10)]
+    found = [(0, 3, 0), (11, 12, 0)]
+    machine = Machine([(mapped, found)])
+    monkeypatch.setattr(module, "iter_regions", machine.iter_regions)
+    plan = make_plan(machine, SimpleNamespace(pagemap=0), as_array(mapped))  # type: ignore[arg-type]
+    pieces = [list(each) for each in found]
+    due = [pieces] if count > MANY_LARGE else [[piece] for piece in pieces]
+    assert [part.tolist() for part in plan.parts] == due

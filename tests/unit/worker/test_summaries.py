@@ -101,6 +101,7 @@ def test_summary_is_the_same_in_chunks_of_any_size(
 ) -> None:
     """Each of several begins with the question whether it is wanted, as do list and scan."""
     monkeypatch.setattr(chunks_module, "PAGES_PER_CALL", chunk_pages)
+    monkeypatch.setattr(mapping_counts, "SMALL_PAGES", chunk_pages)
     asked = []
     assert summarize(reader, target, lambda: asked.append(None)) == SUMMARY
     assert len(asked) == (2 if chunks == 1 else 2 + chunks)
@@ -110,6 +111,7 @@ def test_summary_that_is_not_wanted_ends_before_the_next_chunk(
     target: Target, reader: Reader, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(chunks_module, "PAGES_PER_CALL", 1)
+    monkeypatch.setattr(mapping_counts, "SMALL_PAGES", 1)
     asked = []
 
     def refuse_third() -> None:
