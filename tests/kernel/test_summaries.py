@@ -70,7 +70,7 @@ def test_whatever_is_skipped_the_sums_are_the_same(
     """All is read, as before 6.7; or regions are told, a few at a time; or what is around is read.
 
     Or every anonymous mapping is scanned as large ones are. Seen to fail with what is around read
-    twice, with none of it read, and with mappings of files scanned as anonymous ones.
+    twice, with none of it read, and with one of several scans left out.
     """
     features = probe_features()
     if not features.has_pagemap_scan:
