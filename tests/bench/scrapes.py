@@ -1,22 +1,24 @@
 # SPDX-License-Identifier: Apache-2.0
 """What monitoring costs: processor time of a scrape a minute, and what a watched process notices.
 
-Runs as root in the process of the benchmark. The exporter is `cowctl export prometheus`. What each
-process of it and of the daemon uses of the processors is in its stat.
+Runs as root in the process of the benchmark. The exporter is `cowctl export prometheus`. It and the
+daemon are in a control group meanwhile, which counts what processes use that end as well.
 """
 
 import os
 import re
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 import urllib.request
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
+from cowdaemon.limits import WORKER_IDLE_SECONDS
 from harness.programs import ROOT_USER, User, environment
 
 from bench.cases import Case, NotMeasurableError, Outcome, Part
@@ -25,29 +27,26 @@ from bench.stage import Stage
 from bench.summaries import GIBIBYTE, NOBODY_ELSE
 
 PRESENT_BYTES = 10 * GIBIBYTE
-SCRAPES = 5
-"""In one round: the kernel tells processor time in hundredths of a second."""
-IDLE_SECONDS = 10.0
+MOST_ROUNDS = 3
+"""Of a quarter of a minute each."""
+BUSY_SECONDS = WORKER_IDLE_SECONDS + 1.0
+"""From a scrape until its worker has ended."""
+IDLE_SECONDS = 5.0
 MINUTE_SECONDS = 60.0
 FAULT_SECONDS = 1.0
 EVERYTHING: Final = "pages_per_second = 0\ncache_seconds = 0\n"
 FAULTING: Final = EVERYTHING + '[[group]]\nname = "faulting"\ncommand = "fault_latency"\n'
-_TICK_SECONDS: Final = 1 / os.sysconf("SC_CLK_TCK")
 
 
 class Exporter:
     """A running exporter of this stage's daemon.
 
     Args:
-        pid: of its process.
         url: where it serves.
-        stage: whose daemon it asks.
     """
 
-    def __init__(self, pid: int, url: str, stage: Stage) -> None:
-        self._pid = pid
+    def __init__(self, url: str) -> None:
         self._url = url
-        self._stage = stage
         self.figures: dict[str, float] = {}
 
     def scrape(self) -> None:
@@ -66,21 +65,52 @@ class Exporter:
             if name.startswith(metric) and label in name
         )
 
-    def read_cpu_seconds(self) -> float:
-        """Return what it and the daemon have used of the processors."""
-        return sum(map(_read_cpu_seconds, [self._pid, *self._stage.daemon.tree().pids]))
 
+class ProcessorTime:
+    """A control group, and what the processes in it have used of the processors.
 
-def _read_cpu_seconds(pid: int) -> float:
-    """Return fields 14 and 15 of /proc/PID/stat, user and system time, together."""
-    stat = Path(f"/proc/{pid}/stat").read_text()
-    fields = stat[stat.rindex(")") + 2 :].split()
-    return (int(fields[11]) + int(fields[12])) * _TICK_SECONDS
+    Raises:
+        NotMeasurableError: none can be made here.
+    """
+
+    def __init__(self) -> None:
+        # Its own mount: what is at /sys/fs/cgroup may be of version 1.
+        self._hierarchy = Path(tempfile.mkdtemp())
+        mount = ["mount", "--types", "cgroup2", "cgroup2", os.fspath(self._hierarchy)]
+        if subprocess.run(mount, stderr=subprocess.DEVNULL, check=False).returncode:
+            self._hierarchy.rmdir()
+            raise NotMeasurableError("no control groups of version 2 can be mounted")
+        self._group = self._hierarchy / f"cowd-bench-{os.getpid()}"
+        self._group.mkdir()
+        self._homes: set[str] = set()
+
+    def take(self, pids: Iterable[int]) -> None:
+        """Take processes in; those that they fork will be in it, too."""
+        for pid in pids:
+            lines = Path(f"/proc/{pid}/cgroup").read_text().splitlines()
+            [path] = [line.removeprefix("0::/") for line in lines if line.startswith("0::")]
+            self._homes.add(path)
+            (self._group / "cgroup.procs").write_text(str(pid))
+
+    def read_seconds(self) -> float:
+        """Return how much they have used so far."""
+        lines = (self._group / "cpu.stat").read_text().splitlines()
+        return int(dict(line.split() for line in lines)["usage_usec"]) / 1e6
+
+    def close(self) -> None:
+        """Put those that live back to where they came from, and remove it."""
+        [home] = self._homes
+        while pids := (self._group / "cgroup.procs").read_text().split():
+            with suppress(ProcessLookupError):
+                (self._hierarchy / home / "cgroup.procs").write_text(pids[0])
+        self._group.rmdir()
+        subprocess.run(["umount", self._hierarchy], check=True)
+        self._hierarchy.rmdir()
 
 
 @contextmanager
-def exporting(stage: Stage, user: User, settings: str) -> Iterator[Exporter]:
-    """Have an exporter that has scraped once."""
+def exporting(stage: Stage, user: User, settings: str) -> Iterator[tuple[Exporter, int]]:
+    """Have an exporter that has scraped once; and its pid."""
     config = stage.daemon.socket_path.with_name("exporter.toml")
     config.write_text(settings)
     config.chmod(0o644)
@@ -94,9 +124,9 @@ def exporting(stage: Stage, user: User, settings: str) -> Iterator[Exporter]:
             assert process.stderr
             told = re.search(r"http:\S+metrics", line := process.stderr.readline())
             assert told, line
-            exporter = Exporter(process.pid, told[0], stage)
+            exporter = Exporter(told[0])
             exporter.scrape()
-            yield exporter
+            yield exporter, process.pid
         finally:
             process.terminate()
 
@@ -106,32 +136,43 @@ def measure_cost(stage: Stage, rounds: int) -> Mapping[str, Outcome]:
     outcomes = {}
     with stage.scene("family", NOBODY_ELSE):
         for name, fork in ("scrape", "false"), ("scrape-forks", "true"):
-            with exporting(stage, NOBODY_ELSE, f"{EVERYTHING}fork = {fork}\n") as exporter:
-                outcomes[name] = measure_minutes(exporter, rounds, name)
+            with (
+                exporting(stage, NOBODY_ELSE, f"{EVERYTHING}fork = {fork}\n") as (exporter, pid),
+                closing(ProcessorTime()) as used,
+            ):
+                used.take([pid, *stage.daemon.tree().pids])
+                outcomes[name] = measure_minutes(exporter, used, min(rounds, MOST_ROUNDS), name)
     return outcomes
 
 
-def measure_minutes(exporter: Exporter, rounds: int, name: str) -> Outcome:
-    """Return what a minute costs: scrapes are timed, and what goes on between them."""
+def measure_minutes(exporter: Exporter, used: ProcessorTime, rounds: int, name: str) -> Outcome:
+    """Return what minutes cost: of a scrape until its worker has ended, and of the time after."""
     present = sum(exporter.add_up("cowd_mapping_bytes", f'"{state}"') for state in ("file", "anon"))
     if present < PRESENT_BYTES:
         raise NotMeasurableError(f"only {present / GIBIBYTE:.1f} GiB are present")
-    idle = exporter.read_cpu_seconds()
-    show_progress(f"{name}: between scrapes")
-    time.sleep(IDLE_SECONDS)
-    idle_minute = (exporter.read_cpu_seconds() - idle) * MINUTE_SECONDS / IDLE_SECONDS
-    minutes, durations = [], []
+    scrapes, idle, durations = [], [], []
     for number in range(rounds):
         show_progress(f"{name}: round {number + 1} of {rounds}")
-        before = exporter.read_cpu_seconds()
-        for _ in range(SCRAPES):
-            exporter.scrape()
-            durations.append(exporter.figures["cowd_scrape_duration_seconds"])
-        minutes.append((exporter.read_cpu_seconds() - before) / SCRAPES + idle_minute)
-    details = {"present_bytes": present, "idle_seconds": idle_minute, "durations": durations}
-    details |= {"shared_bytes": exporter.add_up("cowd_fork_shared_bytes")}
-    details |= {"copied_bytes": exporter.add_up("cowd_fork_copied_bytes")}
-    return Outcome(minutes, details=details)
+        if not number:
+            time.sleep(BUSY_SECONDS)  # of the scrape before
+        before = used.read_seconds()
+        time.sleep(IDLE_SECONDS)
+        idle.append((used.read_seconds() - before) / IDLE_SECONDS)
+        before = used.read_seconds()
+        exporter.scrape()
+        scrapes.append(used.read_seconds() - before)
+        time.sleep(BUSY_SECONDS)
+        busy = used.read_seconds() - before
+        idle_seconds = MINUTE_SECONDS - BUSY_SECONDS
+        durations.append(busy + idle[-1] * idle_seconds)
+    details = {
+        "present_bytes": present,
+        "scrape_alone": scrapes,
+        "idle_per_second": idle,
+        "shared_bytes": exporter.add_up("cowd_fork_shared_bytes"),
+        "copied_bytes": exporter.add_up("cowd_fork_copied_bytes"),
+    }
+    return Outcome(durations, details=details)
 
 
 def measure_latency(stage: Stage, rounds: int) -> Mapping[str, Outcome]:
@@ -144,7 +185,7 @@ def measure_latency(stage: Stage, rounds: int) -> Mapping[str, Outcome]:
         faults.append(count)
         return p99
 
-    with exporting(stage, ROOT_USER, FAULTING) as exporter:
+    with exporting(stage, ROOT_USER, FAULTING) as (exporter, _):
 
         def fault_scraped() -> float:
             ended = threading.Event()
