@@ -70,8 +70,9 @@ def _cut(
     yield Chunk(first, end, listed)
 
 
-def divide_stretches(stretches: Stretches, most_pages: int = PAGES_PER_CALL) -> Iterator[Stretches]:
-    """Yield the stretches in parts of so many pages at most."""
+def divide_stretches(stretches: Stretches, most_pages: int | None = None) -> Iterator[Stretches]:
+    """Yield the stretches in parts of so many pages at most, which are mostly PAGES_PER_CALL."""
+    most_pages = most_pages or PAGES_PER_CALL
     lengths = stretches[:, 1] - stretches[:, 0]
     while len(stretches):
         ends = np.cumsum(lengths)
