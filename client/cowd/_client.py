@@ -192,10 +192,12 @@ class Client:
         *,
         expected_start_time_ticks: int = 0,
         other_expected_start_time_ticks: int = 0,
+        with_copiers: bool = True,
     ) -> Iterator[ComparisonTotals]:
         """Yield how many pages of two processes are what, in the place of lists of pages.
 
-        Args and errors are those of `compare_pages`.
+        Args and errors are those of `compare_pages`, and `with_copiers`: whether to find who made
+        the pages that differ, which costs the daemon about as much as all else.
 
         Yields:
             Totals of all of one range, or of a part of it that starts where the one before ended.
@@ -203,7 +205,7 @@ class Client:
         pids = pid, other_pid
         expected = expected_start_time_ticks, other_expected_start_time_ticks
         for part in self._iter_range_parts(as_ranges(ranges)):
-            for totals in self._transport.count_compared_pages(pids, part, expected):
+            for totals in self._transport.count_compared_pages(pids, part, expected, with_copiers):
                 expected = totals.start_time_ticks, totals.other_start_time_ticks
                 yield totals
 

@@ -30,6 +30,7 @@ class _Comparisons(RangeStream[twins_pb2.ComparePagesResponse, _Part]):
         pids: of the first process and of the second.
         ranges: address, in bytes, and number of pages.
         start_times_ticks: that the two must have; 0 takes that of the first answer.
+        with_copiers: whether to ask who made a page.
     """
 
     has_totals_only: ClassVar[bool]
@@ -39,9 +40,11 @@ class _Comparisons(RangeStream[twins_pb2.ComparePagesResponse, _Part]):
         pids: tuple[int, int],
         ranges: Iterable[tuple[int, int]],
         start_times_ticks: tuple[int, int],
+        with_copiers: bool = True,
     ) -> None:
         super().__init__(None, ranges, start_times_ticks)
         self._pids = pids
+        self._with_copiers = with_copiers
 
     def _fill_request(
         self, ranges: list[pageflags_pb2.PageRange]
@@ -55,6 +58,7 @@ class _Comparisons(RangeStream[twins_pb2.ComparePagesResponse, _Part]):
             expected_start_time_ticks=start_time_ticks,
             other_expected_start_time_ticks=other_start_time_ticks,
             totals_only=self.has_totals_only,
+            without_copiers=not self._with_copiers,
         )
 
 

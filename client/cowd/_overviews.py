@@ -121,8 +121,13 @@ def open_client(address: str | None) -> Client:
     return client
 
 
-def compare_mappings(client: Client, listed: MappingList, other: MappingList) -> Comparison:
-    """Return what two processes have in common, whose mappings are these."""
+def compare_mappings(
+    client: Client, listed: MappingList, other: MappingList, *, with_copiers: bool = True
+) -> Comparison:
+    """Return what two processes have in common, whose mappings are these.
+
+    `with_copiers` as of `cowd.Client.count_compared_pages`.
+    """
     segments = [
         segment
         for segment in cut_at_borders(listed.mappings, other.mappings)
@@ -134,6 +139,7 @@ def compare_mappings(client: Client, listed: MappingList, other: MappingList) ->
         [(segment.start, segment.page_count) for segment in segments],
         expected_start_time_ticks=listed.start_time_ticks,
         other_expected_start_time_ticks=other.start_time_ticks,
+        with_copiers=with_copiers,
     )
     compared = []
     for segment in segments:

@@ -127,9 +127,10 @@ class Transport:
         pids: tuple[int, int],
         ranges: Iterable[tuple[int, int]],
         expected_start_times_ticks: tuple[int, int],
+        with_copiers: bool,
     ) -> Iterator[ComparisonTotals]:
         """Call ComparePages for totals, in the same way."""
-        stream = TotalsStream(pids, ranges, expected_start_times_ticks)
+        stream = TotalsStream(pids, ranges, expected_start_times_ticks, with_copiers)
         return self._channel.converse(self._compare_pages, stream)
 
     def summarize_processes(self, pids: Sequence[int] | None) -> Iterator[ProcessSummary]:

@@ -143,6 +143,7 @@ class Client:
         *,
         expected_start_time_ticks: int = 0,
         other_expected_start_time_ticks: int = 0,
+        with_copiers: bool = True,
     ) -> AsyncIterator[ComparisonTotals]:
         """Yield what `cowd.Client.count_compared_pages` yields."""
         return self._iterate(
@@ -152,6 +153,7 @@ class Client:
                 ranges,
                 expected_start_time_ticks=expected_start_time_ticks,
                 other_expected_start_time_ticks=other_expected_start_time_ticks,
+                with_copiers=with_copiers,
             )
         )
 

@@ -40,6 +40,7 @@ def make_request(
     ranges: Sequence[Range],
     expected_start_times_ticks: tuple[int, int] = (0, 0),
     totals_only: bool = False,
+    without_copiers: bool = False,
 ) -> pageflags_pb2.ComparePagesRequest:
     """Return the request."""
     wanted = [pageflags_pb2.PageRange(address=first, count=count) for first, count in ranges]
@@ -50,6 +51,7 @@ def make_request(
         expected_start_time_ticks=expected_start_times_ticks[0],
         other_expected_start_time_ticks=expected_start_times_ticks[1],
         totals_only=totals_only,
+        without_copiers=without_copiers,
     )
 
 
@@ -77,20 +79,47 @@ def try_comparison(
 
 
 def compare_pages(
-    caller: Caller, pid: int, other_pid: int, ranges: Sequence[Range]
+    caller: Caller,
+    pid: int,
+    other_pid: int,
+    ranges: Sequence[Range],
+    without_copiers: bool = False,
 ) -> list[Compared]:
     """Return what the daemon says of every page of several ranges, listed or not."""
-    caller.begin("ComparePages", make_request(pid, other_pid, ranges), most=EVERY)
+    request = make_request(pid, other_pid, ranges, without_copiers=without_copiers)
+    caller.begin("ComparePages", request, most=EVERY)
     responses = finish_comparison(caller)
     verify_places(responses, ranges)
     return [page for response in responses for page in name_pages(response)]
 
 
-def count_compared(
+def compare_in_all_ways(
     caller: Caller, pid: int, other_pid: int, ranges: Sequence[Range]
+) -> list[Compared]:
+    """Return what `compare_pages` does, of processes that hold still.
+
+    Without who made a page, the same must be told of each; and totals must be what the lists count.
+    """
+    asked = caller, pid, other_pid, ranges
+    told = compare_pages(*asked)
+    assert count_compared(*asked) == Counter(told)
+    due = [page._replace(copied_by="UNSPECIFIED") for page in told]
+    assert compare_pages(*asked, without_copiers=True) == due
+    assert count_compared(*asked, without_copiers=True) == Counter(due)
+    return told
+
+
+def count_compared(
+    caller: Caller,
+    pid: int,
+    other_pid: int,
+    ranges: Sequence[Range],
+    without_copiers: bool = False,
 ) -> Counter[Compared]:
     """Return what the daemon says of several ranges when it is asked for totals."""
-    request = make_request(pid, other_pid, ranges, totals_only=True)
+    request = make_request(
+        pid, other_pid, ranges, totals_only=True, without_copiers=without_copiers
+    )
     caller.begin("ComparePages", request, most=EVERY)
     responses = finish_comparison(caller)
     verify_places(responses, ranges)

@@ -14,7 +14,8 @@ from cowdaemon.worker import few_pages
 few_pages.FEW_PAGES = 0
 from cowdaemon.worker import pagemap
 pagemap.JOINED_PAGES = 1
-from cowdaemon.worker import kpageflags, page_scan, page_stream
+from cowdaemon.worker import comparison_stream, kpageflags, page_scan, page_stream
+comparison_stream._PAGES_AT_ONCE = 3
 page_scan._REGIONS, page_scan._STEP_PAGES = 3, 4
 page_stream._FEW_STRETCHES = 2
 """

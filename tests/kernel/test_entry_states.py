@@ -77,7 +77,7 @@ def test_kind_is_the_same_by_its_entry(
                     states = reader.read_states(pagemap, stretches, anonymous)
                 assert name(states) == name(due), (pid, hex(first * PAGE_BYTES))
                 entries = read_stretches(pagemap, stretches)
-                states = reader.classify_entries(entries, stretches, anonymous)
+                states, _ = reader.classify_entries(entries, stretches, anonymous)
                 assert name(states) == name(due), (pid, hex(first * PAGE_BYTES))
                 read_count += int((entries >> np.uint64(63)).sum())
             os.close(pagemap)

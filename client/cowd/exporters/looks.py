@@ -162,7 +162,9 @@ class Comparisons:
                 if pair.parent not in listed:
                     listed = {pair.parent: client.list_mappings(pair.parent.pid)}
                 child = client.list_mappings(pair.child.pid)
-                comparison = compare_mappings(client, listed[pair.parent], child)
+                comparison = compare_mappings(
+                    client, listed[pair.parent], child, with_copiers=False
+                )
             except OF_ONE_PROCESS as error:
                 self._allowance.spend(_PAGES_PER_PAIR)
                 if not isinstance(error, _ENDED):

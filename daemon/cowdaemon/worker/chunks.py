@@ -70,14 +70,15 @@ def _cut(
     yield Chunk(first, end, listed)
 
 
-def divide_stretches(stretches: Stretches) -> Iterator[Stretches]:
-    """Yield the stretches in parts of PAGES_PER_CALL pages at most."""
+def divide_stretches(stretches: Stretches, most_pages: int | None = None) -> Iterator[Stretches]:
+    """Yield the stretches in parts of so many pages at most, which are mostly PAGES_PER_CALL."""
+    most_pages = most_pages or PAGES_PER_CALL
     lengths = stretches[:, 1] - stretches[:, 0]
     while len(stretches):
         ends = np.cumsum(lengths)
-        whole = int(np.searchsorted(ends, PAGES_PER_CALL, "right"))
+        whole = int(np.searchsorted(ends, most_pages, "right"))
         part, rest = stretches[:whole], stretches[whole:]
-        room = PAGES_PER_CALL - (int(ends[whole - 1]) if whole else 0)
+        room = most_pages - (int(ends[whole - 1]) if whole else 0)
         if len(rest) and room:  # the next one in part
             border = rest[0, 0] + room
             part = np.vstack((part, [[rest[0, 0], border]]))

@@ -60,7 +60,9 @@ class ComparisonCalls:
         for target in targets:
             verify_reach(target, ranges)
         tell = partial(_tell_totals if request.totals_only else _tell_pages, targets)
-        chunks = self._streams.iter_chunks(targets, ranges, tell, verify_wanted)
+        chunks = self._streams.iter_chunks(
+            targets, ranges, tell, verify_wanted, with_copiers=not request.without_copiers
+        )
         responses = self._iter_allowed(targets, chunks)
         page_count = sum(end - first_page for first_page, end in ranges)
         return responses if page_count <= PAGES_PER_CALL else read_ahead(responses, CHUNKS_AHEAD)

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """The pages of two processes side by side, chunk by chunk, each at one moment of both.
 
-Worker, unprivileged. The entries of the first are read, those of the second, then what flags are
-needed, and then the entries of both again: where none has changed, all of it was true at once,
-between the reads. Fails if one of the address spaces goes meanwhile.
+Worker, unprivileged. The entries of the first are read, those of the second, and those of the first
+again: what has not changed was true while the second's were read. Of pages that flags say something
+about, the entries of both are read once more after these. Fails if one of the address spaces goes
+meanwhile.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -12,22 +13,38 @@ from functools import partial
 from typing import Final, Generic, NamedTuple, TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from cowdaemon.errors import CowdError, Reason
 from cowdaemon.limits import SETTLE_ROUNDS
-from cowdaemon.worker.chunks import Chunk, iter_chunks, iter_pieces, locate_chunks
-from cowdaemon.worker.comparisons import close, compare, find_moved, is_open, tell_unsettled
+from cowdaemon.worker.chunks import (
+    Chunk,
+    divide_stretches,
+    iter_chunks,
+    iter_pieces,
+    locate_chunks,
+)
+from cowdaemon.worker.comparisons import (
+    close,
+    compare,
+    find_moved,
+    is_migrating,
+    is_open,
+    tell_unsettled,
+)
 from cowdaemon.worker.mappings import find_anonymous
 from cowdaemon.worker.page_scan import iter_populated, iter_populated_by_reading
-from cowdaemon.worker.page_states import Bytes, Mask, Words
+from cowdaemon.worker.page_states import Bytes, Mask, Words, is_swapped
 from cowdaemon.worker.pagemap import (
     JOINED_PAGES,
     NO_STRETCHES,
+    Numbers,
     ShortReadError,
     Stretches,
     count_pages,
     join_stretches,
     number_pages,
+    read_pages,
     read_stretches,
 )
 from cowdaemon.worker.reader import Reader
@@ -38,6 +55,9 @@ __all__ = ["ComparedChunk", "ComparisonStreams", "iter_union"]
 
 _NEVER: Final = 1 << 62
 """The page that comes after all."""
+_PAGES_AT_ONCE: Final = 4_096
+"""Of each process: so few that what the kernel looks at for them (64 bytes for each frame, too) is
+still in the processor's caches for the other process and at the second look."""
 
 _R = TypeVar("_R")
 
@@ -63,18 +83,14 @@ class _Side(NamedTuple):
         except ShortReadError:
             raise _gone(self.target) from None
 
-
-class _FirstLook(NamedTuple):
-    """What a first look at pages has found; some findings may be open."""
-
-    entries: Words
-    other_entries: Words
-    states: Bytes
-    other_states: Bytes
-    findings: Bytes
+    def read_pages(self, pages: Numbers) -> Words:
+        try:
+            return read_pages(self.target.pagemap, pages)
+        except ShortReadError:
+            raise _gone(self.target) from None
 
 
-class _SecondLook(NamedTuple):
+class _Found(NamedTuple):
     """What was found of pages, and which of them did not hold still meanwhile."""
 
     findings: Bytes
@@ -82,6 +98,22 @@ class _SecondLook(NamedTuple):
     other_states: Bytes
     moved: Mask
     other_moved: Mask
+
+
+class _FirstLook(NamedTuple):
+    """What a first look at pages has found; some findings may be open.
+
+    Attributes:
+        places: of the pages that are to be looked at again once all flags have been read.
+        entries: of these, in the first process.
+        other_entries: in the second.
+        found: of all pages.
+    """
+
+    places: NDArray[np.intp]
+    entries: Words
+    other_entries: Words
+    found: _Found
 
 
 class ComparisonStreams:
@@ -102,6 +134,7 @@ class ComparisonStreams:
         ranges: Sequence[tuple[int, int]],
         tell: Callable[[ComparedChunk], _R],
         verify_wanted: Callable[[], None],
+        with_copiers: bool = True,
     ) -> Iterator[_R]:
         """Yield what `tell` makes of the chunks of ranges of pages, in order and without gaps.
 
@@ -111,6 +144,7 @@ class ComparisonStreams:
             tell: called in any thread.
             verify_wanted: called before each part of the work, in any thread; what it raises ends
                 the reading.
+            with_copiers: whether to find who made a page, which takes flags of all that differ.
 
         Raises:
             CowdError: PROCESS_GONE, of the one whose address space is gone.
@@ -134,7 +168,7 @@ class ComparisonStreams:
             _Side(target, find_anonymous(target.number_mappings())) for target in targets
         )
         windows = Windows(self._reader, self._threads, ranges, verify_wanted)
-        stream = _Stream(self._reader, (first, second), tell)
+        stream = _Stream(self._reader, (first, second), tell, with_copiers)
         return windows.iter_told(iter_pieces(iter_chunks(ranges, find_both)), stream.look)
 
 
@@ -144,81 +178,100 @@ class _Stream(NamedTuple, Generic[_R]):
     reader: Reader
     sides: tuple[_Side, _Side]
     tell: Callable[[ComparedChunk], _R]
+    with_copiers: bool
 
     def look(self, piece: list[Chunk]) -> Look[_R]:
         """Look at a piece, and tell of it if that takes no scattered frames."""
         stretches = np.concatenate([chunk.stretches for chunk in piece])
         self.reader.note_pages(len(self.sides) * count_pages(stretches))
-        found = self._look_first(stretches)
-        entries = _find_open(found)
+        look = self._look_first(stretches)
+        entries = _list_open(look)
         flags = self.reader.read_runs(entries)
-        tell = partial(self._tell, piece, stretches, found)
+        tell = partial(self._tell, piece, stretches, look)
         if flags is None:
             return Look(len(entries), Waiting(entries, tell))
         return Look(0, tell(flags))
 
     def _tell(
-        self, piece: list[Chunk], stretches: Stretches, found: _FirstLook, flags: Words
+        self, piece: list[Chunk], stretches: Stretches, look: _FirstLook, flags: Words
     ) -> list[_R]:
-        look = self._settle(stretches, self._look_again(stretches, found, flags))
+        self._look_again(stretches, look, flags)
+        self._settle(stretches, look.found)
         for side in self.sides:  # what was skipped may have been empty for that
             if not side.target.is_alive():
                 raise _gone(side.target)
-        findings, states, other_states, _, _ = look
+        findings, states, other_states, _, _ = look.found
         return [
             self.tell(ComparedChunk(chunk, findings[here], states[here], other_states[here]))
             for chunk, here in locate_chunks(piece)
         ]
 
-    def _settle(self, stretches: Stretches, look: _SecondLook) -> _SecondLook:
+    def _settle(self, stretches: Stretches, found: _Found) -> None:
         """Look anew at what did not hold still."""
-        suspects = np.flatnonzero(look.moved | look.other_moved)
+        suspects = np.flatnonzero(found.moved | found.other_moved)
         if not len(suspects):
-            return look
+            return
         pages = number_pages(stretches)
         for _ in range(SETTLE_ROUNDS - 1):
             ascending = np.sort(pages[suspects])
             around = join_stretches(np.column_stack((ascending, ascending + 1)), JOINED_PAGES)
             places = np.searchsorted(number_pages(around), pages[suspects])
-            found = self._look_first(around)
-            flags = self.reader.read_flags(_find_open(found))
-            anew = self._look_again(around, found, flags)
-            for part, part_anew in zip(look, anew, strict=True):
+            anew = self._look_first(around)
+            self._look_again(around, anew, self.reader.read_flags(_list_open(anew)))
+            for part, part_anew in zip(found, anew.found, strict=True):
                 part[suspects] = part_anew[places]
-            suspects = suspects[(look.moved | look.other_moved)[suspects]]
+            suspects = suspects[(found.moved | found.other_moved)[suspects]]
             if not len(suspects):
-                return look
-        tell_unsettled(*look)
-        return look
+                return
+        tell_unsettled(*found)
 
     def _look_first(self, stretches: Stretches) -> _FirstLook:
         first, second = self.sides
-        entries, other_entries = first.read(stretches), second.read(stretches)
+        entries, other_entries, again = _read_in_turn((first, second, first), stretches)
         classify = self.reader.classify_entries
-        states = classify(entries, stretches, first.anonymous)
-        other_states = classify(other_entries, stretches, second.anonymous)
-        findings = compare(entries, other_entries, states, other_states)
-        return _FirstLook(entries, other_entries, states, other_states, findings)
+        states, places = classify(entries, stretches, first.anonymous)
+        other_states, other_places = classify(other_entries, stretches, second.anonymous)
+        findings = compare(entries, other_entries, states, other_states, self.with_copiers)
+        rests_on_flags = is_open(findings)
+        rests_on_flags[places] = rests_on_flags[other_places] = True
+        # What seems to be swapped out may be being migrated.
+        rests_on_flags |= is_swapped(entries) | is_swapped(other_entries)
+        places = rests_on_flags.nonzero()[0]
+        moved = find_moved(entries, again) | is_migrating(entries)
+        found = _Found(findings, states, other_states, moved, is_migrating(other_entries))
+        return _FirstLook(places, entries[places], other_entries[places], found)
 
-    def _look_again(self, stretches: Stretches, found: _FirstLook, flags: Words) -> _SecondLook:
-        """Close what was open, with the flags of its frames, and see what has moved."""
-        entries, other_entries, states, other_states, findings = found
-        places = np.flatnonzero(is_open(findings))
-        if len(places):
+    def _look_again(self, stretches: Stretches, look: _FirstLook, flags: Words) -> None:
+        """Close what was open, with the flags of its frames, and see what has moved meanwhile."""
+        places, entries, other_entries, found = look
+        if not len(places):
+            return
+        is_closed = is_open(found.findings[places])
+        if is_closed.any():
             mine, theirs = np.split(flags, 2)
-            sides = entries[places], other_entries[places]
-            has_copiers = self.reader.features.has_page_copiers
-            findings[places] = close(*sides, mine, theirs, has_copiers)
-        first, second = self.sides
-        moved = find_moved(entries, first.read(stretches))
-        other_moved = find_moved(other_entries, second.read(stretches))
-        return _SecondLook(findings, states, other_states, moved, other_moved)
+            sides = entries[is_closed], other_entries[is_closed]
+            with_copiers = self.with_copiers and self.reader.features.has_page_copiers
+            found.findings[places[is_closed]] = close(*sides, mine, theirs, with_copiers)
+        if len(places) * JOINED_PAGES < len(found.findings):
+            pages = number_pages(stretches)[places]
+            again, other_again = (side.read_pages(pages) for side in self.sides)
+        else:  # all of them would be read for these
+            again, other_again = (each[places] for each in _read_in_turn(self.sides, stretches))
+        found.moved[places] |= find_moved(entries, again)
+        found.other_moved[places] |= find_moved(other_entries, other_again)
 
 
-def _find_open(found: _FirstLook) -> Words:
+def _read_in_turn(sides: Sequence[_Side], stretches: Stretches) -> list[Words]:
+    """Return the entries that each side has, after those of the sides before it, by some pages."""
+    divided = list(divide_stretches(stretches, _PAGES_AT_ONCE)) or [stretches]
+    parts = [[side.read(part) for side in sides] for part in divided]
+    return [np.concatenate(entries) for entries in zip(*parts, strict=True)]
+
+
+def _list_open(look: _FirstLook) -> Words:
     """Return the entries of open pages, of the first process and then of the second."""
-    places = np.flatnonzero(is_open(found.findings))
-    return np.concatenate((found.entries[places], found.other_entries[places]))
+    are_open = is_open(look.found.findings[look.places])
+    return np.concatenate((look.entries[are_open], look.other_entries[are_open]))
 
 
 def iter_union(*parts: Iterator[Stretches]) -> Iterator[Stretches]:

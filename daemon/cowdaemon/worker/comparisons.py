@@ -3,7 +3,7 @@
 
 Arrays are one-dimensional with one element a page: entries of pagemap and flags of kpageflags of
 uint64, states (PageState) of uint8. What is found of a page is one byte: a comparison, who made the
-page, and whether that is open until the flags of both frames are known.
+page, and which of the two is open until the flags of both frames are known.
 """
 
 from enum import IntEnum
@@ -30,6 +30,7 @@ __all__ = [
     "find_comparisons",
     "find_copiers",
     "find_moved",
+    "is_migrating",
     "is_open",
     "tell_unsettled",
 ]
@@ -82,11 +83,12 @@ _LARGE: Final = np.uint64(Kpageflags.COMPOUND_HEAD | Kpageflags.COMPOUND_TAIL)
 _HUGE: Final = np.uint64(Kpageflags.HUGE)
 _KSM: Final = np.uint64(Kpageflags.KSM)
 
-# A finding: three bits of Comparison, two of Copier, and one for what the flags have yet to say.
+# A finding: three bits of Comparison, two of Copier, and for each a bit if it is up to the flags.
 _COPIER_SHIFT: Final = 3
 _COMPARISON_MASK: Final = 7
 _COPIER_MASK: Final = 3
-_OPEN: Final = 128
+_COPIER_OPEN: Final = 64
+_COMPARISON_OPEN: Final = 128
 _STATE_SHIFT: Final = 3
 _STATES: Final = 1 << _STATE_SHIFT
 _CODES: Final = 1 << 5 + 2 * _STATE_SHIFT
@@ -96,7 +98,9 @@ _NO_PAGE: Final = (PageState.ABSENT, PageState.ZERO, PageState.GUARD)
 _ANONYMOUS: Final = (PageState.ANON, PageState.ANON_SWAPPED)
 
 
-def compare(entries: Words, other_entries: Words, states: Bytes, other_states: Bytes) -> Bytes:
+def compare(
+    entries: Words, other_entries: Words, states: Bytes, other_states: Bytes, with_copiers: bool
+) -> Bytes:
     """Return a finding of every page; some may be open.
 
     Args:
@@ -104,22 +108,23 @@ def compare(entries: Words, other_entries: Words, states: Bytes, other_states: B
         other_entries: of the second.
         states: what the pages are, in the first process.
         other_states: in the second.
+        with_copiers: whether to find who made a page: then more are open.
     """
     pairs = states << _STATE_SHIFT
     pairs |= other_states
     is_one = ((entries ^ other_entries) & _PLACE) == 0
     pairs |= is_one.view(np.uint8) << 2 * _STATE_SHIFT
-    return _FINDINGS.take(pairs)
+    return (_FINDINGS if with_copiers else _FINDINGS_WITHOUT_COPIERS).take(pairs)
 
 
 def is_open(findings: Bytes) -> Mask:
     """Return where the flags of both frames decide."""
-    mask: Mask = findings >= _OPEN
+    mask: Mask = findings >= _COPIER_OPEN
     return mask
 
 
 def close(
-    entries: Words, other_entries: Words, flags: Words, other_flags: Words, has_copiers: bool
+    entries: Words, other_entries: Words, flags: Words, other_flags: Words, with_copiers: bool
 ) -> Bytes:
     """Return the findings of pages that were open.
 
@@ -139,13 +144,13 @@ def close(
         other_entries: of the second.
         flags: of kpageflags, of the first process; 0 where a page is swapped out.
         other_flags: of the second.
-        has_copiers: whether bit 34 says who may write to a page.
+        with_copiers: whether to find who made a page, as bit 34 says who may write to it.
     """
     is_swapped = (flags == 0) | (other_flags == 0)
     may_be_one = _may_be_in_cache(entries, flags) | _may_be_in_cache(other_entries, other_flags)
     findings = np.full(len(flags), Comparison.DIFFERENT, np.uint8)
     findings[is_swapped & may_be_one] = Comparison.UNKNOWN
-    if has_copiers:
+    if with_copiers:
         is_known = ~is_swapped & _may_be_copied(flags) & _may_be_copied(other_flags)
         copiers = _is_alone(flags) * np.uint8(Copier.FIRST)
         copiers |= _is_alone(other_flags) * np.uint8(Copier.SECOND)
@@ -174,13 +179,15 @@ def _is_alone(flags: Words) -> Mask:
 
 
 def find_moved(entries: Words, again: Words) -> Mask:
-    """Return where a page did not stay what it was between two looks at its entry.
-
-    An entry of a file's page that is being migrated is gone a moment later, so it counts as moved.
-    """
+    """Return where a page did not stay what it was between two looks at its entry."""
     moved: Mask = ((entries ^ again) & ~_TRACKED) != 0
-    moved |= (entries & (_PRESENT | _SWAPPED | _FILE)) == (_SWAPPED | _FILE)
     return moved
+
+
+def is_migrating(entries: Words) -> Mask:
+    """Return where a file's page is being migrated: such an entry is gone a moment later."""
+    mask: Mask = (entries & (_PRESENT | _SWAPPED | _FILE)) == (_SWAPPED | _FILE)
+    return mask
 
 
 def tell_unsettled(
@@ -250,8 +257,10 @@ def _find(state: PageState, other_state: PageState, is_one: bool) -> int:
         return Comparison.DIFFERENT | Copier.FIRST << _COPIER_SHIFT
     if state is PageState.FILE and other_state in _ANONYMOUS:
         return Comparison.DIFFERENT | Copier.SECOND << _COPIER_SHIFT
+    if state is other_state is PageState.ANON:
+        return Comparison.DIFFERENT | _COPIER_OPEN
     if PageState.ANON in (state, other_state):
-        return Comparison.DIFFERENT | _OPEN
+        return Comparison.DIFFERENT | _COMPARISON_OPEN
     return Comparison.DIFFERENT  # of two files, or two that are swapped out
 
 
@@ -266,6 +275,7 @@ def _tabulate() -> Bytes:
 
 
 _FINDINGS: Final = _tabulate()
+_FINDINGS_WITHOUT_COPIERS: Final = _FINDINGS & np.uint8(_COMPARISON_OPEN | _COMPARISON_MASK)
 _ABSENT_IN_BOTH: Final = (
     Comparison.NEITHER << _STATE_SHIFT | PageState.ABSENT
 ) << _STATE_SHIFT | PageState.ABSENT

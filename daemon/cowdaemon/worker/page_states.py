@@ -36,6 +36,7 @@ __all__ = [
     "is_certainly_private",
     "is_contradictory",
     "is_present",
+    "is_swapped",
     "tabulate",
 ]
 
@@ -172,6 +173,11 @@ def is_present(entries: Words) -> Mask:
     return _has(entries, _PRESENT)
 
 
+def is_swapped(entries: Words) -> Mask:
+    """Return where a page is swapped out, or an entry looks so: a marker, or one of a migration."""
+    return ~is_present(entries) & _has(entries, _SWAPPED)
+
+
 def frames(entries: Words) -> Words:
     """Return the frame numbers of present pages; other bits of other entries mean nothing."""
     return entries & _FRAME_MASK
@@ -261,7 +267,7 @@ def classify_page(code: int, layout: EntryLayout) -> tuple[int, int] | None:
 def _judge(entries: Words, flags: Words, layout: EntryLayout) -> tuple[Bytes, Bytes]:
     """Return what `classify` does: this is the truth table."""
     present = is_present(entries)
-    swapped = ~present & _has(entries, _SWAPPED)
+    swapped = is_swapped(entries)
     marker = swapped & _has_marker_type(entries, layout)
     guard = ~present & _has(entries, _GUARD) | marker & _has(entries, _MARKER_GUARD)
     known = (flags != 0) & ~_has(flags, _NOT_A_USER_PAGE)
@@ -321,9 +327,8 @@ def _has(words: Words, bits: np.uint64) -> Mask:
 def _find(entries: Words, flags: Words) -> Bytes:
     """Return state, attributes and whether it is a swap entry of every page, in one byte."""
     states, attributes = _judge(entries, flags, EntryLayout(has_soft_dirty=True))
-    swapped = ~is_present(entries) & _has(entries, _SWAPPED)
     findings: Bytes = states | attributes << _ATTRIBUTES_SHIFT
-    findings[swapped] |= _SWAPPED_FINDING
+    findings[is_swapped(entries)] |= _SWAPPED_FINDING
     return findings
 
 

@@ -29,6 +29,7 @@ __all__ = [
     "number_pages",
     "read_entries",
     "read_fully",
+    "read_pages",
     "read_parts",
     "read_stretches",
     "spread",
@@ -95,6 +96,18 @@ def read_stretches(pagemap: Pagemap, stretches: Stretches) -> Words:
         if len(entries) != sum(lengths):
             raise ShortReadError
     return np.frombuffer(entries, np.uint64)
+
+
+def read_pages(pagemap: Pagemap, pages: Numbers) -> Words:
+    """Return the entries of single pages, which may come in any order, and twice.
+
+    Raises:
+        ShortReadError: one of them is not there.
+    """
+    ascending = np.sort(pages)
+    stretches = join_stretches(np.column_stack((ascending, ascending + 1)), JOINED_PAGES)
+    entries = read_stretches(pagemap, stretches)
+    return entries[np.searchsorted(number_pages(stretches), pages)]
 
 
 def read_parts(file: int, lengths_bytes: Sequence[int], offsets: Sequence[int]) -> bytes:

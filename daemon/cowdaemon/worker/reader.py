@@ -34,14 +34,12 @@ from cowdaemon.worker.page_states import (
     is_contradictory,
 )
 from cowdaemon.worker.pagemap import (
-    JOINED_PAGES,
-    Numbers,
     Pagemap,
     Stretches,
     count_pages,
-    join_stretches,
     number_pages,
     read_entries,
+    read_pages,
     read_stretches,
 )
 
@@ -162,17 +160,19 @@ class Reader:
             pages = number_pages(stretches)[places]
             open_entries = entries[places]
             flags = read_flags(self._kpageflags, open_entries)
-            again = _read_pages(pagemap, pages)
+            again = read_pages(pagemap, pages)
             alone = np.column_stack((pages, pages + 1))
             readings = self._settle(pagemap, alone, open_entries, flags, again)
             states[places], _ = classify_readings(readings, layout)
         return states
 
-    def classify_entries(self, entries: Words, stretches: Stretches, anonymous: Stretches) -> Bytes:
+    def classify_entries(
+        self, entries: Words, stretches: Stretches, anonymous: Stretches
+    ) -> tuple[Bytes, NDArray[np.intp]]:
         """Return the state of each page, by its entry alone where that suffices.
 
-        Where it does not, the flags of frames are read now. So if an entry has changed afterwards,
-        its state is to be found anew.
+        Where it does not, the flags of frames are read now; the places of these pages are returned
+        as well. If an entry of theirs has changed afterwards, the state is to be found anew.
 
         Args:
             entries: of pagemap, of the pages of `stretches`, in their order.
@@ -185,7 +185,7 @@ class Reader:
             doubtful = entries[doubts.pages]
             states[doubts.pages], _ = classify(doubtful, self._read_distinct(doubtful), layout)
         states[doubts.huge[self._are_zero(doubts.heads)]] = PageState.ZERO
-        return states
+        return states, np.concatenate((doubts.pages, doubts.huge))
 
     def _are_zero(self, heads: Words) -> Mask:
         """Return which frames are pages of zeros, most of them being the same as the one before."""
@@ -281,14 +281,14 @@ class Reader:
         for _ in range(SETTLE_ROUNDS - 1):
             entries[suspects] = again
             flags[suspects] = read_flags(self._kpageflags, again)
-            again = _read_pages(pagemap, pages[suspects])
+            again = read_pages(pagemap, pages[suspects])
             changed = (again != entries[suspects]) | is_contradictory(again, flags[suspects])
             again, suspects = again[changed], suspects[changed]
             if not len(suspects):
                 return PageReadings(entries, flags, encode(entries, flags), suspects)
         entries[suspects] = again
         flags[suspects] = read_flags(self._kpageflags, again)
-        again = _read_pages(pagemap, pages[suspects])
+        again = read_pages(pagemap, pages[suspects])
         unstable = suspects[again != entries[suspects]]
         flags[unstable] = 0
         return PageReadings(entries, flags, encode(entries, flags), unstable)
@@ -306,11 +306,3 @@ def _join_readings(parts: Sequence[PageReadings]) -> PageReadings:
         np.concatenate([part.codes for part in parts]),
         np.concatenate([part.unstable + start for part, start in zip(parts, starts, strict=True)]),
     )
-
-
-def _read_pages(pagemap: Pagemap, pages: Numbers) -> Words:
-    """Return the entries of single pages, which may come in any order, and twice."""
-    ascending = np.sort(pages)
-    stretches = join_stretches(np.column_stack((ascending, ascending + 1)), JOINED_PAGES)
-    entries = read_stretches(pagemap, stretches)
-    return entries[np.searchsorted(number_pages(stretches), pages)]

@@ -71,20 +71,22 @@ class CallerCredential(_message.Message):
     def __init__(self, uid: _Optional[int] = ..., gid: _Optional[int] = ..., groups: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class ComparePagesRequest(_message.Message):
-    __slots__ = ["expected_start_time_ticks", "other_expected_start_time_ticks", "other_pid", "pid", "ranges", "totals_only"]
+    __slots__ = ["expected_start_time_ticks", "other_expected_start_time_ticks", "other_pid", "pid", "ranges", "totals_only", "without_copiers"]
     EXPECTED_START_TIME_TICKS_FIELD_NUMBER: _ClassVar[int]
     OTHER_EXPECTED_START_TIME_TICKS_FIELD_NUMBER: _ClassVar[int]
     OTHER_PID_FIELD_NUMBER: _ClassVar[int]
     PID_FIELD_NUMBER: _ClassVar[int]
     RANGES_FIELD_NUMBER: _ClassVar[int]
     TOTALS_ONLY_FIELD_NUMBER: _ClassVar[int]
+    WITHOUT_COPIERS_FIELD_NUMBER: _ClassVar[int]
     expected_start_time_ticks: int
     other_expected_start_time_ticks: int
     other_pid: int
     pid: int
     ranges: _containers.RepeatedCompositeFieldContainer[PageRange]
     totals_only: bool
-    def __init__(self, pid: _Optional[int] = ..., other_pid: _Optional[int] = ..., ranges: _Optional[_Iterable[_Union[PageRange, _Mapping]]] = ..., expected_start_time_ticks: _Optional[int] = ..., other_expected_start_time_ticks: _Optional[int] = ..., totals_only: bool = ...) -> None: ...
+    without_copiers: bool
+    def __init__(self, pid: _Optional[int] = ..., other_pid: _Optional[int] = ..., ranges: _Optional[_Iterable[_Union[PageRange, _Mapping]]] = ..., expected_start_time_ticks: _Optional[int] = ..., other_expected_start_time_ticks: _Optional[int] = ..., totals_only: bool = ..., without_copiers: bool = ...) -> None: ...
 
 class ComparePagesResponse(_message.Message):
     __slots__ = ["address", "comparison", "copied_by", "count", "other_start_time_ticks", "other_state", "page_size_bytes", "start_time_ticks", "state", "stretch_address", "stretch_page_count", "totals"]

@@ -123,8 +123,9 @@ class PageFlagsServiceServicer(object):
         This answers what is still shared after a fork, and what has been copied, by whom. Where neither
         has anything, pages are not listed one by one, as in StreamPageFlags.
 
-        Both are read twice; a page that moved meanwhile is read again, and one that keeps moving is
-        PAGE_COMPARISON_UNKNOWN. The caller's access to both is asked for again while the call lasts.
+        What is told of a page was true of both processes at once; a page that moved meanwhile is read
+        again, and one that keeps moving is PAGE_COMPARISON_UNKNOWN. The caller's access to both is asked
+        for again while the call lasts.
 
         Fails as StreamPageFlags does, for either process.
         Who may call it: anybody who can connect; the kernel decides for each of the two processes, or a

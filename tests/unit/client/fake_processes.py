@@ -132,9 +132,9 @@ class FakeProcesses:
             for first in range(0, each.count, self.maximum_page_count):
                 address = each.address + first * PAGE_BYTES
                 count = min(self.maximum_page_count, each.count - first)
-                yield self._compare(address, count, request.totals_only)
+                yield self._compare(address, count, request)
 
-    def _compare(self, address, count, totals_only):
+    def _compare(self, address, count, request):
         first = (address - START) // PAGE_BYTES
         pages = "".join(
             self.compared[index] if 0 <= index < len(self.compared) else "."
@@ -147,9 +147,10 @@ class FakeProcesses:
             start_time_ticks=self.start_times[0],
             other_start_time_ticks=self.other_start_time_ticks,
         )
-        if totals_only:
+        if request.totals_only:
             for sort in sorted(set(pages)):
                 comparison, state, other_state, copied_by = COMPARED[sort]
+                copied_by *= not request.without_copiers
                 response.totals.add(
                     comparison=comparison,
                     state=state,

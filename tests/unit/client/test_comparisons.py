@@ -57,6 +57,14 @@ def test_pages_are_counted(fake, client):
     ]
 
 
+def test_who_copied_is_not_told_if_nobody_asks(fake, client):
+    """Seen to fail where the call asks all the same."""
+    fake.compared = "==p"
+    [part] = client.count_compared_pages(7, 9, [(START, 3)], with_copiers=False)
+    [copied] = [each for each in part.totals if each.comparison is PageComparison.DIFFERENT]
+    assert copied.copied_by is PageCopier.UNSPECIFIED
+
+
 @pytest.mark.parametrize("call", CALLS)
 def test_more_ranges_than_one_call_takes_are_several(fake, client, call):
     ranges = [(START + 2 * page * PAGE, 1) for page in range(8)]

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Two processes that are files, side by side: where either has pages, and what moves meanwhile."""
 
+import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -13,12 +14,22 @@ from cowdaemon.worker import comparison_stream as module
 from cowdaemon.worker.comparison_stream import ComparedChunk, ComparisonStreams, iter_union
 from cowdaemon.worker.comparisons import Comparison, Copier, find_comparisons, find_copiers
 from cowdaemon.worker.page_states import Bytes, PageState, Words
-from cowdaemon.worker.pagemap import Stretches, number_pages
+from cowdaemon.worker.pagemap import Stretches, number_pages, read_stretches
 from cowdaemon.worker.reader import Reader
 from cowdaemon.worker.targets import Target
 from hypothesis import given
 from hypothesis import strategies as st
-from unit.worker.served_process import ANON_WORD, FEATURES, PID, PRESENT, MakeFile, Process
+from numpy.typing import NDArray
+from unit.worker.served_process import (
+    ANON_WORD,
+    EXCLUSIVE,
+    FEATURES,
+    PID,
+    PRESENT,
+    SWAPPED,
+    MakeFile,
+    Process,
+)
 
 PAGES = 40
 FRAMES = 200
@@ -78,7 +89,9 @@ class RestlessReader(Reader):
     between: Callable[[], None]
     looks = 0
 
-    def classify_entries(self, entries: Words, stretches: Stretches, anonymous: Stretches) -> Bytes:
+    def classify_entries(
+        self, entries: Words, stretches: Stretches, anonymous: Stretches
+    ) -> tuple[Bytes, NDArray[np.intp]]:
         if self.looks % 2:
             self.between()
         self.looks += 1
@@ -121,18 +134,114 @@ def compare(process: Process, other: Process, reader: Reader) -> Iterator[Callab
     with ThreadPoolExecutor(2) as threads:
         streams = ComparisonStreams(reader, threads)
 
-        def compare(count: int = PAGES) -> ComparedChunk:
+        def compare(with_copiers: bool = True) -> ComparedChunk:
             targets = process.open(PID, None), other.open(PID, None)  # type: ignore[arg-type]
-            [compared] = streams.iter_chunks(targets, [(0, count)], lambda it: it, lambda: None)
+            [compared] = streams.iter_chunks(
+                targets, [(0, PAGES)], lambda it: it, lambda: None, with_copiers
+            )
             return compared
 
         yield compare
 
 
-def set_frame(process: Process, page: int, frame: int) -> None:
+class Reads:
+    """Whose entries are read, in turn, and what happens behind a read of that number."""
+
+    def __init__(self) -> None:
+        self.is_of_other: list[bool] = []
+        self.changes: dict[int, Callable[[], object]] = {}
+
+
+@pytest.fixture
+def reads(other: Process, monkeypatch: pytest.MonkeyPatch) -> Reads:
+    noted = Reads()
+
+    def note(pagemap: int, stretches: Stretches) -> Words:
+        entries = read_stretches(pagemap, stretches)
+        noted.is_of_other.append(os.path.sameopenfile(pagemap, other.pagemap))
+        noted.changes.get(len(noted.is_of_other), lambda: None)()
+        return entries
+
+    monkeypatch.setattr(module, "read_stretches", note)
+    return noted
+
+
+def set_entry(process: Process, page: int, entry: int) -> None:
     entries = np.fromfile(f"/proc/self/fd/{process.pagemap}", np.uint64)
-    entries[page] = PRESENT | frame
+    entries[page] = entry
     process.write_pagemap(entries)
+
+
+def write_private(*processes: Process) -> None:
+    """Have entries say that all pages are each process's alone, and of which frames: no flags."""
+    for number, process in enumerate(processes):
+        frames = np.arange(PAGES, dtype=np.uint64) + np.uint64(50 + 50 * number)
+        process.write_pagemap(frames | np.uint64(PRESENT | EXCLUSIVE))
+
+
+def set_frame(process: Process, page: int, frame: int) -> None:
+    set_entry(process, page, PRESENT | frame)
+
+
+@pytest.mark.parametrize("with_copiers", [False, True])
+def test_first_process_is_looked_at_before_and_behind_the_second(
+    compare: Callable[..., ComparedChunk],
+    process: Process,
+    other: Process,
+    reader: RestlessReader,
+    reads: Reads,
+    with_copiers: bool,
+) -> None:
+    """Its page 5 was the second's, and has moved when that is read.
+
+    Seen to fail with the second look at the first left out.
+    """
+    reader.between = lambda: None
+    other.write_pagemap(np.arange(PAGES, dtype=np.uint64) + np.uint64(PRESENT | 50))
+    reads.changes[1] = lambda: set_frame(process, 5, 180)
+    comparisons = find_comparisons(compare(with_copiers).findings)
+    assert np.flatnonzero(comparisons != Comparison.SAME).tolist() == [5]
+    assert comparisons[5] == Comparison.DIFFERENT
+    assert reads.is_of_other[:3] == [False, True, False]
+
+
+@pytest.mark.parametrize("entry", [SWAPPED | 7 << 5, PRESENT | 120])
+def test_second_process_is_looked_at_again_where_flags_have_been_read(
+    compare: Callable[..., ComparedChunk],
+    process: Process,
+    other: Process,
+    reader: RestlessReader,
+    entry: int,
+) -> None:
+    """Page 5 of it is swapped out, or a page of a driver's, before it is one of both.
+
+    Seen to fail with no second look at the second.
+    """
+    write_private(process, other)
+    set_entry(other, 5, entry)
+    changes = [lambda: set_frame(other, 5, 55)]
+    reader.between = lambda: changes and changes.pop()()
+    compared = compare(with_copiers=False)
+    assert find_comparisons(compared.findings)[5] == Comparison.SAME
+    assert compared.other_states[5] == PageState.ANON
+
+
+def test_most_pages_are_read_thrice_and_their_flags_never(
+    compare: Callable[..., ComparedChunk],
+    process: Process,
+    other: Process,
+    reader: NotedReader,
+    reads: Reads,
+) -> None:
+    """If nobody asks who copied. Seen to fail with the flags of all that differ read."""
+    reader.between = lambda: None
+    write_private(process, other)
+    set_entry(other, 7, SWAPPED | 7 << 5)
+    findings = compare(with_copiers=False).findings
+    assert set(find_comparisons(findings).tolist()) == {Comparison.DIFFERENT}
+    assert not find_copiers(findings).any()
+    assert reads.is_of_other == [False, True, False]
+    assert reader.flags_read == 2  # where one of the two is swapped out
 
 
 def test_page_that_moved_once_is_read_again(

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from cowdaemon.limits import SETTLE_ROUNDS
 from cowdaemon.worker import kpageflags
+from cowdaemon.worker import pagemap as pagemap_module
 from cowdaemon.worker import reader as module
 from cowdaemon.worker.features import KernelFeatures
 from cowdaemon.worker.page_states import EntryLayout, Kpageflags, Words
@@ -205,7 +206,8 @@ def play(memory: Memory, monkeypatch: pytest.MonkeyPatch) -> Callable[[Script], 
 
     def read(script: Script) -> PageReadings:
         monkeypatch.setattr(module, "read_entries", script.read_entries)
-        monkeypatch.setattr(module, "read_stretches", script.read_stretches)
+        for each in module, pagemap_module:
+            monkeypatch.setattr(each, "read_stretches", script.read_stretches)
         moment = script.moments[0]
         entries = moment[0] if isinstance(moment, tuple) else moment
         return Reader(memory.file, FEATURES).read(-1, 0, len(entries))
@@ -364,7 +366,8 @@ def test_exit_between_the_reads_raises(
         return read_stretches(file, stretches)
 
     monkeypatch.setattr(module, "read_entries", read_and_exit)
-    monkeypatch.setattr(module, "read_stretches", read_stretches_and_exit)
+    for each in module, pagemap_module:
+        monkeypatch.setattr(each, "read_stretches", read_stretches_and_exit)
     with pytest.raises(ShortReadError):
         Reader(memory.file, FEATURES).read(pagemap, 0, 1)
     assert reads == read_count + 1
