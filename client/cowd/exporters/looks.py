@@ -10,12 +10,11 @@ from collections.abc import Callable, Collection, Mapping
 from typing import Final, NamedTuple
 
 from cowd._client import Client
-from cowd._comparisons import Comparison
 from cowd._counts import PageCounts
 from cowd._errors import OF_ONE_PROCESS, Aborted, Error, NoSuchProcess, TimedOut
 from cowd._mappings import MappingList
-from cowd._overviews import compare_mappings
-from cowd._shares import Shares, count_shares
+from cowd._overviews import count_all_shares
+from cowd._shares import Shares
 from cowd._summaries import ProcessSummary
 from cowd.exporters.processes import Identity, Process, is_alive
 from cowd.exporters.schedule import Allowance, Ledger
@@ -162,19 +161,16 @@ class Comparisons:
                 if pair.parent not in listed:
                     listed = {pair.parent: client.list_mappings(pair.parent.pid)}
                 child = client.list_mappings(pair.child.pid)
-                comparison = compare_mappings(
-                    client, listed[pair.parent], child, with_copiers=False
-                )
+                shares = count_all_shares(client, listed[pair.parent], child)
             except OF_ONE_PROCESS as error:
                 self._allowance.spend(_PAGES_PER_PAIR)
                 if not isinstance(error, _ENDED):
                     reason = error.reason or type(error).__name__
                     self.ledger.note_failure(pair, reason, self._clock())
             else:
-                self._note(pair, comparison)
+                self._note(pair, shares)
 
-    def _note(self, pair: Pair, comparison: Comparison) -> None:
-        shares = sum((count_shares(each.totals) for each in comparison.mappings), Shares())
+    def _note(self, pair: Pair, shares: Shares) -> None:
         cost = _LOOKS_PER_COMPARISON * (shares.total - shares.neither) + _PAGES_PER_PAIR
         self._allowance.spend(cost)
         if not (is_alive(pair.parent) and is_alive(pair.child)):
