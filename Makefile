@@ -111,7 +111,7 @@ deb: ## Build the Debian packages in build/deb, and have lintian judge them
 	lintian --allow-root --display-info --pedantic --tag-display-limit=0 \
 		--suppress-tags=alien-tag,out-of-date-standards-version \
 		--fail-on=error,warning,info,pedantic build/deb/*.changes
-	@echo 'Now, as root: apt install ./build/deb/*.deb'
+	@echo 'Now, as root: apt install ./build/deb/{cowd,cowctl,python3-cowd}_*.deb'
 
 clean: ## Remove .venv and all that was built
 	rm -rf .venv .node client/examples/cpp/build build dist .hypothesis .mypy_cache .pytest_cache .ruff_cache

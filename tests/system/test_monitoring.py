@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+from cowdaemon import __version__
 from harness.programs import PAGE_BYTES
 from harness.puppets import Puppet
 from system.conftest import booted, install
@@ -25,6 +26,10 @@ COLLECTED = "/var/lib/prometheus/node-exporter"
 """From where Debian's node exporter takes files."""
 WAREHOUSE, WORKSHOP = "warehouse", "workshop"
 """Names of commands, and of the groups that they make."""
+ANSWERED = ("cowd_requests_total", "OK", "GetPageFlags")
+DAEMONS = {"cowd_requests_total", "cowd_build_info", "cowd_pages_read_total"}
+"""What the daemon tells of itself."""
+CALLS, PAGES = 3, 64
 SETTINGS = f"""\
 pages_per_second = 0
 cache_seconds = 0
@@ -84,7 +89,7 @@ class MachinePuppet(Puppet, Started):
     def __init__(self, machine: Machine, command: str, user: str) -> None:
         program = [f"/usr/local/bin/{command}", f"{TESTS}/kernel/puppet.py"]
         Started.__init__(self, machine.command(program, user))
-        self.pid_inside = self.map_pages("/var/tmp", pages=64).pid
+        self.pid_inside, self.address = self.map_pages("/var/tmp", pages=PAGES)
         self.do("store", 63, 1)  # so that what follows needs no further page of the interpreter's
 
 
@@ -228,6 +233,25 @@ def test_others_are_seen_by_grant_alone(monitored: Machine, warehouse: MachinePu
         for puppet, status in (workshop, 0), (warehouse, 4):
             query = ("cowctl", "query", str(puppet.pid_inside), "--backend=daemon")
             assert run_with_grant(monitored, *query, check=False) == status
+
+
+def test_daemon_tells_of_itself_by_grant_alone(
+    monitored: Machine, warehouse: MachinePuppet
+) -> None:
+    """And counts what any caller asks."""
+    before = await_scrape(monitored, "exporter")
+    with monitored.start_caller("alice") as caller:
+        for _ in range(CALLS):
+            caller.get_page_flags(warehouse.pid_inside, warehouse.address, PAGES)
+    told = await_scrape(monitored, "exporter")
+    assert told["cowd_build_info", __version__] == 1
+    assert told[ANSWERED] - before.get(ANSWERED, 0) == CALLS
+    read_pages = told["cowd_pages_read_total",] - before["cowd_pages_read_total",]
+    assert read_pages >= CALLS * PAGES
+    with restarted_with(monitored, "SupplementaryGroups="):
+        told = await_scrape(monitored, "exporter")
+        assert told["cowd_up",] == 1
+        assert not DAEMONS & {name for name, *_ in told}
 
 
 def test_exporter_outlives_the_daemon(monitored: Machine, warehouse: MachinePuppet) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+from harness.daemon import ROOT
 from system.conftest import install
 from system.machine import CONFIG, PACKAGES, SOCKET, Machine
 from system.trees import RELEASES
@@ -34,6 +35,7 @@ KEPT_BY_OTHERS = (
     "/var/tmp/systemd-private-",
 )
 ACCOUNTS = ("passwd", "group")
+README_INSTALLS = r"^# apt install \./build/deb/(\S+)$"
 
 
 def look(machine: Machine) -> set[str]:
@@ -75,15 +77,22 @@ def field(package: Path, name: str) -> str:
 
 
 def test_one_command_installs_it(bare_machine: Machine) -> None:
-    """And nothing else is needed before an ordinary user is answered."""
+    """And nothing else is needed before an ordinary user is answered. The exporter takes another.
+
+    Both are the README's.
+    """
     machine = bare_machine
-    machine.run("sh", "-c", f"cd {PACKAGES} && apt install --yes ./*.deb")
+    readme = (ROOT / "README.md").read_text()
+    daemon, exporter = re.findall(README_INSTALLS, readme, re.MULTILINE)
+    machine.run("bash", "-c", f"cd {PACKAGES} && apt install --yes ./{daemon}")
+    assert machine.show(EXPORTER, "LoadState") == {"LoadState": "not-found"}
     assert read_state(machine, SOCKET_UNIT)[:2] == ("active", "listening")
     assert read_state(machine).active == "inactive"
     demo = machine.run("cowctl", "demo", user="alice")
     assert "8 of 8 answers are right." in demo.stdout
     assert demo.stderr == ""
     assert read_state(machine) == ACTIVE
+    machine.run("bash", "-c", f"cd {PACKAGES} && apt install --yes ./{exporter}")
     assert read_state(machine, EXPORTER) == ACTIVE
     for unit in SOCKET_UNIT, EXPORTER:
         assert machine.run("systemctl", "is-enabled", unit).stdout == "enabled\n"

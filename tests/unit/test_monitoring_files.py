@@ -7,6 +7,7 @@ That Prometheus takes them is tried in tests/system/test_monitoring_files.py.
 import json
 import re
 import tomllib
+from collections import defaultdict
 from collections.abc import Iterator
 from itertools import combinations
 from pathlib import Path
@@ -15,6 +16,9 @@ from typing import Any
 import pytest
 from cowd.exporters.config import parse_config
 from cowd.exporters.figures import STATES
+from cowd.exporters.prometheus import write_textfile
+from prometheus_client.parser import text_string_to_metric_families
+from unit.client.exporters.made_up import SCRAPE
 
 ROOT = Path(__file__).resolve().parents[2]
 RULES = ROOT / "packaging" / "prometheus" / "cowd.rules.yml"
@@ -56,9 +60,15 @@ def read_snippets(language: str) -> list[str]:
     return re.findall(rf"```{language}\n(.*?)```", PAGE.read_text(), re.DOTALL)
 
 
+def read_table() -> dict[str, set[str]]:
+    """Return the labels of each metric that the page explains."""
+    rows = re.findall(r"^\| `(cowd_\w+)` \|(.*?)\|", PAGE.read_text(), re.MULTILINE)
+    return {name: set(re.findall(r"\w+", labels)) for name, labels in rows}
+
+
 def read_exported() -> set[str]:
     """Return the names that the page explains, and those that a histogram has besides."""
-    names = set(re.findall(r"^\| `(cowd_\w+)` \|", PAGE.read_text(), re.MULTILINE))
+    names = set(read_table())
     histograms = {name for name in names if name.endswith("duration_seconds")}
     return names | {f"{name}_{part}" for name in histograms for part in ("bucket", "sum", "count")}
 
@@ -78,6 +88,18 @@ def iter_expressions() -> Iterator[str]:
 def find_metrics(expression: str) -> set[str]:
     """Return the metrics in it, those that rules have made left out."""
     return set(re.findall(r"(?<![\w:])(?:cowd|node)_\w+(?![\w:])", expression))
+
+
+def test_page_explains_what_is_exported(tmp_path: Path) -> None:
+    """All of it, nothing else, and with its labels."""
+    written = tmp_path / "cowd.prom"
+    write_textfile(written, SCRAPE)
+    exported = defaultdict(set)
+    for family in text_string_to_metric_families(written.read_text()):
+        for sample in family.samples:
+            name = family.name if family.type == "histogram" else sample.name
+            exported[name] |= sample.labels.keys()
+    assert exported == read_table()
 
 
 def test_expressions_name_what_is_exported() -> None:

@@ -159,6 +159,16 @@ def test_versions_agree() -> None:
     assert cowd.__version__ == cowdaemon.__version__
 
 
+def test_files_that_the_page_on_monitoring_links_to_are_shipped() -> None:
+    """All of them in one folder, so that the rules' tests find the rules."""
+    linked = set(re.findall(r"\]\((packaging/[^)]+)\)", (ROOT / "MONITORING.md").read_text()))
+    shipped = set((DEBIAN / "cowd-exporter.examples").read_text().splitlines()[1:])
+    assert linked
+    assert linked <= shipped
+    assert all((ROOT / path).is_file() for path in shipped)
+    assert "MONITORING.md" in (DEBIAN / "cowd-exporter.docs").read_text().splitlines()
+
+
 def test_descriptions_of_the_contract_are_shipped() -> None:
     """All but twins, which are for our own two ends."""
     contracts = {path.parent for path in (ROOT / "proto" / "cowd").glob("v*/*.proto")}

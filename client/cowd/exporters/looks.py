@@ -127,6 +127,8 @@ class Summaries:
         if not isinstance(failure, _ENDED):
             reason = failure.reason or type(failure).__name__
             self.ledger.note_failure(identity, reason, self._clock())
+        elif not is_alive(identity):  # else its group would miss it in this scrape
+            self.ledger.note_failure(identity, "NO_SUCH_PROCESS", self._clock())
 
 
 class Comparisons:

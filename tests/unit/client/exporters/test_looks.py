@@ -6,10 +6,12 @@ What cowd answers is made up here; tests/integration/test_scrapes.py asks a real
 
 import subprocess
 import sys
+from dataclasses import replace
 
 import cowd
 import pytest
 from cowd import KindTotals, MappingKind, PageCounts, ProcessSummary
+from cowd.exporters.groups import NOT_TOLD
 from cowd.exporters.looks import Looked, Summaries
 from cowd.exporters.processes import list_processes
 from cowd.exporters.schedule import Allowance
@@ -159,6 +161,16 @@ def test_one_that_executes_or_ends_meanwhile_is_no_failure(client, children, sum
         client.failures = {pid: error}
         assert pid in look(summaries, client, children)[0]
         assert summaries.ledger[children[0].identity].reason is None
+
+
+def test_one_that_has_ended_is_not_missing(client, children, summaries):
+    """Seen to fail without the question whether it is alive."""
+    identity = children[0].identity
+    ended = identity._replace(inode=1)
+    summaries.ledger.keep([ended])
+    client.failures = {identity.pid: cowd.NoSuchProcess("gone")}
+    look(summaries, client, [replace(children[0], identity=ended)])
+    assert summaries.ledger[ended].reason in NOT_TOLD
 
 
 def test_an_answer_about_another_process_of_that_pid_is_dropped(client, children, summaries):
