@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Final
 
 from cowdaemon.limits import WORKER_IDLE_SECONDS
+from harness.daemon import Daemon
 from harness.programs import ROOT_USER, User, environment
 
 from bench.cases import Case, NotMeasurableError, Outcome, Part
@@ -109,13 +110,13 @@ class ProcessorTime:
 
 
 @contextmanager
-def exporting(stage: Stage, user: User, settings: str) -> Iterator[tuple[Exporter, int]]:
+def exporting(daemon: Daemon, user: User, settings: str) -> Iterator[tuple[Exporter, int]]:
     """Have an exporter that has scraped once; and its pid."""
-    config = stage.daemon.socket_path.with_name("exporter.toml")
+    config = daemon.socket_path.with_name("exporter.toml")
     config.write_text(settings)
     config.chmod(0o644)
     options = ["--listen", "127.0.0.1:0", "--config", os.fspath(config)]
-    options += ["--socket", os.fspath(stage.daemon.socket_path)]
+    options += ["--socket", os.fspath(daemon.socket_path)]
     command = [sys.executable, "-m", "cowd.cli.main", "export", "prometheus", *options]
     with subprocess.Popen(
         user.command(command), stderr=subprocess.PIPE, text=True, cwd="/", env=environment()
@@ -134,13 +135,13 @@ def exporting(stage: Stage, user: User, settings: str) -> Iterator[tuple[Exporte
 def measure_cost(stage: Stage, rounds: int) -> Mapping[str, Outcome]:
     """Processor time of a minute with one scrape, of a parent and four children."""
     outcomes = {}
-    with stage.scene("family", NOBODY_ELSE):
+    with stage.scene("family", NOBODY_ELSE), stage.another_daemon() as daemon:
         for name, fork in ("scrape", "false"), ("scrape-forks", "true"):
             with (
-                exporting(stage, NOBODY_ELSE, f"{EVERYTHING}fork = {fork}\n") as (exporter, pid),
+                exporting(daemon, NOBODY_ELSE, f"{EVERYTHING}fork = {fork}\n") as (exporter, pid),
                 closing(ProcessorTime()) as used,
             ):
-                used.take([pid, *stage.daemon.tree().pids])
+                used.take([pid, *daemon.tree().pids])
                 outcomes[name] = measure_minutes(exporter, used, min(rounds, MOST_ROUNDS), name)
     return outcomes
 
@@ -185,7 +186,7 @@ def measure_latency(stage: Stage, rounds: int) -> Mapping[str, Outcome]:
         faults.append(count)
         return p99
 
-    with exporting(stage, ROOT_USER, FAULTING) as (exporter, _):
+    with exporting(stage.daemon, ROOT_USER, FAULTING) as (exporter, _):
 
         def fault_scraped() -> float:
             ended = threading.Event()

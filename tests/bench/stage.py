@@ -5,6 +5,7 @@ Runs as root in the process of the benchmark. What is started here ends with the
 """
 
 import os
+import shutil
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -82,6 +83,18 @@ class Stage:
         if user not in self._askers:
             self._askers[user] = self._stack.enter_context(self.start_asker(user))
         return self._askers[user]
+
+    @contextmanager
+    def another_daemon(self) -> Iterator[Daemon]:
+        """Have a daemon for a while that nobody else asks."""
+        directory = self._directory / "another"
+        directory.mkdir()
+        daemon = Daemon(directory)
+        try:
+            yield daemon
+        finally:
+            daemon.stop()
+            shutil.rmtree(directory)
 
     @contextmanager
     def start_asker(self, user: User) -> Iterator[Program]:
