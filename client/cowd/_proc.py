@@ -22,6 +22,7 @@ __all__ = [
 _PROC: Final = "/proc"
 _LONGEST_COMM_BYTES: Final = 15  # TASK_COMM_LEN - 1, include/linux/sched.h
 _BEGINNING_BYTES: Final = 4096
+_STATUS_BYTES: Final = 1 << 20  # with 65,536 groups (NGROUPS_MAX) of eleven characters
 
 
 def open_directory(pid: int) -> int:
@@ -51,18 +52,18 @@ def iter_directories() -> Iterator[tuple[int, int]]:
         yield pid, directory
 
 
-def read_beginning(directory: int, name: str) -> bytes:
+def read_beginning(directory: int, name: str, most_bytes: int = _BEGINNING_BYTES) -> bytes:
     """Return what a person would look at of a file, which may have any length; b"" without one."""
     try:
         with open(name, "rb", buffering=0, opener=partial(os.open, dir_fd=directory)) as file:
-            return file.read(_BEGINNING_BYTES)
+            return file.read(most_bytes)
     except OSError:
         return b""
 
 
 def read_status(directory: int) -> dict[bytes, bytes]:
     """Return the lines of status by their keys."""
-    lines = read_beginning(directory, "status").split(b"\n")
+    lines = read_beginning(directory, "status", _STATUS_BYTES).split(b"\n")
     return {key: value for key, _, value in (line.partition(b":\t") for line in lines)}
 
 

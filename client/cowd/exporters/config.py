@@ -34,8 +34,8 @@ class ConfigError(ValueError):
 class GroupRule:
     """Which processes belong to one group, or, by a name with braces, to one of several.
 
-    A process fits if each of the lists that are not empty has a pattern, as of fnmatch(3), that
-    fits. Of several rules, the first that fits decides.
+    A process fits if each of the lists that are not empty has a pattern, as of Python's fnmatch,
+    that fits. Of several rules, the first that fits decides.
 
     Attributes:
         name: of the group; `{command}`, `{unit}` and `{cgroup}` stand for what the process has.
@@ -60,8 +60,8 @@ class ExportConfig:
     """All settings, with the values that they have when they are left out.
 
     Attributes:
-        pages_per_second: what may be looked at on average, in pages; a page of two processes that
-            are compared counts as four. 0: no bound.
+        pages_per_second: what may be looked at on average, in pages; and as many again compared,
+            where a page of two processes counts as four. 0: no bound.
         scrape_seconds: how long one scrape may take. What it did not get to comes first in the
             next; a process that takes half of it alone is given up for a while.
         cache_seconds: how old figures of a process may be before it is looked at again.

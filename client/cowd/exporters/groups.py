@@ -35,7 +35,9 @@ class Groups:
         self._rules = rules
         self._maximum_count = maximum_count
         self._names: set[str] = set()
-        self.literal_names = frozenset(rule.name for rule in rules if not rule.placeholders)
+        self.literal_names = frozenset(
+            rule.name.format() for rule in rules if not rule.placeholders
+        )
         self.left_out_count = 0
 
     def sort(

@@ -11,7 +11,14 @@ from typing import Final, NamedTuple
 
 from cowd._client import Client
 from cowd._counts import PageCounts
-from cowd._errors import OF_ONE_PROCESS, Aborted, Error, NoSuchProcess, TimedOut
+from cowd._errors import (
+    OF_ONE_PROCESS,
+    Aborted,
+    Error,
+    InvalidRequest,
+    NoSuchProcess,
+    TimedOut,
+)
 from cowd._mappings import MappingList
 from cowd._overviews import count_all_shares
 from cowd._shares import Shares
@@ -31,6 +38,8 @@ _UNRELATED_SECONDS: Final = 3600.0
 """How long a child is left alone that has nothing of its parent's: it has executed a program."""
 _ENDED: Final = (Aborted, NoSuchProcess)
 """Errors of a process that has ended, or is another program by now."""
+_OF_ONE_PAIR: Final = (*OF_ONE_PROCESS, InvalidRequest)
+"""The last if they have address spaces of different sizes."""
 
 
 class Looked(NamedTuple):
@@ -119,6 +128,8 @@ class Summaries:
             looked = Looked(counts, summary.copied_page_count)
             self.ledger.note(identity, looked, cost, self._clock())
             self._asked_alone.discard(identity)
+        else:
+            self.ledger.note_failure(identity, "NO_SUCH_PROCESS", self._clock())
 
     def _note_failure(self, identity: Identity, failure: Error) -> None:
         self._allowance.spend(_PAGES_PER_PROCESS)
@@ -155,28 +166,43 @@ class Comparisons:
         expected = {
             pair: _LOOKS_PER_COMPARISON * pages + _PAGES_PER_PAIR for pair, pages in pairs.items()
         }
-        listed: dict[Identity, MappingList] = {}  # of parents, whose children come in a row
+        listed: dict[Identity, MappingList] = {}  # of parents
+        hung: set[Identity] = set()
         for pair in self._allowance.choose(self.ledger.list_due(expected, self._clock())):
             if self._clock() >= deadline:
                 return
+            if pair.parent in hung:
+                continue
             try:
                 if pair.parent not in listed:
-                    listed = {pair.parent: client.list_mappings(pair.parent.pid)}
+                    listed[pair.parent] = client.list_mappings(pair.parent.pid)
                 child = client.list_mappings(pair.child.pid)
                 shares = count_all_shares(client, listed[pair.parent], child)
-            except OF_ONE_PROCESS as error:
-                self._allowance.spend(_PAGES_PER_PAIR)
-                if not isinstance(error, _ENDED):
-                    reason = error.reason or type(error).__name__
-                    self.ledger.note_failure(pair, reason, self._clock())
+            except _OF_ONE_PAIR as error:
+                self._note_failure(pair, error)
+                if isinstance(error, TimedOut):
+                    hung.add(pair.parent)
             else:
                 self._note(pair, shares)
 
     def _note(self, pair: Pair, shares: Shares) -> None:
         cost = _LOOKS_PER_COMPARISON * (shares.total - shares.neither) + _PAGES_PER_PAIR
         self._allowance.spend(cost)
-        if not (is_alive(pair.parent) and is_alive(pair.child)):
+        if not _are_alive(pair):
+            self.ledger.note_failure(pair, "NO_SUCH_PROCESS", self._clock())
             return
         self.ledger.note(pair, shares, cost, self._clock())
         if not shares.shared and not shares.copied:
             self.ledger.pause(pair, self._clock(), _UNRELATED_SECONDS)
+
+    def _note_failure(self, pair: Pair, failure: Error) -> None:
+        self._allowance.spend(_PAGES_PER_PAIR)
+        if not isinstance(failure, _ENDED):
+            reason = failure.reason or type(failure).__name__
+            self.ledger.note_failure(pair, reason, self._clock())
+        elif not _are_alive(pair):
+            self.ledger.note_failure(pair, "NO_SUCH_PROCESS", self._clock())
+
+
+def _are_alive(pair: Pair) -> bool:
+    return is_alive(pair.parent) and is_alive(pair.child)

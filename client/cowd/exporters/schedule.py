@@ -45,14 +45,13 @@ class Allowance:
     def choose(self, costs: Iterable[tuple[_Key, int]]) -> list[_Key]:
         """Return as many as there are pages for, in their order; nothing is spent yet.
 
-        The first one may cost more than can be saved up: it has its turn once all is saved that can
-        be, and what comes after it waits for longer.
+        The last one may cost more than is left, however much: what comes after it waits until time
+        has brought that.
         """
         chosen: list[_Key] = []
         left = self._pages
         for key, cost in costs:
-            needed = cost if chosen else min(cost, self._rate * _BURST_SECONDS)
-            if self._rate and left < needed:
+            if self._rate and left <= 0:
                 break
             left -= cost
             chosen.append(key)

@@ -46,9 +46,10 @@ class Scraper:
         self._path = resolve_address(address)
         self._clock = clock
         self._groups = Groups(config.groups, config.maximum_group_count)
-        self._allowance = Allowance(config.pages_per_second, clock())
-        self._summaries = Summaries(self._allowance, config.cache_seconds, clock)
-        self._comparisons = Comparisons(self._allowance, config.cache_seconds, clock)
+        # Apart, or those that come second would get what the first have left.
+        self._allowances = [Allowance(config.pages_per_second, clock()) for _ in range(2)]
+        self._summaries = Summaries(self._allowances[0], config.cache_seconds, clock)
+        self._comparisons = Comparisons(self._allowances[1], config.cache_seconds, clock)
         self._lock = threading.Lock()
         self._last: Scrape | None = None
         self._ended_at = float("-inf")
@@ -93,7 +94,8 @@ class Scraper:
         Raises:
             Error: it concerns no single process.
         """
-        self._allowance.refill(started_at)
+        for allowance in self._allowances:
+            allowance.refill(started_at)
         deadline = started_at + self._config.scrape_seconds
         processes = list_processes()
         looks = self._summaries.ledger
@@ -108,7 +110,13 @@ class Scraper:
         pairs = self._list_pairs(info, members.values(), processes)
         self._comparisons.ledger.keep(pairs)
         self._summaries.update(client, list(filter(is_visible, members.values())), deadline)
-        self._comparisons.update(client, pairs, deadline)
+        # What does not answer alone would not answer in company.
+        answering = {
+            pair: pages
+            for pair, pages in pairs.items()
+            if all(looks[identity].reason is None for identity in pair)
+        }
+        self._comparisons.update(client, answering, deadline)
         now = self._clock()
         return [
             figures
@@ -126,7 +134,8 @@ class Scraper:
         if not has_figures and name not in self._groups.literal_names:
             return None
         compared = [self._comparisons.ledger[pair] for pair in pairs if pair.parent in told]
-        return add_up(name, told.values(), compared, now)
+        there = [entry for entry in compared if entry.reason not in NOT_TOLD]
+        return add_up(name, told.values(), there, now)
 
     def _list_pairs(
         self, info: ServerInfo, members: Iterable[Process], processes: Iterable[Process]

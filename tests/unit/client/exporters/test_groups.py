@@ -50,6 +50,13 @@ def test_too_many_groups_are_added_up_and_those_that_were_there_stay():
     assert groups.left_out_count == 0
 
 
+def test_a_name_with_escaped_braces_is_the_settings_own():
+    """Seen to fail with the name taken as it is written."""
+    groups = Groups((GroupRule("a{{b}}"),), 10)
+    assert sort(groups, "x", is_visible=lambda _: False) == {"a{b}": ["x"]}
+    assert groups.literal_names == {"a{b}"}
+
+
 def test_no_name_is_made_of_a_process_without_figures():
     groups = Groups((GroupRule("shells", command=("*sh",)), *BY_COMMAND), 10)
     nothing = sort(groups, "bash", "vim", is_visible=lambda _: False)

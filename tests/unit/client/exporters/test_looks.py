@@ -183,7 +183,7 @@ def test_an_answer_about_another_process_of_that_pid_is_dropped(client, children
 
 
 def test_what_is_not_affordable_waits(client, children):
-    allowance = Allowance(1_000, client.now)  # 60,000 saved up; a process costs 20,000 at least
+    allowance = Allowance(700, client.now)  # 42,000 saved up; a process costs 20,000 at least
     summaries = Summaries(allowance, CACHE_SECONDS, client.clock)
     summaries.ledger.keep([each.identity for each in children])
     a, b, c = (each.identity.pid for each in children)

@@ -75,6 +75,15 @@ def test_kernel_threads_and_zombies_have_no_memory(add):
     assert (found.identity.pid, found.parent_pid, found.uid, found.page_count) == (4, 1, 6, 12)
 
 
+def test_a_member_of_many_groups_has_memory(add):
+    """Seen to fail with 4,096 bytes of its status read."""
+    groups = b" ".join(b"%d" % number for number in range(2_000_000_000, 2_000_000_500))
+    status = b"PPid:\t1\nUid:\t5\t6\t7\t8\nGroups:\t" + groups + b"\nVmRSS:\t     40 kB\n"
+    add(4, b"x", status=status)
+    [found] = list_processes()
+    assert found.page_count == 10
+
+
 def test_names_that_are_cut_are_whole(add):
     directory = add(4, b"a-rather-long-n")
     (directory / "cmdline").write_bytes(b"/usr/bin/python3\0/opt/a-rather-long-name\0-x\0")
