@@ -25,7 +25,8 @@ class Statistics:
     def __init__(self) -> None:
         self._start_time_nanoseconds = time.time_ns()
         self._files: dict[int, int] = {}
-        self._kept = make_words()  # of workers that have ended, and of the broker
+        self._kept = make_words()  # of workers that have ended, who may have written anything
+        self._own = make_words()  # of the broker, apart: to count on from 2^64 - 1 raises
         self._told = b""
         self._told_until = 0.0
 
@@ -48,13 +49,13 @@ class Statistics:
 
     def count_refusal(self, reason: Reason) -> None:
         """Count a connection that is refused or dropped."""
-        self._kept[place_of_refusal(reason)] += 1
+        self._own[place_of_refusal(reason)] += 1
 
     def tell(self, connection_count: int) -> bytes:
         """Return the message with all sums, which are up to STATISTICS_SECONDS old."""
         now = time.monotonic()
         if now >= self._told_until:
-            words = add_words([self._kept, *map(_read_words, self._files.values())])
+            words = add_words([self._kept, self._own, *map(_read_words, self._files.values())])
             about = self._start_time_nanoseconds, connection_count, len(self._files)
             self._told = wire.Statistics(*about, words.tobytes()).pack()
             self._told_until = now + STATISTICS_SECONDS

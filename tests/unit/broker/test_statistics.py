@@ -149,3 +149,16 @@ def test_worker_cannot_change_the_size_of_its_file(pairing: Pairing) -> None:
         os.pwrite(counters, b"x", COUNTERS_BYTES)
     os.pwrite(counters, array("Q", [7]), 8 * PAGES_READ)
     assert array("Q", ask(pairing, pair).words)[PAGES_READ] == 7
+
+
+def test_broker_counts_on_whatever_a_worker_has_written() -> None:
+    """Seen to fail with the broker counting where it keeps what ended workers wrote."""
+    told = statistics.Statistics()
+    file = told.make_counters(1)
+    os.pwrite(file, b"\xff" * COUNTERS_BYTES, 0)
+    os.close(file)
+    told.remove(1)
+    told.count_refusal(Reason.TOO_MANY_CONNECTIONS)
+    words = array("Q", wire.Statistics.unpack(told.tell(0)).words)
+    assert words[place_of_refusal(Reason.TOO_MANY_CONNECTIONS)] == 0
+    assert words[PAGES_READ] == 2**64 - 1
