@@ -176,15 +176,15 @@ def start_cowctl(daemon: Daemon) -> Iterator[StartCowctl]:
     with ExitStack() as stack:
 
         def start(
-            *arguments: str, user: User = NOBODY, socket_path: Path | None = None
-        ) -> "subprocess.Popen[bytes]":
+            *arguments: str, user: User = NOBODY, socket_path: Path | None = None, **options: Any
+        ) -> "subprocess.Popen[Any]":
             process = subprocess.Popen(
                 user.command([sys.executable, "-m", "cowd.cli.main", *arguments]),
                 env={**environment(), "COWD_SOCKET": str(socket_path or daemon.socket_path)},
                 cwd="/",
-                stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
+                **{"stdin": subprocess.DEVNULL, **options},
             )
             stack.callback(process.communicate)
             stack.callback(process.kill)

@@ -7,7 +7,7 @@ Runs as root in the test process; cowctl runs as user nobody.
 import subprocess
 import sys
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from harness.daemon import Daemon
 from harness.programs import NOBODY, environment
@@ -33,7 +33,7 @@ class Ended(NamedTuple):
 
 
 RunCowctl = Callable[..., Ended]
-StartCowctl = Callable[..., "subprocess.Popen[bytes]"]
+StartCowctl = Callable[..., "subprocess.Popen[Any]"]
 
 
 def run_code(daemon: Daemon, code: str, *arguments: str) -> Ended:

@@ -10,7 +10,7 @@ import sys
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -18,7 +18,7 @@ from cowd import Client, PageState
 from cowd.exporters.figures import STATES
 from harness.cowctl import SECONDS, RunCowctl, StartCowctl
 from harness.daemon import Daemon, StartDaemon
-from harness.programs import NOBODY, PAGE_BYTES, environment
+from harness.programs import NOBODY, PAGE_BYTES
 from prometheus_client.parser import text_string_to_metric_families
 
 PROGRAM = """
@@ -84,25 +84,9 @@ def config(public_directory: Path) -> Path:
 
 
 @pytest.fixture
-def start_asked(daemon: Daemon) -> Iterator[Callable[..., "subprocess.Popen[str]"]]:
+def start_asked(start_cowctl: StartCowctl) -> Callable[..., "subprocess.Popen[str]"]:
     """Return a function that starts cowctl with a pipe for its input, too."""
-    with ExitStack() as stack:
-
-        def start(*arguments: str, socket_path: Path | None = None) -> "subprocess.Popen[str]":
-            process = subprocess.Popen(
-                NOBODY.command([sys.executable, "-m", "cowd.cli.main", *arguments]),
-                env={**environment(), "COWD_SOCKET": str(socket_path or daemon.socket_path)},
-                cwd="/",
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                text=True,
-            )
-            stack.callback(process.communicate)
-            stack.callback(process.kill)
-            return process
-
-        yield start
+    return partial(start_cowctl, stdin=subprocess.PIPE, text=True)
 
 
 def list_known(daemon: Daemon, shop: Shop) -> dict[str, int]:

@@ -131,9 +131,10 @@ def _serve_prometheus(listen: str, config: ExportConfig, socket: str | None) -> 
     with _going_on():
         try:
             server = MetricsServer(address, make_scrape)
-        except OSError as error:
+        except (OSError, UnicodeError) as error:  # the second of a host that can be no name
+            why = error.strerror if isinstance(error, OSError) else "it is no name of a host"
             raise click.ClickException(
-                f"cannot listen on {address}: {error.strerror}; --listen names another place"
+                f"cannot listen on {address}: {why}; --listen names another place"
             ) from error
         with server:
             print_message(f"note: serving http://{server.address}/metrics; Ctrl-C ends it")

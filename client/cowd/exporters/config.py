@@ -39,7 +39,7 @@ class GroupRule:
 
     Attributes:
         name: of the group; `{command}`, `{unit}` and `{cgroup}` stand for what the process has.
-        command: name of the command, as `ps -C` has it.
+        command: name of the command, cut after 15 bytes as in /proc/PID/comm.
         unit: of systemd, the innermost service or scope.
         cgroup: path of the control group, from / on.
     """

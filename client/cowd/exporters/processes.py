@@ -16,7 +16,6 @@ from cowd._proc import (
     iter_directories,
     open_directory,
     read_beginning,
-    read_commands,
     read_status,
 )
 from cowd.exporters.config import GroupRule
@@ -24,7 +23,6 @@ from cowd.exporters.config import GroupRule
 __all__ = ["Identity", "Process", "choose_group", "is_alive", "list_processes"]
 
 _UNIT_SUFFIXES: Final = (".service", ".scope")
-_LONGEST_COMMAND: Final = 255  # NAME_MAX, linux/limits.h: longer is no name of a program
 
 
 class Identity(NamedTuple):
@@ -48,7 +46,8 @@ class Process:
     Attributes:
         parent_pid: 0 if it has none.
         uid: its effective user id.
-        command: its name, whole if it is cut in comm.
+        command: its name, of which the kernel keeps 15 bytes (comm). Not what cmdline has of it:
+            that is the process's memory, and to read it may hang with the process.
         unit: the innermost service or scope of systemd; "" without one.
         cgroup: path of its control group; "" without one.
         page_count: about how many pages it has, swapped out or not.
@@ -107,7 +106,7 @@ def _iter_processes() -> Iterator[Process]:
         try:
             identity = _identify(pid, directory)
             status = read_status(directory)
-            commands = read_commands(directory)
+            comm = read_beginning(directory, "comm").removesuffix(b"\n")
             cgroup = _parse_cgroup(read_beginning(directory, "cgroup"))
         except OSError:
             continue  # it has ended
@@ -115,12 +114,11 @@ def _iter_processes() -> Iterator[Process]:
             os.close(directory)
         if b"VmRSS" not in status:
             continue  # a kernel thread, or a process that is ending
-        whole = commands[-1] if len(commands[-1]) <= _LONGEST_COMMAND else commands[0]
         yield Process(
             identity,
             int(status.get(b"PPid", 0)),
             int(status[b"Uid"].split()[1]),
-            whole.decode("utf-8", "backslashreplace"),
+            comm.decode("utf-8", "backslashreplace"),
             _find_unit(cgroup),
             cgroup,
             _parse_size_bytes(status, b"VmRSS", b"VmSwap") // PAGESIZE,
@@ -138,14 +136,17 @@ def _parse_size_bytes(status: dict[bytes, bytes], *keys: bytes) -> int:
 
 
 def _parse_cgroup(text: bytes) -> str:
-    """Return the path in /proc/PID/cgroup: of cgroup v2, or of systemd's own hierarchy of v1."""
-    path = ""
-    for line in text.decode("utf-8", "backslashreplace").splitlines():
-        number, _, rest = line.partition(":")
-        controllers, _, found = rest.partition(":")
-        if controllers == "name=systemd" or (number == "0" and not path):
+    """Return the path in /proc/PID/cgroup: of cgroup v2, or of systemd's own hierarchy of v1.
+
+    Whoever has a group of their own may call those below it anything that has no newline in it.
+    """
+    path = b""
+    for line in text.split(b"\n"):
+        number, _, rest = line.partition(b":")
+        controllers, _, found = rest.partition(b":")
+        if controllers == b"name=systemd" or (number == b"0" and not path):
             path = found
-    return path
+    return path.decode("utf-8", "backslashreplace")
 
 
 def _find_unit(cgroup: str) -> str:

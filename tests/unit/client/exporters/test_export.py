@@ -117,6 +117,14 @@ def test_an_address_that_is_taken_is_said(made_up, run):
     )
 
 
+def test_a_host_that_can_be_no_name_is_said(made_up, run):
+    """Seen to fail with OSError alone caught."""
+    made_up(SCRAPE)
+    status, _, err = run("export", "prometheus", "--listen", "a..b:1")
+    assert status == 1
+    assert err.startswith("cowctl: cannot listen on a..b:1: it is no name of a host; --listen")
+
+
 @pytest.mark.parametrize(
     ("arguments", "text"),
     [
