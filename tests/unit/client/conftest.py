@@ -369,8 +369,11 @@ def kernel(request, monkeypatch):
 @pytest.fixture
 def child():
     """Return a child of this process that waits."""
-    process = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
-    yield process
-    process.kill()
-    process.wait()
-    process.stdin.close()
+    with subprocess.Popen(
+        [sys.executable, "-c", "print(flush=True); input()"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    ) as process:
+        process.stdout.readline()  # It has started: its memory grows no more.
+        yield process
+        process.kill()
