@@ -5,7 +5,7 @@ Runs with the caller's own rights. Comparing takes frames, so it needs the daemo
 one process do not.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from mmap import PAGESIZE
 from operator import attrgetter
 from typing import Final, SupportsIndex
@@ -23,7 +23,7 @@ from cowd._summaries import ProcessSummary
 __all__ = [
     "compare",
     "compare_mappings",
-    "count_all_shares",
+    "iter_shares",
     "mappings",
     "open_client",
     "summarize",
@@ -169,11 +169,12 @@ def compare_mappings(client: Client, listed: MappingList, other: MappingList) ->
     )
 
 
-def count_all_shares(client: Client, listed: MappingList, other: MappingList) -> Shares:
-    """Return who has which pages of two processes, whose mappings are these; not who has copied.
+def iter_shares(client: Client, listed: MappingList, other: MappingList) -> Iterator[Shares]:
+    """Yield who has which pages of two processes, whose mappings are these; not who has copied.
 
-    That takes less than `compare_mappings`: mappings that lie close are asked about as one, and so
-    is what lies between them, of which both have nothing.
+    Part by part, as it is found; all together is the answer. That takes less than
+    `compare_mappings`: mappings that lie close are asked about as one, and so is what lies between
+    them, of which both have nothing.
     """
     ranges: list[list[int]] = []
     for mapping in sorted((*listed.mappings, *other.mappings), key=attrgetter("start_address")):
@@ -190,4 +191,5 @@ def count_all_shares(client: Client, listed: MappingList, other: MappingList) ->
         other_expected_start_time_ticks=other.start_time_ticks,
         with_copiers=False,
     )
-    return sum((count_shares(part.totals) for part in told), Shares())
+    for part in told:
+        yield count_shares(part.totals)

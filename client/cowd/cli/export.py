@@ -284,7 +284,10 @@ def _importing(hint: str) -> Iterator[None]:
 def _scrape_once(config: ExportConfig, socket: str | None) -> Scrape:
     # Nothing is left for a next time, so it is bounded by its time alone: those that it always left
     # out would be the same ones.
-    return Scraper(replace(config, pages_per_second=0), socket).scrape()
+    scrape = Scraper(replace(config, pages_per_second=0), socket).scrape()
+    for note in _list_notes(scrape).values():
+        print_message(note)
+    return scrape
 
 
 def _verify_answered(scrape: Scrape) -> int:
@@ -299,18 +302,42 @@ def _verify_answered(scrape: Scrape) -> int:
 
 
 def _watch(scraper: Scraper) -> Callable[[], Scrape]:
-    """Return what makes scrapes, and tells the user that the daemon is away, or back."""
+    """Return what makes scrapes, and tells the user what is wrong with them, once."""
     daemon = _Condition(
         "note: there are no figures until it answers; `cowctl doctor` tells more",
         "note: cowd answers again",
     )
+    told: set[str] = set()
+    lock = threading.Lock()
 
     def make_scrape() -> Scrape:
         scrape = scraper.scrape()
         daemon.tell(str(scrape.failure) if scrape.failure else None)
+        notes = _list_notes(scrape)
+        with lock:
+            new = notes.keys() - told
+            told.clear()
+            told.update(notes)
+        for about in sorted(new):
+            print_message(notes[about])
         return scrape
 
     return make_scrape
+
+
+def _list_notes(scrape: Scrape) -> dict[str, str]:
+    """Return what the figures lack, by what that is about: of many groups, the first one's."""
+    notes = {
+        reason: f"note: group {group.group!r} is not complete: {reason}; cowctl-export(1) says more"
+        for group in reversed(scrape.groups)
+        for reason in group.missing
+    }
+    if scrape.are_forks_own:
+        notes["fork"] = (
+            "note: fork = true compares only this user's processes; for all of them, a group of "
+            'this user needs a [[grant]] with detail = "pages" in /etc/cowd/cowd.toml'
+        )
+    return notes
 
 
 class _Condition:

@@ -6,7 +6,7 @@ answer is asked alone from then on, after all others, and ever less often, so th
 hangs delays nothing but itself.
 """
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Final, NamedTuple
 
 from cowd._client import Client
@@ -20,22 +20,22 @@ from cowd._errors import (
     TimedOut,
 )
 from cowd._mappings import MappingList
-from cowd._overviews import count_all_shares
+from cowd._overviews import iter_shares
 from cowd._shares import Shares
 from cowd._summaries import ProcessSummary
 from cowd.exporters.processes import Identity, Process, is_alive
-from cowd.exporters.schedule import Allowance, Ledger
+from cowd.exporters.schedule import Allowance, Candidate, Ledger
 
-__all__ = ["Comparisons", "Looked", "Pair", "Summaries"]
+__all__ = ["Comparisons", "Looked", "Pair", "Summaries", "is_related"]
 
 _PAGES_PER_PROCESS: Final = 20_000
 """What it costs to look at a process, however few pages it has, as if they were pages."""
 _PAGES_PER_PAIR: Final = 200_000
 """What it costs to list the mappings of two processes and to compare them, in the same way."""
 _LOOKS_PER_COMPARISON: Final = 4
-"""Two at a page of each process."""
+"""What a page of two processes costs: three looks, and to compare what they found."""
 _UNRELATED_SECONDS: Final = 3600.0
-"""How long a child is left alone that has nothing of its parent's: it has executed a program."""
+"""How long a child is left alone that has nothing of its parent's."""
 _ENDED: Final = (Aborted, NoSuchProcess)
 """Errors of a process that has ended, or is another program by now."""
 _OF_ONE_PAIR: Final = (*OF_ONE_PROCESS, InvalidRequest)
@@ -84,9 +84,12 @@ class Summaries:
         Raises:
             Error: it concerns no single process.
         """
-        expected = {each.identity: each.page_count + _PAGES_PER_PROCESS for each in processes}
-        self._asked_alone &= expected.keys()
-        due = self._allowance.choose(self.ledger.list_due(expected, self._clock()))
+        candidates = {
+            each.identity: Candidate(each.page_count + _PAGES_PER_PROCESS, each.uid)
+            for each in processes
+        }
+        self._asked_alone &= candidates.keys()
+        due = self._allowance.choose(self.ledger.list_due(candidates, self._clock()))
         together = [identity for identity in due if identity not in self._asked_alone]
         alone = [identity for identity in due if identity in self._asked_alone]
         try:
@@ -143,33 +146,45 @@ class Summaries:
 
 
 class Comparisons:
-    """What is known of parents with their children. Arguments are those of Summaries."""
+    """What is known of parents with their children.
+
+    Args:
+        allowance, cache_seconds, clock: as of Summaries.
+        longest_seconds: that one comparison may take.
+    """
 
     def __init__(
-        self, allowance: Allowance, cache_seconds: float, clock: Callable[[], float]
+        self,
+        allowance: Allowance,
+        cache_seconds: float,
+        clock: Callable[[], float],
+        longest_seconds: float,
     ) -> None:
         self._allowance = allowance
         self._clock = clock
+        self._longest_seconds = longest_seconds
         self.ledger: Ledger[Pair, Shares] = Ledger(cache_seconds)
 
-    def update(self, client: Client, pairs: Mapping[Pair, int], deadline: float) -> None:
+    def update(self, client: Client, pairs: Mapping[Pair, Candidate], deadline: float) -> None:
         """Compare those that are due.
 
         Args:
             client: of the daemon.
-            pairs: with about how many pages each has to compare.
-            deadline: when to compare no more.
+            pairs: what may be compared; each costs about as much as the larger of the two.
+            deadline: when to begin no more.
 
         Raises:
             Error: it concerns no single process.
         """
-        expected = {
-            pair: _LOOKS_PER_COMPARISON * pages + _PAGES_PER_PAIR for pair, pages in pairs.items()
+        candidates = {
+            pair: Candidate(_LOOKS_PER_COMPARISON * pages + _PAGES_PER_PAIR, uid)
+            for pair, (pages, uid) in pairs.items()
         }
         listed: dict[Identity, MappingList] = {}  # of parents
         hung: set[Identity] = set()
-        for pair in self._allowance.choose(self.ledger.list_due(expected, self._clock())):
-            if self._clock() >= deadline:
+        for pair in self._allowance.choose(self.ledger.list_due(candidates, self._clock())):
+            started_at = self._clock()
+            if started_at >= deadline:
                 return
             if pair.parent in hung:
                 continue
@@ -177,13 +192,30 @@ class Comparisons:
                 if pair.parent not in listed:
                     listed[pair.parent] = client.list_mappings(pair.parent.pid)
                 child = client.list_mappings(pair.child.pid)
-                shares = count_all_shares(client, listed[pair.parent], child)
+                parts = iter_shares(client, listed[pair.parent], child)
+                shares = self._add_up(parts, started_at + self._longest_seconds)
             except _OF_ONE_PAIR as error:
+                is_late = isinstance(error, TimedOut)
+                self._allowance.spend(candidates[pair].cost_pages if is_late else _PAGES_PER_PAIR)
                 self._note_failure(pair, error)
-                if isinstance(error, TimedOut):
+                if is_late:
                     hung.add(pair.parent)
             else:
                 self._note(pair, shares)
+
+    def _add_up(self, parts: Iterable[Shares], deadline: float) -> Shares:
+        """Return all of it together.
+
+        Raises:
+            TimedOut: it goes on for too long.
+            Error: as of the client.
+        """
+        shares = Shares()
+        for part in parts:
+            shares += part
+            if self._clock() >= deadline:
+                raise TimedOut("they take too long to compare", reason="TOO_LARGE")
+        return shares
 
     def _note(self, pair: Pair, shares: Shares) -> None:
         cost = _LOOKS_PER_COMPARISON * (shares.total - shares.neither) + _PAGES_PER_PAIR
@@ -192,16 +224,20 @@ class Comparisons:
             self.ledger.note_failure(pair, "NO_SUCH_PROCESS", self._clock())
             return
         self.ledger.note(pair, shares, cost, self._clock())
-        if not shares.shared and not shares.copied:
+        if not is_related(shares):
             self.ledger.pause(pair, self._clock(), _UNRELATED_SECONDS)
 
     def _note_failure(self, pair: Pair, failure: Error) -> None:
-        self._allowance.spend(_PAGES_PER_PAIR)
         if not isinstance(failure, _ENDED):
             reason = failure.reason or type(failure).__name__
             self.ledger.note_failure(pair, reason, self._clock())
         elif not _are_alive(pair):
             self.ledger.note_failure(pair, "NO_SUCH_PROCESS", self._clock())
+
+
+def is_related(shares: Shares) -> bool:
+    """Whether a child has anything of its parent's: not if it has executed a program."""
+    return bool(shares.shared or shares.copied)
 
 
 def _are_alive(pair: Pair) -> bool:

@@ -23,6 +23,7 @@ from cowd.exporters.config import GroupRule
 __all__ = ["Identity", "Process", "choose_group", "is_alive", "list_processes"]
 
 _UNIT_SUFFIXES: Final = (".service", ".scope")
+_SLICE_SUFFIX: Final = ".slice"
 
 
 class Identity(NamedTuple):
@@ -48,7 +49,8 @@ class Process:
         uid: its effective user id.
         command: its name, of which the kernel keeps 15 bytes (comm). Not what cmdline has of it:
             that is the process's memory, and to read it may hang with the process.
-        unit: the innermost service or scope of systemd; "" without one.
+        unit: the service or scope of systemd, as `ps -o unit` has it; "" without one. What a user
+            runs by their own systemd is all user@UID.service: inside of it names are the user's.
         cgroup: path of its control group; "" without one.
         page_count: about how many pages it has, swapped out or not.
     """
@@ -150,8 +152,11 @@ def _parse_cgroup(text: bytes) -> str:
 
 
 def _find_unit(cgroup: str) -> str:
-    """Return the innermost service or scope on the path of a control group; "" without one."""
-    for part in reversed(cgroup.split("/")):
+    """Return the unit whose control group a path leads to first, as sd_pid_get_unit() does."""
+    for part in cgroup.split("/"):
         if part.endswith(_UNIT_SUFFIXES):
-            return part
+            # systemd puts this before a name that could be a file of the kernel's there.
+            return part.removeprefix("_")
+        if part and not part.endswith(_SLICE_SUFFIX):
+            return ""
     return ""

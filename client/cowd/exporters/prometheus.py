@@ -10,10 +10,12 @@ import socket
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from http.server import ThreadingHTTPServer
 from itertools import accumulate
 from pathlib import Path
 from socketserver import TCPServer
+from threading import BoundedSemaphore, Timer
 from typing import Any, Final, NamedTuple
 
 from prometheus_client import CollectorRegistry, MetricsHandler, ProcessCollector, generate_latest
@@ -33,6 +35,8 @@ __all__ = ["Address", "MetricsServer", "ScrapeCollector", "parse_address", "writ
 
 _SLOW_SECONDS: Final = 10.0
 """How long a client may take over a request, or over reading the answer: its thread waits."""
+_MOST_CLIENTS: Final = 32
+"""At one time; further ones are turned away. Prometheus connects once for each scrape."""
 _MOST_PORT: Final = 65_535
 _MODE: Final = 0o644
 """Of the text file: node_exporter is another user."""
@@ -206,6 +210,31 @@ def parse_address(text: str) -> Address:
     return Address(host.strip("[]"), int(port))
 
 
+class _Handler(MetricsHandler):
+    """Answers one request, which has to come in time, even if a byte of it does now and then."""
+
+    timeout = _SLOW_SECONDS  # for each byte that is awaited; and for the whole answer
+
+    def handle(self) -> None:
+        """Answer, or give up."""
+        self._patience = Timer(_SLOW_SECONDS, self._give_up)
+        self._patience.daemon = True
+        self._patience.start()
+        try:
+            super().handle()
+        finally:
+            self._patience.cancel()
+
+    def do_GET(self) -> None:  # noqa: N802 (its class's name for it)
+        """Answer a request that has come: a scrape takes as long as it takes."""
+        self._patience.cancel()
+        super().do_GET()
+
+    def _give_up(self) -> None:
+        with suppress(OSError):  # it has gone just now
+            self.connection.shutdown(socket.SHUT_RDWR)
+
+
 class MetricsServer(ThreadingHTTPServer):
     """Answers every GET with figures; to be run by `serve_forever`.
 
@@ -222,10 +251,10 @@ class MetricsServer(ThreadingHTTPServer):
         registry = CollectorRegistry()
         registry.register(ScrapeCollector(scrape))
         ProcessCollector(registry=registry)
-        handler = MetricsHandler.factory(registry)
-        handler.timeout = _SLOW_SECONDS  # type: ignore[attr-defined]  # declared as any type
+        self._places = BoundedSemaphore(_MOST_CLIENTS)
         found = socket.getaddrinfo(*address, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
         self.address_family, *_, place = found[0]
+        handler = _Handler.factory(registry)
         super().__init__(place[:2], handler)  # type: ignore[arg-type]  # of IPv6 there is more
 
     @property
@@ -237,6 +266,24 @@ class MetricsServer(ThreadingHTTPServer):
         """Bind, and ask nobody for the name of the address as HTTPServer does: DNS may be slow."""
         TCPServer.server_bind(self)
         self.server_name, self.server_port = self.address
+
+    def process_request(self, request: Any, client_address: Any) -> None:  # noqa: ANN401
+        """Answer in a thread of its own, unless there are too many."""
+        if not self._places.acquire(blocking=False):
+            self.shutdown_request(request)
+            return
+        try:
+            super().process_request(request, client_address)
+        except BaseException:
+            self._places.release()
+            raise
+
+    def process_request_thread(self, request: Any, client_address: Any) -> None:  # noqa: ANN401
+        """Answer, in the thread."""
+        try:
+            super().process_request_thread(request, client_address)
+        finally:
+            self._places.release()
 
     def handle_error(self, request: Any, client_address: Any) -> None:  # noqa: ANN401 (as typeshed)
         """Tell of a failure, but not of clients that have gone or are too slow."""

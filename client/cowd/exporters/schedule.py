@@ -4,14 +4,17 @@
 Pure but for its own memory; whoever calls says what time it is, in seconds of any steady clock.
 """
 
+from collections import Counter
 from collections.abc import Collection, Hashable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Final, Generic, TypeVar
+from operator import itemgetter
+from typing import Final, Generic, NamedTuple, TypeVar
 
-__all__ = ["Allowance", "Entry", "Ledger"]
+__all__ = ["Allowance", "Candidate", "Entry", "Ledger"]
 
 _BURST_SECONDS: Final = 60.0
-"""Of an allowance that may be saved up: a scrape a minute may look at what a minute allows."""
+"""Of an allowance that may be saved up: a scrape a minute may look at what a minute allows. As much
+may be owed: what was larger than that keeps the rest waiting for no longer."""
 _FIRST_PAUSE_SECONDS: Final = 60.0
 _LONGEST_PAUSE_SECONDS: Final = 3600.0
 
@@ -40,13 +43,13 @@ class Allowance:
 
     def spend(self, pages: int) -> None:
         """Note that so many have been looked at, which may be more than there were to spend."""
-        self._pages -= pages
+        self._pages = max(self._pages - pages, -self._rate * _BURST_SECONDS)
 
     def choose(self, costs: Iterable[tuple[_Key, int]]) -> list[_Key]:
         """Return as many as there are pages for, in their order; nothing is spent yet.
 
-        The last one may cost more than is left, however much: what comes after it waits until time
-        has brought that.
+        The last one may cost more than is left, however much: what comes after it waits for that,
+        a while at most.
         """
         chosen: list[_Key] = []
         left = self._pages
@@ -56,6 +59,18 @@ class Allowance:
             left -= cost
             chosen.append(key)
         return chosen
+
+
+class Candidate(NamedTuple):
+    """What may be looked at.
+
+    Attributes:
+        cost_pages: what that may cost, as far as one knows beforehand.
+        uid: whose it is.
+    """
+
+    cost_pages: int
+    uid: int
 
 
 @dataclass(slots=True)
@@ -102,16 +117,22 @@ class Ledger(Generic[_Key, _Value]):
         """Forget all others, and begin with those that are new."""
         self._entries = {key: self._entries.get(key) or Entry() for key in keys}
 
-    def list_due(self, expected: Mapping[_Key, int], now: float) -> list[tuple[_Key, int]]:
-        """Return those to look at and what each costs, first what was looked at least recently.
+    def list_due(self, candidates: Mapping[_Key, Candidate], now: float) -> list[tuple[_Key, int]]:
+        """Return those to look at, and what each cost the last time or may cost.
 
-        Args:
-            expected: what each may cost, in pages; once it has been looked at, that is known.
-            now: the time.
+        Users take turns, so that one who has many, or new ones all the time, keeps out nobody. Each
+        has first what was looked at least recently.
         """
-        due = [key for key in expected if self._entries[key].not_before <= now]
+        due = [key for key in candidates if self._entries[key].not_before <= now]
         due.sort(key=lambda key: self._entries[key].not_before)
-        return [(key, self._entries[key].cost_pages or expected[key]) for key in due]
+        turns = Counter[int]()
+        placed = []
+        for key in due:
+            cost_pages, uid = candidates[key]
+            turns[uid] += 1
+            placed.append((turns[uid], (key, self._entries[key].cost_pages or cost_pages)))
+        placed.sort(key=itemgetter(0))
+        return [each for _, each in placed]
 
     def note(self, key: _Key, value: _Value, cost_pages: int, now: float) -> None:
         """Note what was found."""

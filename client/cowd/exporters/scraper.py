@@ -9,6 +9,7 @@ old that is. A process that does not answer is asked alone from then on, and eve
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
+from typing import Final
 
 from cowd._address import resolve_address
 from cowd._client import Client
@@ -19,9 +20,12 @@ from cowd.exporters.figures import GroupFigures, Scrape
 from cowd.exporters.groups import NOT_TOLD, Groups, add_up
 from cowd.exporters.looks import Comparisons, Pair, Summaries
 from cowd.exporters.processes import Process, list_processes
-from cowd.exporters.schedule import Allowance
+from cowd.exporters.schedule import Allowance, Candidate
 
 __all__ = ["Scraper"]
+
+_FRESH_SECONDS: Final = 1.0
+"""How long a scrape is that of now. Whoever may connect to an exporter may ask without end."""
 
 
 class Scraper:
@@ -49,40 +53,51 @@ class Scraper:
         # Apart, or those that come second would get what the first have left.
         self._allowances = [Allowance(config.pages_per_second, clock()) for _ in range(2)]
         self._summaries = Summaries(self._allowances[0], config.cache_seconds, clock)
-        self._comparisons = Comparisons(self._allowances[1], config.cache_seconds, clock)
+        # Half of a scrape for one answer, so that there is time for others.
+        self._longest_seconds = config.scrape_seconds / 2
+        self._comparisons = Comparisons(
+            self._allowances[1], config.cache_seconds, clock, self._longest_seconds
+        )
+        self._fresh_seconds = min(config.cache_seconds, _FRESH_SECONDS)
         self._lock = threading.Lock()
         self._last: Scrape | None = None
         self._ended_at = float("-inf")
 
     def scrape(self) -> Scrape:
-        """Return the figures of now. Who asks while a scrape is under way gets what it finds."""
+        """Return the figures of now. Who asks while a scrape is under way gets what it finds.
+
+        So does who asks a moment later, unless the settings want nothing cached.
+        """
         asked_at = self._clock()
         with self._lock:
-            if self._last is None or self._ended_at < asked_at:
+            if self._last is None or self._ended_at + self._fresh_seconds < asked_at:
                 self._last = self._scrape(self._clock())
                 self._ended_at = self._clock()
             return self._last
 
     def _scrape(self, started_at: float) -> Scrape:
-        statistics, failure = None, None
+        info, statistics, failure = None, None, None
+        is_up = True
         groups: Sequence[GroupFigures] = ()
         try:
-            # Half of a scrape for one answer, so that there is time for others. And a connection of
-            # its own: one that is kept has a worker wait, and threads at both ends.
-            with Client(self._path, timeout_seconds=self._config.scrape_seconds / 2) as client:
+            # A connection of its own: one that is kept has a worker wait, and threads at both ends.
+            with Client(self._path, timeout_seconds=self._longest_seconds) as client:
                 info = client.get_server_info()
                 if _is_granted(info, GrantDetail.SUMMARY):
                     statistics = client.get_statistics()
                 groups = self._look(client, info, started_at)
         except Error as error:
-            failure = error
+            failure, is_up = error, False
         except OSError as error:
             failure = Error(f"cannot list processes in /proc: {error.strerror}")
         return Scrape(
             time_seconds=time.time(),
             duration_seconds=self._clock() - started_at,
-            is_up=failure is None,
+            is_up=is_up,
             groups=groups,
+            are_forks_own=self._config.fork
+            and info is not None
+            and not _is_granted(info, GrantDetail.PAGES),
             statistics=statistics,
             left_out_group_count=self._groups.left_out_count,
             failure=failure,
@@ -105,7 +120,7 @@ class Scraper:
             has_figures = looks[process.identity].reason not in NOT_TOLD
             return has_figures and _may_see(info, process, GrantDetail.SUMMARY)
 
-        by_group = self._groups.sort(processes, is_visible)
+        by_group = self._groups.sort(processes, is_visible, started_at)
         members = {each.identity: each for group in by_group.values() for each in group}
         pairs = self._list_pairs(info, members.values(), processes)
         self._comparisons.ledger.keep(pairs)
@@ -117,30 +132,31 @@ class Scraper:
             if all(looks[identity].reason is None for identity in pair)
         }
         self._comparisons.update(client, answering, deadline)
+        # Without a grant it is no news that the kernel refuses one of the user's own.
+        is_granted = _is_granted(info, GrantDetail.SUMMARY)
+        nameless = NOT_TOLD if is_granted else NOT_TOLD | {"ACCESS_DENIED"}
         now = self._clock()
         return [
-            figures
+            self._add_up(name, group, pairs, now)
             for name, group in by_group.items()
-            if (figures := self._add_up(name, group, pairs, now)) is not None
+            if name in self._groups.literal_names
+            or any(looks[each.identity].reason not in nameless for each in group)
         ]
 
     def _add_up(
         self, name: str, group: Iterable[Process], pairs: Iterable[Pair], now: float
-    ) -> GroupFigures | None:
-        """Return the figures of a group; None if there are none and nobody has named it."""
+    ) -> GroupFigures:
+        """Return the figures of a group."""
         entries = {each.identity: self._summaries.ledger[each.identity] for each in group}
         told = {key: entry for key, entry in entries.items() if entry.reason not in NOT_TOLD}
-        has_figures = any(entry.value for entry in told.values())
-        if not has_figures and name not in self._groups.literal_names:
-            return None
         compared = [self._comparisons.ledger[pair] for pair in pairs if pair.parent in told]
         there = [entry for entry in compared if entry.reason not in NOT_TOLD]
         return add_up(name, told.values(), there, now)
 
     def _list_pairs(
         self, info: ServerInfo, members: Iterable[Process], processes: Iterable[Process]
-    ) -> dict[Pair, int]:
-        """Return all members with each of their children, and about how many pages they have."""
+    ) -> dict[Pair, Candidate]:
+        """Return all members with each of their children, and how many pages the larger one has."""
         if not self._config.fork:
             return {}
         comparable = {
@@ -151,7 +167,8 @@ class Scraper:
             parent = comparable.get(child.parent_pid)
             if parent is not None and _may_see(info, child, GrantDetail.PAGES):
                 pair = Pair(parent.identity, child.identity)
-                pairs[pair] = max(parent.page_count, child.page_count)
+                pages = max(parent.page_count, child.page_count)
+                pairs[pair] = Candidate(pages, child.uid)
         return pairs
 
 

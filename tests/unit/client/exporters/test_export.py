@@ -7,6 +7,7 @@
 import io
 import socket
 import sys
+from dataclasses import replace
 
 import pytest
 from cowd.cli import export
@@ -18,6 +19,10 @@ GONE = [
     "cowctl: note: there are no figures until it answers; `cowctl doctor` tells more",
 ]
 BACK = ["cowctl: note: cowd answers again"]
+INCOMPLETE = [
+    "cowctl: note: group 'say \"hi\"' is not complete: OPEN_TIMED_OUT; cowctl-export(1) says more"
+]
+NOTE = f"{INCOMPLETE[0]}\n"
 
 
 @pytest.fixture
@@ -44,7 +49,7 @@ def ask(monkeypatch):
 
 def test_a_file_is_written(made_up, run, tmp_path):
     scraper = made_up(SCRAPE)
-    assert run("export", "textfile", str(tmp_path / "cowd.prom")) == (0, "", "")
+    assert run("export", "textfile", str(tmp_path / "cowd.prom")) == (0, "", NOTE)
     assert "\ncowd_up 1.0\n" in (tmp_path / "cowd.prom").read_text()
     assert scraper.count == 1
 
@@ -61,7 +66,7 @@ def test_a_file_tells_that_the_daemon_is_away_and_so_does_the_exit_status(made_u
 def test_a_file_that_cannot_be_written_is_said(made_up, run, tmp_path):
     made_up(SCRAPE)
     path = tmp_path / "missing" / "cowd.prom"
-    expected = f"cowctl: cannot write {path}: No such file or directory\n"
+    expected = f"{NOTE}cowctl: cannot write {path}: No such file or directory\n"
     assert run("export", "textfile", str(path)) == (1, "", expected)
 
 
@@ -76,7 +81,7 @@ def test_a_file_that_node_exporter_does_not_read_is_refused(made_up, run, tmp_pa
 
 def test_lines_are_written_once(made_up, run):
     scraper = made_up(SCRAPE)
-    assert run("export", "influx") == (0, format_lines(SCRAPE), "")
+    assert run("export", "influx") == (0, format_lines(SCRAPE), NOTE)
     assert scraper.count == 1
 
 
@@ -90,7 +95,7 @@ def test_no_line_is_written_if_the_daemon_is_away(made_up, run):
 def test_lines_are_written_whenever_they_are_asked_for_until_nobody_can(made_up, run, ask):
     scraper = made_up(SCRAPE)
     ask(3)
-    assert run("export", "influx", "--execd") == (0, 3 * format_lines(SCRAPE), "")
+    assert run("export", "influx", "--execd") == (0, 3 * format_lines(SCRAPE), NOTE)
     assert scraper.count == 3
 
 
@@ -102,7 +107,15 @@ def test_what_goes_on_tells_once_that_the_daemon_is_away_and_once_that_it_is_bac
     ask(len(scrapes))
     status, out, err = run("export", "influx", "--execd")
     assert (status, out) == (0, "".join(map(format_lines, scrapes)))
-    assert err.splitlines() == [*GONE, *BACK, *GONE, *BACK]
+    assert err.splitlines() == [*GONE, *BACK, *INCOMPLETE, *GONE, *BACK, *INCOMPLETE]
+
+
+def test_that_forks_of_others_are_not_compared_is_said_once(made_up, run, ask):
+    made_up(replace(SCRAPE, groups=[], are_forks_own=True))
+    ask(2)
+    _, _, err = run("export", "influx", "--execd")
+    [note] = err.splitlines()
+    assert "fork = true compares only this user's processes" in note
 
 
 def test_an_address_that_is_taken_is_said(made_up, run):

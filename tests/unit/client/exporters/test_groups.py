@@ -6,7 +6,7 @@ from mmap import PAGESIZE
 import pytest
 from cowd import PageCounts, Shares
 from cowd.exporters.config import GroupRule
-from cowd.exporters.figures import OTHER, STATES, ForkFigures
+from cowd.exporters.figures import NOT_LOOKED_AT, OTHER, STATES, ForkFigures
 from cowd.exporters.groups import Groups, add_up
 from cowd.exporters.looks import Looked
 from cowd.exporters.processes import Identity, Process
@@ -16,15 +16,15 @@ BY_COMMAND = (GroupRule("{command}"),)
 COUNTS = PageCounts(absent=1, file=2, anon=3, anon_swapped=4, zero=5, guard=6, unknown=7)
 
 
-def make_processes(*commands):
+def make_processes(*commands, uid=0):
     return [
-        Process(Identity(pid, pid, pid), 1, 1000, command, "", "/", 1)
+        Process(Identity(pid, pid, pid), 1, uid, command, "", "/", 1)
         for pid, command in enumerate(commands, 10)
     ]
 
 
-def sort(groups, *commands, is_visible=lambda _: True):
-    sorted_ = groups.sort(make_processes(*commands), is_visible)
+def sort(groups, *commands, is_visible=lambda _: True, now=0.0, uid=0):
+    sorted_ = groups.sort(make_processes(*commands, uid=uid), is_visible, now)
     return {name: [each.command for each in members] for name, members in sorted_.items()}
 
 
@@ -45,9 +45,26 @@ def test_too_many_groups_are_added_up_and_those_that_were_there_stay():
         OTHER: ["a", "b", "b"],
     }
     assert groups.left_out_count == 2
-    assert sort(groups, "a", "b", "y") == {"a": ["a"], "mine": [], "y": ["y"], OTHER: ["b"]}
-    assert sort(groups, "b") == {"b": ["b"], "mine": []}
+
+
+def test_a_group_keeps_its_place_for_an_hour():
+    """Or there would be new ones without end. Seen to fail with places of those alone that are."""
+    groups = Groups((GroupRule("mine", command=("m",)), *BY_COMMAND), 3)
+    sort(groups, "x", "y")
+    assert sort(groups, "y", "z", now=600.0) == {"mine": [], "y": ["y"], OTHER: ["z"]}
+    assert sort(groups, "x", now=3599.0) == {"mine": [], "x": ["x"]}
+    # y was there at 600 s.
+    assert sort(groups, "z", now=4199.0) == {"mine": [], OTHER: ["z"]}
+    assert sort(groups, "z", now=4200.0) == {"mine": [], "z": ["z"]}
     assert groups.left_out_count == 0
+
+
+def test_one_user_has_half_of_the_places():
+    """Seen to fail with as many as there are."""
+    groups = Groups(BY_COMMAND, 4)
+    assert sort(groups, "a", "b", "c", uid=1000) == {"a": ["a"], "b": ["b"], OTHER: ["c"]}
+    assert sort(groups, "c", uid=1001) == {"c": ["c"]}
+    assert sort(groups, "d", "e", "a") == {"a": ["a"], "d": ["d"], OTHER: ["e"]}
 
 
 def test_a_name_with_escaped_braces_is_the_settings_own():
@@ -69,8 +86,8 @@ def test_figures_are_added_up():
         Entry(Looked(COUNTS, 4), found_at=70.0),
     ]
     shares = Shares(shared=10, copied_by_child=1, copied_by_parent=2, both=3, different=4, own=9)
-    told = add_up("g", looks, [Entry(shares), Entry(shares)], now=100.0)
-    assert (told.group, told.process_count, told.oldest_seconds) == ("g", 2, 30.0)
+    told = add_up("g", looks, [Entry(shares, 60.0), Entry(shares, 80.0)], now=100.0)
+    assert (told.group, told.process_count, told.oldest_seconds) == ("g", 2, 40.0)
     assert told.is_complete
     assert tuple(told.mapping_bytes) == STATES
     assert [told.mapping_bytes[state] for state in ("absent", "file", "anon", "anon_swapped")] == [
@@ -81,17 +98,24 @@ def test_figures_are_added_up():
     assert told.fork == ForkFigures(20 * PAGESIZE, 20 * PAGESIZE)
 
 
+def test_a_child_that_has_nothing_of_its_parents_has_no_age():
+    """It is compared once an hour. Seen to fail with the age of each comparison."""
+    told = add_up("g", [], [Entry(Shares(own=9), 5.0), Entry(Shares(shared=1), 90.0)], now=100.0)
+    assert told.oldest_seconds == 10.0
+
+
 @pytest.mark.parametrize(
-    ("looks", "comparisons"),
+    ("looks", "comparisons", "missing"),
     [
-        ([Entry()], []),
-        ([Entry(Looked(COUNTS, 1)), Entry()], []),
-        ([Entry(Looked(COUNTS, 1), reason="OPEN_TIMED_OUT")], []),
-        ([Entry(Looked(COUNTS, 1))], [Entry()]),
+        ([Entry()], [], {NOT_LOOKED_AT}),
+        ([Entry(Looked(COUNTS, 1)), Entry()], [], {NOT_LOOKED_AT}),
+        ([Entry(Looked(COUNTS, 1), reason="OPEN_TIMED_OUT")], [], {"OPEN_TIMED_OUT"}),
+        ([Entry(reason="x")], [Entry()], {"x", NOT_LOOKED_AT}),
     ],
 )
-def test_what_is_missing_makes_a_group_incomplete(looks, comparisons):
+def test_what_is_missing_makes_a_group_incomplete(looks, comparisons, missing):
     told = add_up("g", looks, comparisons, now=0.0)
+    assert told.missing == missing
     assert not told.is_complete
     assert told.fork is None
     assert told.process_count == len(looks)

@@ -102,15 +102,21 @@ def test_names_are_those_of_comm_and_no_memory_is_read(add):
         (
             b"0::/user.slice/user@7.service/app.slice/x.scope\n",
             "/user.slice/user@7.service/app.slice/x.scope",
-            "x.scope",
+            "user@7.service",  # x is a name that the user has chosen
         ),
-        (b"4:memory:/m\n1:name=systemd:/s/c.service\n0::/\n", "/s/c.service", "c.service"),
-        (b"0::/u\n1:name=systemd:/s/c.service\n", "/s/c.service", "c.service"),
+        (b"0::/a.slice/_cpu.service\n", "/a.slice/_cpu.service", "cpu.service"),
+        (b"0::/a/b.service\n", "/a/b.service", ""),
+        (
+            b"4:memory:/m\n1:name=systemd:/s.slice/c.service\n0::/\n",
+            "/s.slice/c.service",
+            "c.service",
+        ),
+        (b"0::/u\n1:name=systemd:/s.slice/c.service\n", "/s.slice/c.service", "c.service"),
         # What a user may call a group below their own: for Python these are ends of lines.
         (
-            b"0::/u\x0c1:name=systemd:/s/c.service/x\n",
-            "/u\x0c1:name=systemd:/s/c.service/x",
-            "c.service",
+            b"0::/u.slice/\x0c1:name=systemd:/s/c.service/x\n",
+            "/u.slice/\x0c1:name=systemd:/s/c.service/x",
+            "",
         ),
         ("0::/u\u20281:name=systemd:/s\n".encode(), "/u\u20281:name=systemd:/s", ""),
     ],
