@@ -14,10 +14,12 @@ from typing import Any
 
 import cowd
 import pytest
+from cowd import _proc
 from cowd.exporters.config import ExportConfig, GroupRule
 from cowd.exporters.figures import GroupFigures, Scrape
+from cowd.exporters.processes import Process, list_processes
 from cowd.exporters.scraper import Scraper
-from harness.daemon import Daemon
+from harness.daemon import Daemon, StartDaemon
 from harness.programs import PAGE_BYTES
 from harness.puppets import Puppet
 
@@ -25,6 +27,11 @@ NAME = "cowd-scraped"
 PAGES = 64
 WRITTEN, MORE, CHILDS, PARENTS = 10, 7, 5, 3
 RULES = (GroupRule("scraped", command=(NAME,)),)
+
+ADDED_UP_ANEW = """
+from cowdaemon.broker import statistics
+statistics.STATISTICS_SECONDS = 0.0
+"""
 
 
 @pytest.fixture
@@ -106,18 +113,21 @@ def test_what_is_cached_is_told_with_its_age(
 ) -> None:
     puppet = open_puppet()
     puppet.map_pages("memfd", PAGES)
-    scraper = make_scraper(daemon, cache_seconds=3600.0)
+    now = 0.0
+    config = ExportConfig(groups=RULES, cache_seconds=3600.0)
+    scraper = Scraper(config, str(daemon.socket_path), clock=lambda: now)
     first = find(scraper.scrape(), "scraped")
     puppet.do("store", 0, WRITTEN)
+    now = 1800.0
     second = find(scraper.scrape(), "scraped")
     assert second.copied_bytes == first.copied_bytes
-    assert second.oldest_seconds > first.oldest_seconds
+    assert (first.oldest_seconds, second.oldest_seconds) == (0.0, 1800.0)
     assert second.is_complete
 
 
 def test_who_asks_meanwhile_gets_the_same_scrape(daemon: Daemon) -> None:
     """Seen to fail with each caller scraping for itself."""
-    scraper = make_scraper(daemon)
+    scraper = make_scraper(daemon, cache_seconds=0.0)
     found: list[Scrape] = []
     barrier = threading.Barrier(4)
 
@@ -132,6 +142,49 @@ def test_who_asks_meanwhile_gets_the_same_scrape(daemon: Daemon) -> None:
         thread.join()
     assert len({id(scrape) for scrape in found}) < len(found)
     assert scraper.scrape() not in found
+
+
+def test_who_asks_again_within_a_second_gets_the_same_scrape(daemon: Daemon) -> None:
+    """Seen to fail with a scrape for each request."""
+    now = 0.0
+    scraper = Scraper(ExportConfig(groups=RULES), str(daemon.socket_path), clock=lambda: now)
+    first = scraper.scrape()
+    now = 1.0
+    assert scraper.scrape() is first
+    now = 1.1
+    assert scraper.scrape() is not first
+
+
+def test_proc_that_cannot_be_listed_is_not_the_daemons_fault(
+    daemon: Daemon, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Seen to fail with every failure taken as the daemon's."""
+    monkeypatch.setattr(_proc, "_PROC", Path("/nowhere"))
+    scrape = make_scraper(daemon).scrape()
+    assert scrape.is_up
+    assert "cannot list processes in /proc: No such file" in str(scrape.failure)
+
+
+def test_cowds_own_processes_are_neither_missed_nor_compared(
+    start_daemon: StartDaemon, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Seen to fail with every parent and child compared, of which each is refused."""
+    daemon = start_daemon(change=ADDED_UP_ANEW)
+
+    def list_own() -> list[Process]:
+        pids = daemon.tree().pids
+        return [each for each in list_processes() if each.identity.pid in pids]
+
+    monkeypatch.setattr("cowd.exporters.scraper.list_processes", list_own)
+    rules = (GroupRule("own"),)
+    scraper = make_scraper(daemon, cache_seconds=0.0, fork=True, groups=rules)
+    scrapes = [scraper.scrape() for _ in range(2)]
+    for scrape in scrapes:
+        assert (find(scrape, "own").process_count, find(scrape, "own").is_complete) == (0, True)
+    assert scrapes[1].statistics
+    methods = {call.method for call in scrapes[1].statistics.calls}
+    assert "SummarizeProcesses" in methods
+    assert "ListMappings" not in methods
 
 
 def test_daemon_that_goes_and_comes_back(daemon: Daemon, open_puppet: Callable[[], Puppet]) -> None:

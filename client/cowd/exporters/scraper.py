@@ -58,21 +58,22 @@ class Scraper:
         self._comparisons = Comparisons(
             self._allowances[1], config.cache_seconds, clock, self._longest_seconds
         )
-        self._fresh_seconds = min(config.cache_seconds, _FRESH_SECONDS)
         self._lock = threading.Lock()
         self._last: Scrape | None = None
-        self._ended_at = float("-inf")
+        self._fresh_until = float("-inf")
 
     def scrape(self) -> Scrape:
         """Return the figures of now. Who asks while a scrape is under way gets what it finds.
 
-        So does who asks a moment later, unless the settings want nothing cached.
+        So does who asks a moment later, unless it failed or the settings want nothing cached.
         """
         asked_at = self._clock()
         with self._lock:
-            if self._last is None or self._ended_at + self._fresh_seconds < asked_at:
+            if self._last is None or self._fresh_until < asked_at:
                 self._last = self._scrape(self._clock())
-                self._ended_at = self._clock()
+                self._fresh_until = self._clock()
+                if self._last.failure is None:
+                    self._fresh_until += min(self._config.cache_seconds, _FRESH_SECONDS)
             return self._last
 
     def _scrape(self, started_at: float) -> Scrape:

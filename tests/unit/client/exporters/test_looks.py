@@ -4,8 +4,6 @@
 What cowd answers is made up here; tests/integration/test_scrapes.py asks a real one.
 """
 
-import subprocess
-import sys
 from dataclasses import replace
 
 import cowd
@@ -13,7 +11,6 @@ import pytest
 from cowd import KindTotals, MappingKind, PageCounts, ProcessSummary
 from cowd.exporters.groups import NOT_TOLD
 from cowd.exporters.looks import Looked, Summaries
-from cowd.exporters.processes import list_processes
 from cowd.exporters.schedule import Allowance
 
 TIMEOUT_SECONDS = 3.0
@@ -56,20 +53,6 @@ class MadeUpClient:
 @pytest.fixture
 def client():
     return MadeUpClient()
-
-
-@pytest.fixture
-def children():
-    """Return three processes by their pids, which ascend."""
-    started = [
-        subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) for _ in "123"
-    ]
-    pids = {each.pid for each in started}
-    yield [each for each in list_processes() if each.identity.pid in pids]
-    for process in started:
-        process.kill()
-        process.wait()
-        process.stdin.close()
 
 
 @pytest.fixture

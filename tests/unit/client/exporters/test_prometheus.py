@@ -6,9 +6,10 @@ import resource
 import socket
 import threading
 import urllib.request
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import pytest
+from cowd.exporters import prometheus
 from cowd.exporters.figures import STATES
 from cowd.exporters.prometheus import Address, MetricsServer, parse_address, write_textfile
 from prometheus_client.openmetrics import parser as openmetrics_parser
@@ -149,6 +150,64 @@ def test_a_client_that_says_nothing_holds_nobody_up(capsys):
             assert get(server)[1]
             assert silent.recv(1) == b""  # Its time is over.
     assert capsys.readouterr() == ("", "")
+
+
+def iter_until_closed(connection):
+    """Yield again and again, until the other side has closed."""
+    while True:
+        yield
+        with suppress(TimeoutError):
+            assert connection.recv(1) == b""
+            return
+
+
+def test_a_client_that_dribbles_holds_nobody_up(capsys, monkeypatch):
+    """Seen to fail with the time looked at for each byte alone."""
+    monkeypatch.setattr(prometheus, "_SLOW_SECONDS", 0.2)
+    with serving() as server, socket.create_connection(server.address) as dribbling:
+        dribbling.settimeout(0.01)
+        with suppress(ConnectionError):
+            for _ in iter_until_closed(dribbling):
+                dribbling.sendall(b"x")
+    assert capsys.readouterr() == ("", "")
+
+
+def test_an_answer_takes_as_long_as_its_scrape(monkeypatch):
+    """Seen to fail with patience for all of a request's life."""
+    monkeypatch.setattr(prometheus, "_SLOW_SECONDS", 0.05)
+    ready = threading.Event()
+
+    def make_scrape():
+        assert not ready.wait(0.2)
+        return SCRAPE
+
+    with serving(make_scrape) as server:
+        assert read_samples(get(server)[1].decode()) == list_expected()
+
+
+def test_too_many_clients_are_turned_away_and_a_place_is_free_again(monkeypatch):
+    """Seen to fail without the bound, and with a place that nobody gives back."""
+    monkeypatch.setattr(prometheus, "_MOST_CLIENTS", 2)
+    begun, go_on = threading.Semaphore(0), threading.Event()
+
+    def make_scrape():
+        begun.release()
+        assert go_on.wait(20)
+        return SCRAPE
+
+    with serving(make_scrape) as server:
+        askers = [threading.Thread(target=get, args=[server]) for _ in range(2)]
+        for asker in askers:
+            asker.start()
+        for _ in askers:
+            assert begun.acquire(timeout=20)
+        with socket.create_connection(server.address) as third:
+            assert third.recv(1) == b""
+        go_on.set()
+        for asker in askers:
+            asker.join()
+        for _ in range(3):
+            assert get(server)[1]
 
 
 def test_a_client_that_has_gone_is_no_news(capsys):
