@@ -159,25 +159,19 @@ def read_smaps(pid: int) -> Figures:
 
 
 def export_textfile(machine: Machine) -> None:
-    """Write a file for node exporter, as a user of its own who has the grant."""
-    run_with_grant(machine, "cowctl", "export", "textfile", f"{COLLECTED}/cowd.prom")
-
-
-def run_with_grant(machine: Machine, *command: str, check: bool = True) -> int:
-    """Run a command as the exporter's user, in its groups; return its exit status."""
-    options = ["--quiet", "--wait", "--pipe", "--service-type=exec"]
-    options += [f"--uid={EXPORTER_USER}", "--property=SupplementaryGroups=cowd-monitor"]
-    return machine.run("systemd-run", *options, *command, check=check).returncode
+    """Write a file for node exporter, as the exporter's user, who has the grant by its groups."""
+    machine.run("cowctl", "export", "textfile", f"{COLLECTED}/cowd.prom", user=EXPORTER_USER)
 
 
 @contextmanager
-def restarted_with(machine: Machine, drop_in: str) -> Iterator[None]:
-    """Have the exporter run with other settings of its unit."""
+def without_grant(machine: Machine) -> Iterator[None]:
+    """Have the exporter run without the group that its user is in by the package."""
+    machine.run("gpasswd", "--delete", EXPORTER_USER, "cowd-monitor")
     try:
-        with machine.drop_in(EXPORTER, f"[Service]\n{drop_in}\n"):
-            machine.run("systemctl", "restart", EXPORTER)
-            yield
+        machine.run("systemctl", "restart", EXPORTER)
+        yield
     finally:
+        machine.run("gpasswd", "--add", EXPORTER_USER, "cowd-monitor")
         machine.run("systemctl", "restart", EXPORTER)
 
 
@@ -222,7 +216,7 @@ def test_prometheus_has_the_same_from_node_exporter(
 def test_others_are_seen_by_grant_alone(monitored: Machine, warehouse: MachinePuppet) -> None:
     """In sums. Page by page the exporter's user is told of its own processes, grant or no grant."""
     with MachinePuppet(monitored, WORKSHOP, EXPORTER_USER) as workshop:
-        with restarted_with(monitored, "SupplementaryGroups="):
+        with without_grant(monitored):
             told = await_scrape(monitored, "exporter")
             assert read_figures(told, WORKSHOP) == read_smaps(workshop.pid)
             assert told.get(("cowd_copied_bytes", WAREHOUSE), 0) == 0
@@ -232,7 +226,7 @@ def test_others_are_seen_by_grant_alone(monitored: Machine, warehouse: MachinePu
             assert read_figures(told, group) == read_smaps(puppet.pid)
         for puppet, status in (workshop, 0), (warehouse, 4):
             query = ("cowctl", "query", str(puppet.pid_inside), "--backend=daemon")
-            assert run_with_grant(monitored, *query, check=False) == status
+            assert monitored.run(*query, user=EXPORTER_USER, check=False).returncode == status
 
 
 def test_daemon_tells_of_itself_by_grant_alone(
@@ -248,7 +242,7 @@ def test_daemon_tells_of_itself_by_grant_alone(
     assert told[ANSWERED] - before.get(ANSWERED, 0) == CALLS
     read_pages = told["cowd_pages_read_total",] - before["cowd_pages_read_total",]
     assert read_pages >= CALLS * PAGES
-    with restarted_with(monitored, "SupplementaryGroups="):
+    with without_grant(monitored):
         told = await_scrape(monitored, "exporter")
         assert told["cowd_up",] == 1
         assert not DAEMONS & {name for name, *_ in told}
