@@ -68,6 +68,15 @@ while time.monotonic() < deadline:
 else:
     sys.exit(f"prometheus got nothing from {job} within {seconds} s")
 """
+ELSEWHERE = "192.0.2.1"
+"""An address of the machine's that is not for the machine alone, as that of another one is not."""
+ADD_ADDRESS = """
+import fcntl, socket, struct, sys
+request = struct.pack("16sHH4s8x", b"lo:1", socket.AF_INET, 0, socket.inet_aton(sys.argv[1]))
+with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as any_socket:
+    fcntl.ioctl(any_socket, 0x8916, request)  # SIOCSIFADDR
+"""
+FETCH = "import sys, urllib.request; urllib.request.urlopen(sys.argv[1], timeout=3)"
 PUNCTUAL_SECONDS = 0.01
 """Prometheus says that a scrape began when it was due, if that is so but for a little."""
 
@@ -175,6 +184,20 @@ def without_grant(machine: Machine) -> Iterator[None]:
         machine.run("systemctl", "restart", EXPORTER)
 
 
+@contextmanager
+def listening(machine: Machine, address: str) -> Iterator[None]:
+    """Have the exporter listen elsewhere: by ARGS, as Debian's exporters do."""
+    defaults = machine.path("/etc/default/cowd-exporter")
+    packaged = defaults.read_text()
+    defaults.write_text(f'ARGS="--listen {address}"\n')
+    try:
+        machine.run("systemctl", "restart", EXPORTER)
+        yield
+    finally:
+        defaults.write_text(packaged)
+        machine.run("systemctl", "restart", EXPORTER)
+
+
 def test_prometheus_has_the_right_bytes_and_follows(
     monitored: Machine, warehouse: MachinePuppet
 ) -> None:
@@ -263,13 +286,18 @@ def test_exporter_outlives_the_daemon(monitored: Machine, warehouse: MachinePupp
 
 
 def test_exporter_listens_where_it_is_told(monitored: Machine) -> None:
-    """By ARGS, as Debian's exporters do."""
-    defaults = monitored.path("/etc/default/cowd-exporter")
-    packaged = defaults.read_text()
-    defaults.write_text('ARGS="--listen 127.0.0.1:9948"\n')
-    try:
-        monitored.run("systemctl", "restart", EXPORTER)
+    with listening(monitored, "127.0.0.1:9948"):
         assert await_scrape(monitored, "elsewhere")["cowd_up",] == 1
-    finally:
-        defaults.write_text(packaged)
-        monitored.run("systemctl", "restart", EXPORTER)
+
+
+def test_unit_keeps_other_machines_out_unless_told(monitored: Machine) -> None:
+    """Seen to fail with IPAddressAllow=any in the unit, and without IPAddressDeny=."""
+    monitored.run("python3", "-c", ADD_ADDRESS, ELSEWHERE)
+    fetch = ["python3", "-c", FETCH, f"http://{ELSEWHERE}:9948/metrics"]
+    with listening(monitored, "0.0.0.0:9948"):
+        await_scrape(monitored, "elsewhere")
+        assert "timed out" in monitored.run(*fetch, check=False).stderr
+        with monitored.drop_in(EXPORTER, f"[Service]\nIPAddressAllow={ELSEWHERE}\n"):
+            monitored.run("systemctl", "restart", EXPORTER)
+            await_scrape(monitored, "elsewhere")
+            monitored.run(*fetch)
