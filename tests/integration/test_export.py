@@ -155,11 +155,12 @@ def test_prometheus_reads_what_is_known_and_follows_what_is_written(
 
 
 def test_what_serves_outlives_the_daemon(
-    start_daemon: StartDaemon, start_cowctl: StartCowctl, public_directory: Path
+    start_daemon: StartDaemon, start_cowctl: StartCowctl, config: Path, public_directory: Path
 ) -> None:
     path = public_directory / "cowd.sock"
     running = start_daemon(socket_path=path)
-    serving = start_cowctl("export", "prometheus", "--listen", "127.0.0.1:0", socket_path=path)
+    options = ("--listen", "127.0.0.1:0", "--config", str(config))
+    serving = start_cowctl("export", "prometheus", *options, socket_path=path)
     read = get(serving)
     assert read_samples(read())["cowd_up",] == 1
     running.stop()

@@ -50,7 +50,7 @@ def test_systemd_finds_little_exposed(machine: Machine, unit: str) -> None:
 
 
 def test_exporter_has_nothing_but_its_group(machine: Machine) -> None:
-    """Seen to fail without CapabilityBoundingSet=, and without SupplementaryGroups=."""
+    """Seen to fail without CapabilityBoundingSet=, and without the member in sysusers.d."""
     status = read_status(machine.main_pid(EXPORTER))
     ids = machine.run("sh", "-c", f"id -u {USER}; id -g {USER}; getent group cowd-monitor").stdout
     uid, gid, monitors = ids.split()

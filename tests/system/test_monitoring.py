@@ -68,6 +68,15 @@ while time.monotonic() < deadline:
 else:
     sys.exit(f"prometheus got nothing from {job} within {seconds} s")
 """
+ELSEWHERE = "192.0.2.1"
+"""An address of the machine's that is not for the machine alone, as that of another one is not."""
+ADD_ADDRESS = """
+import fcntl, socket, struct, sys
+request = struct.pack("16sHH4s8x", b"lo:1", socket.AF_INET, 0, socket.inet_aton(sys.argv[1]))
+with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as any_socket:
+    fcntl.ioctl(any_socket, 0x8916, request)  # SIOCSIFADDR
+"""
+FETCH = "import sys, urllib.request; urllib.request.urlopen(sys.argv[1], timeout=3)"
 PUNCTUAL_SECONDS = 0.01
 """Prometheus says that a scrape began when it was due, if that is so but for a little."""
 
@@ -159,25 +168,33 @@ def read_smaps(pid: int) -> Figures:
 
 
 def export_textfile(machine: Machine) -> None:
-    """Write a file for node exporter, as a user of its own who has the grant."""
-    run_with_grant(machine, "cowctl", "export", "textfile", f"{COLLECTED}/cowd.prom")
-
-
-def run_with_grant(machine: Machine, *command: str, check: bool = True) -> int:
-    """Run a command as the exporter's user, in its groups; return its exit status."""
-    options = ["--quiet", "--wait", "--pipe", "--service-type=exec"]
-    options += [f"--uid={EXPORTER_USER}", "--property=SupplementaryGroups=cowd-monitor"]
-    return machine.run("systemd-run", *options, *command, check=check).returncode
+    """Write a file for node exporter, as the exporter's user, who has the grant by its groups."""
+    machine.run("cowctl", "export", "textfile", f"{COLLECTED}/cowd.prom", user=EXPORTER_USER)
 
 
 @contextmanager
-def restarted_with(machine: Machine, drop_in: str) -> Iterator[None]:
-    """Have the exporter run with other settings of its unit."""
+def without_grant(machine: Machine) -> Iterator[None]:
+    """Have the exporter run without the group that its user is in by the package."""
+    machine.run("gpasswd", "--delete", EXPORTER_USER, "cowd-monitor")
     try:
-        with machine.drop_in(EXPORTER, f"[Service]\n{drop_in}\n"):
-            machine.run("systemctl", "restart", EXPORTER)
-            yield
+        machine.run("systemctl", "restart", EXPORTER)
+        yield
     finally:
+        machine.run("gpasswd", "--add", EXPORTER_USER, "cowd-monitor")
+        machine.run("systemctl", "restart", EXPORTER)
+
+
+@contextmanager
+def listening(machine: Machine, address: str) -> Iterator[None]:
+    """Have the exporter listen elsewhere: by ARGS, as Debian's exporters do."""
+    defaults = machine.path("/etc/default/cowd-exporter")
+    packaged = defaults.read_text()
+    defaults.write_text(f'ARGS="--listen {address}"\n')
+    try:
+        machine.run("systemctl", "restart", EXPORTER)
+        yield
+    finally:
+        defaults.write_text(packaged)
         machine.run("systemctl", "restart", EXPORTER)
 
 
@@ -222,7 +239,7 @@ def test_prometheus_has_the_same_from_node_exporter(
 def test_others_are_seen_by_grant_alone(monitored: Machine, warehouse: MachinePuppet) -> None:
     """In sums. Page by page the exporter's user is told of its own processes, grant or no grant."""
     with MachinePuppet(monitored, WORKSHOP, EXPORTER_USER) as workshop:
-        with restarted_with(monitored, "SupplementaryGroups="):
+        with without_grant(monitored):
             told = await_scrape(monitored, "exporter")
             assert read_figures(told, WORKSHOP) == read_smaps(workshop.pid)
             assert told.get(("cowd_copied_bytes", WAREHOUSE), 0) == 0
@@ -232,7 +249,7 @@ def test_others_are_seen_by_grant_alone(monitored: Machine, warehouse: MachinePu
             assert read_figures(told, group) == read_smaps(puppet.pid)
         for puppet, status in (workshop, 0), (warehouse, 4):
             query = ("cowctl", "query", str(puppet.pid_inside), "--backend=daemon")
-            assert run_with_grant(monitored, *query, check=False) == status
+            assert monitored.run(*query, user=EXPORTER_USER, check=False).returncode == status
 
 
 def test_daemon_tells_of_itself_by_grant_alone(
@@ -248,7 +265,7 @@ def test_daemon_tells_of_itself_by_grant_alone(
     assert told[ANSWERED] - before.get(ANSWERED, 0) == CALLS
     read_pages = told["cowd_pages_read_total",] - before["cowd_pages_read_total",]
     assert read_pages >= CALLS * PAGES
-    with restarted_with(monitored, "SupplementaryGroups="):
+    with without_grant(monitored):
         told = await_scrape(monitored, "exporter")
         assert told["cowd_up",] == 1
         assert not DAEMONS & {name for name, *_ in told}
@@ -269,13 +286,18 @@ def test_exporter_outlives_the_daemon(monitored: Machine, warehouse: MachinePupp
 
 
 def test_exporter_listens_where_it_is_told(monitored: Machine) -> None:
-    """By ARGS, as Debian's exporters do."""
-    defaults = monitored.path("/etc/default/cowd-exporter")
-    packaged = defaults.read_text()
-    defaults.write_text('ARGS="--listen 127.0.0.1:9948"\n')
-    try:
-        monitored.run("systemctl", "restart", EXPORTER)
+    with listening(monitored, "127.0.0.1:9948"):
         assert await_scrape(monitored, "elsewhere")["cowd_up",] == 1
-    finally:
-        defaults.write_text(packaged)
-        monitored.run("systemctl", "restart", EXPORTER)
+
+
+def test_unit_keeps_other_machines_out_unless_told(monitored: Machine) -> None:
+    """Seen to fail with IPAddressAllow=any in the unit, and without IPAddressDeny=."""
+    monitored.run("python3", "-c", ADD_ADDRESS, ELSEWHERE)
+    fetch = ["python3", "-c", FETCH, f"http://{ELSEWHERE}:9948/metrics"]
+    with listening(monitored, "0.0.0.0:9948"):
+        await_scrape(monitored, "elsewhere")
+        assert "timed out" in monitored.run(*fetch, check=False).stderr
+        with monitored.drop_in(EXPORTER, f"[Service]\nIPAddressAllow={ELSEWHERE}\n"):
+            monitored.run("systemctl", "restart", EXPORTER)
+            await_scrape(monitored, "elsewhere")
+            monitored.run(*fetch)

@@ -120,6 +120,19 @@ def test_old_cowd_leaves_before_the_new_one_comes() -> None:
     assert read_objects()["DaemonSet"]["spec"]["updateStrategy"]["rollingUpdate"]["maxSurge"] == 0
 
 
+def test_prometheus_alone_reaches_the_port() -> None:
+    """And no other one; from the pod, nothing is reached."""
+    policy = read_objects()["NetworkPolicy"]["spec"]
+    [rule] = policy["ingress"]
+    [exposed] = read_containers()["exporter"]["ports"]
+    assert rule["ports"] == [{"port": exposed["containerPort"]}]
+    assert [*rule["from"][0]] == ["namespaceSelector"]
+    assert policy["policyTypes"] == ["Ingress", "Egress"]
+    assert "egress" not in policy
+    labels = read_objects()["DaemonSet"]["spec"]["template"]["metadata"]["labels"]
+    assert policy["podSelector"]["matchLabels"].items() <= labels.items()
+
+
 def test_versions_are_ours() -> None:
     images = {container["image"] for container in read_containers().values()}
     assert images == {f"cowd:{__version__}"}

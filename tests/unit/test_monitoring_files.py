@@ -14,8 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from cowd.exporters.config import parse_config
+from cowd.exporters import looks
+from cowd.exporters.config import ExportConfig, parse_config
 from cowd.exporters.figures import STATES
+from cowd.exporters.influx import format_lines
 from cowd.exporters.prometheus import write_textfile
 from prometheus_client.parser import text_string_to_metric_families
 from unit.client.exporters.made_up import SCRAPE
@@ -26,6 +28,8 @@ RULE_TESTS = RULES.with_name("cowd.rules.test.yml")
 DASHBOARD = ROOT / "packaging" / "grafana" / "cowd.json"
 MANIFEST = ROOT / "packaging" / "kubernetes" / "cowd.yaml"
 PAGE = ROOT / "MONITORING.md"
+MANUAL = ROOT / "packaging" / "man" / "cowctl-export.1.rst"
+SETTINGS = ROOT / "packaging" / "exporter.toml"
 OF_OTHERS = {"node_textfile_mtime_seconds"}
 """Metrics of node_exporter."""
 GRID_COLUMNS = 24
@@ -60,10 +64,22 @@ def read_snippets(language: str) -> list[str]:
     return re.findall(rf"```{language}\n(.*?)```", PAGE.read_text(), re.DOTALL)
 
 
+def read_rows(heading: str) -> list[list[str]]:
+    """Return the cells of a table of the page, whose heading begins so."""
+    [table] = re.findall(
+        rf"^\| {heading} \|.*\n\|-.*\n((?:\|.*\n)+)", PAGE.read_text(), re.MULTILINE
+    )
+    return [[cell.strip() for cell in row.split("|")[1:-1]] for row in table.splitlines()]
+
+
+def read_words(cell: str) -> set[str]:
+    """Return what stands as code in a cell."""
+    return set(re.findall(r"`(\S+)`", cell))
+
+
 def read_table() -> dict[str, set[str]]:
     """Return the labels of each metric that the page explains."""
-    rows = re.findall(r"^\| `(cowd_\w+)` \|(.*?)\|", PAGE.read_text(), re.MULTILINE)
-    return {name: set(re.findall(r"\w+", labels)) for name, labels in rows}
+    return {name.strip("`"): read_words(labels) for name, labels, _ in read_rows("metric")}
 
 
 def read_exported() -> set[str]:
@@ -90,16 +106,68 @@ def find_metrics(expression: str) -> set[str]:
     return set(re.findall(r"(?<![\w:])(?:cowd|node)_\w+(?![\w:])", expression))
 
 
-def test_page_explains_what_is_exported(tmp_path: Path) -> None:
-    """All of it, nothing else, and with its labels."""
+@pytest.fixture
+def exported(tmp_path: Path) -> dict[str, set[str]]:
+    """Return the labels of each metric that Prometheus gets."""
     written = tmp_path / "cowd.prom"
     write_textfile(written, SCRAPE)
-    exported = defaultdict(set)
+    labels = defaultdict(set)
     for family in text_string_to_metric_families(written.read_text()):
         for sample in family.samples:
             name = family.name if family.type == "histogram" else sample.name
-            exported[name] |= sample.labels.keys()
+            labels[name] |= sample.labels.keys()
+    return labels
+
+
+def test_page_explains_what_is_exported(exported: dict[str, set[str]]) -> None:
+    """All of it, nothing else, and with its labels."""
     assert exported == read_table()
+
+
+def test_manual_page_lists_what_is_exported(exported: dict[str, set[str]]) -> None:
+    listed = re.findall(r"\*\*(cowd_\w+)\*\*", MANUAL.read_text())
+    assert sorted(listed) == sorted(exported)
+
+
+def test_page_has_the_names_and_units_of_opentelemetry(exported: dict[str, set[str]]) -> None:
+    from cowd.exporters.otlp import make_metrics
+
+    rows = [[cell.strip("`") for cell in row] for row in read_rows("Prometheus")]
+    assert {name: unit for _, name, unit in rows} == {
+        metric.name: metric.unit for metric in make_metrics(SCRAPE, 0)
+    }
+    assert {name for name, _, _ in rows} == exported.keys() - {"cowd_build_info"}
+
+
+def test_page_has_the_names_of_telegraf() -> None:
+    from line_protocol_parser import parse_line
+
+    sent, told = defaultdict(set), defaultdict(set)
+    for line in map(parse_line, format_lines(SCRAPE).splitlines()):
+        sent[line["measurement"], "tags"].update(line["tags"])
+        sent[line["measurement"], "fields"].update(line["fields"])
+    measurement = ""
+    for first, tags, fields in read_rows("measurement"):
+        measurement = first.strip("`") or measurement
+        told[measurement, "tags"] |= read_words(tags)
+        told[measurement, "fields"] |= read_words(fields)
+    assert told == sent
+
+
+def test_tables_fit_a_terminal() -> None:
+    assert [
+        line for line in PAGE.read_text().splitlines() if line[:1] == "|" and len(line) > 80
+    ] == []
+
+
+def test_what_processes_and_pairs_count_as_is_told() -> None:
+    process, pair = f"{looks._PAGES_PER_PROCESS:,}", f"{looks._PAGES_PER_PAIR:,}"
+    for path in PAGE, SETTINGS:
+        text = re.sub(r"\s(# )?", " ", path.read_text())
+        assert f"each process counts as {process} pages more" in text, path
+        assert re.search(rf"[Ee]ach pair (counts )?as {pair} pages more", text), path
+    assert looks._LOOKS_PER_COMPARISON == 4
+    assert "a page of two processes counts as four" in text
 
 
 def test_expressions_name_what_is_exported() -> None:
@@ -193,8 +261,9 @@ def overlap(one: dict[str, int], other: dict[str, int]) -> bool:
 
 def test_settings_of_the_examples_hold() -> None:
     """The exporter would start with them."""
-    [example, *others] = read_snippets("toml")
-    assert parse_config(example).fork
+    [example, of_forks, *others] = read_snippets("toml")
+    assert parse_config(example).groups
+    assert parse_config(of_forks).fork
     for other in others:
         assert tomllib.loads(other)["inputs"]
     import yaml
@@ -204,7 +273,7 @@ def test_settings_of_the_examples_hold() -> None:
         for one in yaml.safe_load_all(MANIFEST.read_text())
         if one["kind"] == "ConfigMap"
     ]
-    assert parse_config(settings).groups
+    assert parse_config(settings).groups[-1] == ExportConfig().groups[-1]
 
 
 def test_examples_in_yaml_can_be_read() -> None:

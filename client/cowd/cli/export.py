@@ -40,11 +40,13 @@ _NEVER_SECONDS: Final = 86_400.0
 """How often to look whether another thread has asked to stop: a signal does not wait for that."""
 _PROMETHEUS_HINT: Final = (
     "Prometheus's library for Python is not installed: install Debian's python3-prometheus-client, "
-    "or run `pip install 'cowd[prometheus]'`"
+    "or, where cowctl is in a virtual environment, run `pip install prometheus-client` there"
 )
 _OTLP_HINT: Final = (
-    "OpenTelemetry's SDK is not installed, and Debian has no package of it: run "
-    "`pip install 'cowd[otlp]'`"
+    "OpenTelemetry's SDK is not installed, and Debian has no package of it. Make a virtual "
+    "environment: `python3 -m venv --system-site-packages DIR`, `DIR/bin/pip install "
+    "opentelemetry-sdk opentelemetry-exporter-otlp-proto-grpc`; then run `DIR/bin/python "
+    "/usr/bin/cowctl export otlp`"
 )
 
 
@@ -170,7 +172,10 @@ def _write_textfile(path: str, config: ExportConfig, socket: str | None) -> int:
     try:
         write_textfile(Path(path), scrape)
     except OSError as error:
-        raise click.ClickException(f"cannot write {path}: {error.strerror}") from error
+        raise click.ClickException(
+            f"cannot write {path}: {error.strerror}; it must be in a folder that this user may "
+            "write to"
+        ) from error
     return _verify_answered(scrape)
 
 

@@ -92,10 +92,17 @@ def load_config(path: Path | None = None) -> ExportConfig:
     except FileNotFoundError as error:
         if path is None:
             return ExportConfig()
-        raise ConfigError(f"{path}: there is no such file") from error
-    except (OSError, UnicodeDecodeError) as error:
-        why = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
-        raise ConfigError(f"{path or DEFAULT_PATH}: cannot be read: {why}") from error
+        raise ConfigError(
+            f"{path}: there is no such file; without --config, the defaults would hold, or "
+            f"{DEFAULT_PATH} if that is there"
+        ) from error
+    except OSError as error:
+        raise ConfigError(
+            f"{path or DEFAULT_PATH}: cannot be read: {error.strerror}; it must be a file that the "
+            "user who exports may read"
+        ) from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path or DEFAULT_PATH}: it is not UTF-8: save it as that") from error
     try:
         return parse_config(text)
     except ConfigError as error:
@@ -149,6 +156,8 @@ def _parse_groups(key: str, value: object) -> tuple[GroupRule, ...]:
 def _parse_group(place: str, table: Mapping[str, object]) -> GroupRule:
     known = [field.name for field in fields(GroupRule)]
     for key in table:
+        if key in _PARSERS:
+            raise ConfigError(f"{place} has no key {key!r}: it belongs above the first [[group]]")
         if key not in known:
             raise ConfigError(f"{place} has no key {key!r}: keys are {', '.join(known)}")
     name = table.get("name")

@@ -68,6 +68,10 @@ def test_all_keys():
         ("[[group]]\nname = ''", "[[group]] 1 needs a name"),
         ("[[group]]\nname = 'a'\n[[group]]\nnmae = 'b'", "[[group]] 2 has no key 'nmae': keys are"),
         (
+            "[[group]]\nname = 'a'\nfork = true",
+            "[[group]] 1 has no key 'fork': it belongs above the first [[group]]",
+        ),
+        (
             "[[group]]\nname = '{pid}'",
             "[[group]] 1: the name '{pid}' cannot be read: only {command}",
         ),
@@ -88,7 +92,7 @@ def test_what_is_wrong_is_said(text, message):
 
 def test_a_file_that_is_named_must_be_there(tmp_path, monkeypatch):
     missing = tmp_path / "exporter.toml"
-    with pytest.raises(ConfigError, match=f"^{missing}: there is no such file$"):
+    with pytest.raises(ConfigError, match=f"^{missing}: there is no such file; without --config"):
         load_config(missing)
     monkeypatch.setattr("cowd.exporters.config.DEFAULT_PATH", missing)
     assert load_config() == ExportConfig()
@@ -100,7 +104,7 @@ def test_a_file_that_is_named_must_be_there(tmp_path, monkeypatch):
     ("content", "message"),
     [
         (b"fork = 2", "fork is 2: it must be true or false"),
-        (b"\xff", "cannot be read: it is not UTF-8"),
+        (b"\xff", "it is not UTF-8: save it as that"),
     ],
 )
 def test_errors_name_the_file(tmp_path, content, message):
@@ -112,5 +116,5 @@ def test_errors_name_the_file(tmp_path, content, message):
 
 
 def test_a_directory_is_no_file(tmp_path: Path):
-    with pytest.raises(ConfigError, match="cannot be read: Is a directory"):
+    with pytest.raises(ConfigError, match="cannot be read: Is a directory; it must be a file"):
         load_config(tmp_path)
