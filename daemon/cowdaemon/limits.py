@@ -77,9 +77,10 @@ SMALL_PAGES: Final = 1 << 14
 them have to be read, that takes some 18 MB."""
 TARGETS_KEPT: Final = 32
 """Opened targets that a worker keeps, two descriptors each."""
-STATISTICS_SECONDS: Final = 0.1
-"""How long the broker tells the same sums again: to make them anew takes it up to some ms, and
-whoever may ask could do nothing else."""
+STATISTICS_SECONDS: Final = 0.05
+"""How long the broker tells the same sums again, as to make them anew takes it up to some ms; and a
+worker as well, as the broker has others to serve. So they are 0.1 s old at most, and a worker that
+asks sooner does what it was not made for."""
 STATISTICS_ANSWER_SECONDS: Final = 3.0
 """How long a call waits for the broker, which answers at once unless it has gone."""
 

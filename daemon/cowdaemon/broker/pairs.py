@@ -24,7 +24,7 @@ from cowdaemon.broker.statistics import Statistics
 from cowdaemon.broker.zygote import ZygoteLink
 from cowdaemon.config import Settings
 from cowdaemon.errors import Reason
-from cowdaemon.limits import OPENER_BUFFER_BYTES
+from cowdaemon.limits import OPENER_BUFFER_BYTES, STATISTICS_SECONDS
 from cowdaemon.system.confinement import SystemCallFilter
 from cowdaemon.system.journal import Journal
 from cowdaemon.system.processes import Child, fork_child
@@ -39,7 +39,8 @@ _log: Final = logging.getLogger(__name__)
 class Pair:
     """What serves one credential, or refuses for one reason.
 
-    `connections` maps the number of each open connection to the uid it counts for.
+    `connections` maps the number of each open connection to the uid it counts for. The worker keeps
+    the statistics that it was told until `told_until`, and asks no sooner.
     """
 
     key: Credential | Reason
@@ -48,6 +49,7 @@ class Pair:
     opener: Child | None = None
     connections: dict[int, int] = field(default_factory=dict)
     idle_since: float = field(default_factory=time.monotonic)
+    told_until: float = 0.0
 
     @property
     def refuses(self) -> bool:
@@ -182,7 +184,7 @@ class Pairs:
                     del pair.connections[number]
                     pair.idle_since = time.monotonic()
                     return True
-                case wire.Control(wire.STATISTICS, 0) if self._sees_statistics(pair.key):
+                case wire.Control(wire.STATISTICS, 0) if self._may_ask(pair):
                     return self._tell_statistics(pair)
                 case _:
                     raise wire.WireError("it said what it may not say")
@@ -194,8 +196,12 @@ class Pairs:
             _log.error("worker %d broke the protocol and is ended: %s", pair.worker_id, error)
             return False
 
+    def _may_ask(self, pair: Pair) -> bool:
+        return self._sees_statistics(pair.key) and time.monotonic() >= pair.told_until
+
     def _tell_statistics(self, pair: Pair) -> bool:
         connection_count = sum(len(each.connections) for each in self)
+        pair.told_until = time.monotonic() + STATISTICS_SECONDS
         try:
             wire.send(pair.control, self.statistics.tell(connection_count))
         except OSError:

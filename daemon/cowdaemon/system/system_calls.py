@@ -18,15 +18,18 @@ from collections.abc import Mapping
 from enum import IntEnum
 from typing import Final, NamedTuple, TypeAlias
 
-from cowdaemon.limits import MOST_NICE
+from cowdaemon.limits import MOST_NICE, WORKER_DESCRIPTORS
 
 __all__ = ["OPENER", "WORKER", "WORKER_ERRORS", "ZYGOTE", "Comparison", "Condition", "Rules"]
 
 
 class Comparison(IntEnum):
-    """Of arguments, as libseccomp counts them (enum scmp_compare)."""
+    """Of arguments, as libseccomp counts them (enum scmp_compare).
 
-    NOT_EQUAL = 1
+    All 64 bits of a register are compared, of which the kernel takes 32 for an int: one that must
+    not be some number may be that number and something above it. So there is no NOT_EQUAL here.
+    """
+
     LESS_OR_EQUAL = 3
     EQUAL = 4
     MASKED_EQUAL = 7
@@ -125,21 +128,27 @@ _STREAM_SOCKET: Final = (
 # To its own gRPC server: /proc/self/fd/NN, the family before and a NUL behind. A filter cannot read
 # a name, only how long it is; few sockets of others have one as short as this.
 _OWN_ADDRESS_BYTES: Final = 2 + len("/proc/self/fd/NN") + 1
-_NOT_STANDARD_ERROR: Final = Condition(0, Comparison.NOT_EQUAL, 2)
+# A descriptor that a worker may have and that is not 2: some bit is another one.
+_NO_DESCRIPTOR: Final = (1 << 64) - WORKER_DESCRIPTORS
+_NOT_STANDARD_ERROR: Final = tuple(
+    (_bits(0, having=bit & ~2, lacking=_NO_DESCRIPTOR | bit & 2),)
+    for bit in (1 << number for number in range((WORKER_DESCRIPTORS - 1).bit_length()))
+)
 _CONNECTIONS: Final[Rules] = {
     **_always("accept", "accept4", "getpeername", "getsockname", "getsockopt"),
     "connect": ((Condition(2, Comparison.LESS_OR_EQUAL, _OWN_ADDRESS_BYTES),),),
     # F_SETOWN would have the kernel send signals for it. Standard error is root's as well.
     "fcntl": tuple(
-        (_NOT_STANDARD_ERROR, *case)
-        for case in _one_of(1, fcntl.F_GETFD, fcntl.F_SETFD, fcntl.F_GETFL, fcntl.F_SETFL)
+        (*descriptor, *command)
+        for descriptor in _NOT_STANDARD_ERROR
+        for command in _one_of(1, fcntl.F_GETFD, fcntl.F_SETFD, fcntl.F_GETFL, fcntl.F_SETFL)
     ),
-    "shutdown": ((_NOT_STANDARD_ERROR,),),
+    "shutdown": _NOT_STANDARD_ERROR,
     "socket": (_STREAM_SOCKET,),
 }
 _PAGEMAP_SCAN: Final = 0xC0606610  # linux/fs.h
 _REQUESTS: Final[Rules] = {"ioctl": _one_of(1, termios.FIONBIO, _PAGEMAP_SCAN)}
-_COUNTING: Final[Rules] = {"pwrite64": ((_NOT_STANDARD_ERROR,),)}
+_COUNTING: Final[Rules] = {"pwrite64": _NOT_STANDARD_ERROR}
 
 WORKER: Final[Rules] = {
     **_RUNNING,

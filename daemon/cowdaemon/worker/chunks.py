@@ -80,9 +80,8 @@ def divide_stretches(stretches: Stretches, most_pages: int | None = None) -> Ite
         part, rest = stretches[:whole], stretches[whole:]
         room = most_pages - (int(ends[whole - 1]) if whole else 0)
         if len(rest) and room:  # the next one in part
-            border = rest[0, 0] + room
-            part = np.vstack((part, [[rest[0, 0], border]]))
-            rest = np.vstack(([[border, rest[0, 1]]], rest[1:]))
+            part, rest = stretches[: whole + 1].copy(), rest.copy()
+            part[-1, 1] = rest[0, 0] = rest[0, 0] + room
         yield part
         stretches = rest
         lengths = stretches[:, 1] - stretches[:, 0]

@@ -29,6 +29,7 @@ __all__ = [
     "compare",
     "find_comparisons",
     "find_copiers",
+    "find_copies",
     "find_moved",
     "is_migrating",
     "is_open",
@@ -182,6 +183,14 @@ def find_moved(entries: Words, again: Words) -> Mask:
     """Return where a page did not stay what it was between two looks at its entry."""
     moved: Mask = ((entries ^ again) & ~_TRACKED) != 0
     return moved
+
+
+def find_copies(entries: Words, other_entries: Words) -> Mask:
+    """Return where each process has an anonymous page of its own, or one of zeros; both present."""
+    are_two: Mask = ((entries ^ other_entries) & _PLACE) != 0
+    are_two &= (entries & other_entries & _PRESENT) != 0
+    are_two &= ((entries | other_entries) & _FILE) == 0
+    return are_two
 
 
 def is_migrating(entries: Words) -> Mask:

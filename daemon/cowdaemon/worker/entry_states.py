@@ -79,18 +79,19 @@ def classify_entries(
                 entries[swapped], np.zeros(len(swapped), np.uint64), layout
             )
     huge = _find_huge_candidates(findings, entries, stretches, layout)
-    neither = (findings & _MAY_BE_ZERO).nonzero()[0]
-    if not len(huge) and not len(neither):
-        return states, Doubts(neither, huge, entries[huge], huge.astype(np.bool_))
+    may_be_zero = (findings & _MAY_BE_ZERO) != 0
+    if not len(huge) and not may_be_zero.any():
+        return states, Doubts(huge, huge, entries[huge], huge.astype(np.bool_))
     is_anonymous = _find_inside(stretches, anonymous)
     # Nothing else of anonymous memory is no anonymous page.
     is_expected = is_anonymous[huge] & (states[huge] == PageState.FILE)
-    states[neither[_has_frame_of_zeros(entries[neither], layout)]] = PageState.ZERO
+    is_zero = may_be_zero & _has_frame_of_zeros(entries, layout)
+    states[is_zero] = PageState.ZERO
     if layout.zero_frames:
-        neither = neither[~is_anonymous[neither] & (states[neither] != PageState.ZERO)]
+        may_be_zero &= ~(is_anonymous | is_zero)
     heads = frames(entries[huge]) // np.uint64(max(layout.huge_page_pages, 1))
     heads *= np.uint64(layout.huge_page_pages)
-    return states, Doubts(neither, huge, heads, is_expected)
+    return states, Doubts(may_be_zero.nonzero()[0], huge, heads, is_expected)
 
 
 def _find_inside(stretches: Stretches, extents: Stretches) -> Mask:
@@ -114,10 +115,16 @@ def _find_huge_candidates(
     may_be = findings & _MAY_BE_HUGE_ZERO
     if not layout.huge_page_pages or not may_be.any():
         return np.empty(0, np.intp)
-    apart = number_pages(stretches).view(np.uint64) ^ entries
+    pages = number_pages(stretches)
+    apart = pages.view(np.uint64) ^ entries
     apart &= np.uint64(layout.huge_page_pages - 1)
     candidates: Mask = (may_be != 0) & (apart == 0)
-    return candidates.nonzero()[0]
+    places = candidates.nonzero()[0]
+    # By chance one in hundreds is in such a place, but not the page after it as well.
+    after = np.minimum(places + 1, len(pages) - 1)
+    is_followed = (pages[after] == pages[places] + 1) & (pages[after] % layout.huge_page_pages != 0)
+    kept: Places = places[candidates[after] | ~is_followed]
+    return kept
 
 
 def _has_frame_of_zeros(entries: Words, layout: EntryLayout) -> Mask:

@@ -81,6 +81,9 @@ def read_stretches(pagemap: Pagemap, stretches: Stretches) -> Words:
     Raises:
         ShortReadError: one of them is not there in full.
     """
+    if isinstance(pagemap, int) and len(stretches) == 1:
+        first_page, end_page = stretches[0].tolist()
+        return read_entries(pagemap, first_page * _PAGE_SIZE_BYTES, end_page - first_page)
     firsts = stretches[:, 0]
     files: Iterable[int]
     if isinstance(pagemap, int):
@@ -136,6 +139,8 @@ def count_pages(stretches: Stretches) -> int:
 
 def number_pages(stretches: Stretches) -> Numbers:
     """Return the number of each page of `stretches`, in their order."""
+    if len(stretches) == 1:
+        return np.arange(*stretches[0].tolist())
     lengths = stretches[:, 1] - stretches[:, 0]
     skipped = stretches[:, 0] - np.cumsum(lengths) + lengths
     return np.repeat(skipped, lengths) + np.arange(lengths.sum())

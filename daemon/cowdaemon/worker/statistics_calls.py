@@ -2,11 +2,13 @@
 """The call GetStatistics: asks the broker, and tells its words by name.
 
 Worker, unprivileged. The broker alone knows what other workers have counted, and decides who may
-see it: for anybody else the answer is no, here, without asking. To ask would end this worker.
+see it: for anybody else the answer is no, here, without asking. To ask would end this worker, and
+so would asking again too soon: calls share an answer.
 """
 
 import socket
 import threading
+import time
 from array import array
 from collections.abc import Iterator
 from typing import Final
@@ -25,7 +27,7 @@ from cowdaemon.counters import (
     place_of_refusal,
 )
 from cowdaemon.errors import CowdError, Reason
-from cowdaemon.limits import STATISTICS_ANSWER_SECONDS
+from cowdaemon.limits import STATISTICS_ANSWER_SECONDS, STATISTICS_SECONDS
 
 __all__ = ["StatisticsCalls"]
 
@@ -43,15 +45,17 @@ class StatisticsCalls:
     def __init__(self, broker: socket.socket, is_allowed: bool) -> None:
         self._broker: Final = broker
         self._is_allowed: Final = is_allowed
-        self._asking: Final = threading.Lock()
         self._has_answered: Final = threading.Condition()
+        self._is_asked = False
         self._answer: wire.Statistics | None = None
+        self._kept_until = 0.0
 
     def take(self, answer: wire.Statistics) -> None:
-        """Pass on what the broker has answered, to the call that waits for it."""
+        """Pass on what the broker has answered, to the calls that wait for it."""
         with self._has_answered:
-            self._answer = answer
-            self._has_answered.notify()
+            self._answer, self._is_asked = answer, False
+            self._kept_until = time.monotonic() + STATISTICS_SECONDS
+            self._has_answered.notify_all()
 
     def get_statistics(self, _: messages.GetStatisticsRequest) -> bytes:
         """Answer a call.
@@ -76,17 +80,20 @@ class StatisticsCalls:
         ).SerializeToString()
 
     def _ask(self) -> wire.Statistics:
-        """Ask the broker, one call at a time."""
-        with self._asking, self._has_answered:
-            self._answer = None
-            try:
-                wire.send(self._broker, wire.Control(wire.STATISTICS).pack())
-            except OSError as error:
-                raise CowdError(Reason.INTERNAL_ERROR) from error
-            answer = self._has_answered.wait_for(lambda: self._answer, STATISTICS_ANSWER_SECONDS)
-            if answer is None:
+        """Return what the broker has just told, or tells now; it is asked once until it does."""
+        with self._has_answered:
+            if self._answer is not None and time.monotonic() < self._kept_until:
+                return self._answer
+            if not self._is_asked:
+                try:
+                    wire.send(self._broker, wire.Control(wire.STATISTICS).pack())
+                except OSError as error:
+                    raise CowdError(Reason.INTERNAL_ERROR) from error
+                self._is_asked = True
+            self._has_answered.wait_for(lambda: not self._is_asked, STATISTICS_ANSWER_SECONDS)
+            if self._is_asked or self._answer is None:
                 raise CowdError(Reason.INTERNAL_ERROR)
-            return answer
+            return self._answer
 
 
 def _name_method(path: str) -> str:

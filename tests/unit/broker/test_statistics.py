@@ -7,11 +7,12 @@ from pathlib import Path
 
 import pytest
 from cowdaemon import wire
-from cowdaemon.broker import statistics
+from cowdaemon.broker import pairs, statistics
 from cowdaemon.broker.pairs import Pair
 from cowdaemon.config import Grant, Settings
 from cowdaemon.counters import COUNTERS_BYTES, PAGES_READ, WORDS, place_of_refusal
 from cowdaemon.errors import Reason
+from cowdaemon.limits import STATISTICS_SECONDS
 from unit.broker.pairing import Pairing, credential
 
 pytestmark = pytest.mark.usefixtures("nothing_is_left")
@@ -23,7 +24,8 @@ MOST = 2**64 - 1
 
 @pytest.fixture(autouse=True)
 def _always_anew(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(statistics, "STATISTICS_SECONDS", 0.0)
+    for module in pairs, statistics:
+        monkeypatch.setattr(module, "STATISTICS_SECONDS", 0.0)
 
 
 def count(pairing: Pairing, pair: Pair, *words: int) -> None:
@@ -130,6 +132,25 @@ def test_worker_of_anybody_else_that_asks_is_ended(
 def test_refusing_worker_that_asks_is_ended(pairing: Pairing, reason: Reason) -> None:
     pairing.configure(GRANTING)
     assert not pairing.say(pairing.start(reason), ASK)
+
+
+def test_worker_that_asks_again_at_once_is_ended(
+    pairing: Pairing, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Or one that was taken over would keep the broker busy. Others are served as before.
+
+    Seen to fail with nothing kept of when a worker was told.
+    """
+    monkeypatch.setattr(pairs, "STATISTICS_SECONDS", STATISTICS_SECONDS)
+    root, other = pairing.start(credential(uid=0)), pairing.start(credential(uid=0, gid=GID + 1))
+    for _ in range(3):
+        ask(pairing, root)
+        ask(pairing, other)
+        pairing.now += STATISTICS_SECONDS
+    ask(pairing, root)
+    pairing.now += STATISTICS_SECONDS * 0.99
+    assert not pairing.say(root, ASK)
+    ask(pairing, other)
 
 
 def test_worker_that_asks_and_does_not_read_is_ended(pairing: Pairing) -> None:

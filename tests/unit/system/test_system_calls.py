@@ -42,6 +42,8 @@ EXECUTABLE = mmap.PROT_READ | mmap.PROT_EXEC
 MAP_ANONYMOUSLY = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
 THREAD_IN_NAMESPACE = 0x10010900
 """CLONE_VM | CLONE_SIGHAND | CLONE_THREAD | CLONE_NEWUSER: the kernel always says EINVAL."""
+ABOVE = 1 << 32
+"""Of a register, whatever else it has: for an int, the kernel takes what is below."""
 PR_SET_PDEATHSIG, PR_SET_DUMPABLE, PR_SET_NAME, PR_SET_PTRACER = 1, 4, 15, 0x59616D61
 F_SETOWN, F_SETSIG, FIOSETOWN, TIOCSTI = 8, 10, 0x8901, 0x5412
 SCAN_OF_NOTHING = PAGEMAP_SCAN_ARGUMENT.pack(PAGEMAP_SCAN_ARGUMENT.size, *[0] * 11)
@@ -165,9 +167,27 @@ BY_WORKER: Attempts = {
     "have another signal sent": call("fcntl", -1, F_SETSIG, signal.SIGKILL),
     "have signals sent by a socket": call("ioctl", -1, FIOSETOWN, None),
     "type on the terminal": call("ioctl", -1, TIOCSTI, None),
+    "change how standard error is written to": call("fcntl", 2, fcntl.F_SETFL, os.O_APPEND),
+    "shut standard error down": call("shutdown", 2, socket.SHUT_WR),
+    "write into what standard error is": call("pwrite64", 2, None, 0, 0),
     "set an alarm": call("setitimer", 0, None, None),
     "restrict": call("landlock_restrict_self", -1, 0),
     "be nicer": call("setpriority", 0, 0, 19),
+}
+WITH_MORE_ABOVE: Attempts = {
+    "look at standard error": call("fcntl", ABOVE | 2, fcntl.F_GETFL),
+    "shut standard error down, and more": call("shutdown", ABOVE | 2, socket.SHUT_WR),
+    "write into standard error": call("pwrite64", ABOVE | 2, None, 0, 0),
+    "have a signal sent": call("fcntl", -1, ABOVE | F_SETOWN, 1),
+    "have a signal sent by a socket": call("ioctl", -1, ABOVE | FIOSETOWN, None),
+    "be dumpable, and more": call("prctl", ABOVE | PR_SET_DUMPABLE, 0, 0, 0, 0),
+    "connect to a name that is long": call("connect", -1, None, ABOVE | 20),
+    "connect to a name that seems long": call("connect", -1, None, ABOVE | 2),
+    "make a socket of datagrams": call("socket", socket.AF_UNIX, ABOVE | socket.SOCK_DGRAM, 0),
+    "make a socket of TCP": call("socket", ABOVE | socket.AF_INET, socket.SOCK_STREAM, 0),
+    "go before others, and more": call("setpriority", 0, 0, ABOVE | 0xFFFFFFFF),
+    "clone into a namespace, and more": call("clone", ABOVE | THREAD_IN_NAMESPACE, *[None] * 4),
+    "be executable": call("mprotect", None, 0, ABOVE | EXECUTABLE),
 }
 BY_ZYGOTE: Attempts = {
     "go before others": call("setpriority", 0, 0, -1),
@@ -213,8 +233,8 @@ def try_behind(compiled: SystemCallFilter, attempts: Attempts) -> dict[str, int]
 @pytest.mark.parametrize(
     ("rules", "errors", "forbidden"),
     [
-        pytest.param(WORKER, WORKER_ERRORS, ALL | BY_WORKER, id="worker"),
-        pytest.param(ZYGOTE, {}, ALL | BY_ZYGOTE, id="zygote"),
+        pytest.param(WORKER, WORKER_ERRORS, ALL | BY_WORKER | WITH_MORE_ABOVE, id="worker"),
+        pytest.param(ZYGOTE, {}, ALL | BY_ZYGOTE | WITH_MORE_ABOVE, id="zygote"),
         pytest.param(OPENER, {}, ALL | BY_OPENER, id="opener"),
     ],
 )
@@ -251,7 +271,7 @@ def test_what_a_worker_tries_to_import_is_missing(run_in_child: RunInChild) -> N
     assert run_in_child(try_to_import) == "ModuleNotFoundError"
 
 
-@pytest.mark.parametrize("attempts", [ALL | BY_WORKER, BY_ZYGOTE, BY_OPENER])
+@pytest.mark.parametrize("attempts", [ALL | BY_WORKER, WITH_MORE_ABOVE, BY_ZYGOTE, BY_OPENER])
 def test_it_would_be_there_without_the_filter(run_in_child: RunInChild, attempts: Attempts) -> None:
     outcomes = run_in_child(lambda: try_all(attempts))
     assert [what for what, number in outcomes.items() if number == errno.ENOSYS] == []

@@ -11,14 +11,12 @@ import pytest
 from cowdaemon.errors import CowdError, Reason
 from cowdaemon.limits import PAGES_PER_CALL, SETTLE_ROUNDS
 from cowdaemon.worker import comparison_stream as module
-from cowdaemon.worker.comparison_stream import ComparedChunk, ComparisonStreams, iter_union
+from cowdaemon.worker.comparison_stream import ComparedChunk, ComparisonStreams
 from cowdaemon.worker.comparisons import Comparison, Copier, find_comparisons, find_copiers
 from cowdaemon.worker.page_states import Bytes, PageState, Words
-from cowdaemon.worker.pagemap import Stretches, number_pages, read_stretches
+from cowdaemon.worker.pagemap import Stretches, read_stretches
 from cowdaemon.worker.reader import Reader
 from cowdaemon.worker.targets import Target
-from hypothesis import given
-from hypothesis import strategies as st
 from numpy.typing import NDArray
 from unit.worker.served_process import (
     ANON_WORD,
@@ -38,52 +36,6 @@ PRIVATE = PRESENT | EXCLUSIVE
 """Of entries of a page that needs no flags to be told."""
 ALONE = 1 << 34
 """Of the flags of every second frame."""
-stretches_of = st.lists(st.tuples(st.integers(1, 30), st.integers(1, 30)), max_size=8)
-"""Gap before a stretch, and its length."""
-
-
-def lay_out(gaps_and_lengths: list[tuple[int, int]]) -> list[tuple[int, int]]:
-    placed, reached = [], 0
-    for gap, length in gaps_and_lengths:
-        placed.append((reached + gap, reached + gap + length))
-        reached += gap + length
-    return placed
-
-
-def yield_parts(stretches: list[tuple[int, int]], size: int) -> Iterator[Stretches]:
-    for start in range(0, len(stretches), size):
-        yield np.array(stretches[start : start + size], np.int64)
-
-
-@given(stretches_of, stretches_of, st.integers(1, 4), st.integers(1, 4))
-def test_union_has_the_pages_of_both(
-    first: list[tuple[int, int]], second: list[tuple[int, int]], size: int, other_size: int
-) -> None:
-    """However they come: ascending, and no page twice.
-
-    Seen to fail with the rest of one part taken before the other has come that far.
-    """
-    stretches, other_stretches = lay_out(first), lay_out(second)
-    parts = yield_parts(stretches, size), yield_parts(other_stretches, other_size)
-    told = [page for part in iter_union(*parts) for page in number_pages(part).tolist()]
-    pages = {page for start, end in stretches + other_stretches for page in range(start, end)}
-    assert told == sorted(pages)
-
-
-def test_union_takes_no_more_of_either_than_it_needs() -> None:
-    """What one has far ahead of the other stays where it is."""
-    taken = []
-
-    def yield_far() -> Iterator[Stretches]:
-        for start in range(1_000, 1_010):
-            taken.append(start)
-            yield np.array([[start, start + 1]])
-
-    near = yield_parts([(page, page + 1) for page in range(0, 20, 2)], 1)
-    union = iter_union(near, yield_far())
-    for _ in range(5):
-        next(union)
-    assert taken == [1_000]
 
 
 class RestlessReader(Reader):
@@ -186,6 +138,28 @@ def set_frame(process: Process, page: int, frame: int) -> None:
     set_entry(process, page, PRESENT | frame)
 
 
+def test_second_process_is_not_scanned_where_the_first_has_pages(
+    compare: Callable[..., ComparedChunk],
+    process: Process,
+    reader: RestlessReader,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """They are read of both anyway. Seen to fail with both scanned in full."""
+    scanned = []
+
+    def scan(pagemap: int, first_page: int, end_page: int) -> Iterator[Stretches]:
+        is_first = os.path.sameopenfile(pagemap, process.pagemap)
+        scanned.append((is_first, first_page, end_page))
+        if is_first:
+            yield np.array([[first_page, end_page - 10]])
+
+    monkeypatch.setattr(module, "iter_populated_by_reading", scan)
+    monkeypatch.setattr(module, "_PAGES_A_GAP", 1)
+    reader.between = lambda: None
+    assert len(compare().findings) == PAGES - 10
+    assert scanned == [(True, 0, PAGES), (False, PAGES - 10, PAGES)]
+
+
 @pytest.mark.parametrize("with_copiers", [False, True])
 def test_first_process_is_looked_at_before_and_behind_the_second(
     compare: Callable[..., ComparedChunk],
@@ -268,6 +242,22 @@ def test_most_pages_are_read_thrice_and_their_flags_never(
     assert not find_copiers(findings).any()
     assert reads.is_of_other == [False, True, False]
     assert reader.flags_read == 2  # where one of the two is swapped out
+
+
+def test_what_is_looked_at_again_after_its_flags_is_not_before(
+    compare: Callable[..., ComparedChunk],
+    process: Process,
+    other: Process,
+    reader: NotedReader,
+    reads: Reads,
+) -> None:
+    """Where that is so of many. Seen to fail with the first looked at three times."""
+    reader.between = lambda: None
+    write_private(process, other)
+    reads.changes[2] = lambda: set_entry(process, 5, PRIVATE | 155)
+    findings = compare().findings
+    assert reads.is_of_other[:4] == [False, True, False, True]
+    assert find_copiers(findings)[5] == find_copiers(findings)[4] ^ Copier.BOTH
 
 
 def test_page_that_moved_once_is_read_again(

@@ -186,6 +186,17 @@ def test_file_that_was_mapped_after_the_listing_is_no_page_of_zeros() -> None:
     assert set(states.tolist()) == {PageState.FILE}
 
 
+def test_huge_page_of_zeros_is_no_single_page() -> None:
+    """One whose frame lies as its would is looked up only if the page behind it is another such.
+
+    Seen to fail with every one looked up.
+    """
+    entries = np.array([PRESENT | FILE | 40 - page for page in range(HUGE_PAGES)], np.uint64)
+    stretch = np.array([[64, 64 + HUGE_PAGES]])
+    _, doubts = classify_entries(entries, stretch, stretch, LAYOUT)
+    assert not len(doubts.huge)
+
+
 @given(st.lists(st.integers(64, 127), min_size=1, max_size=20))
 def test_pages_may_come_in_any_order_and_twice(pages: list[int]) -> None:
     """As the ranges of a comparison do. Seen to fail with pages taken to ascend."""

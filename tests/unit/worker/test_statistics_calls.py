@@ -16,6 +16,7 @@ from cowdaemon.counters import (
     place_of_refusal,
 )
 from cowdaemon.errors import Code, CowdError, Reason
+from cowdaemon.limits import STATISTICS_SECONDS
 from cowdaemon.worker import statistics_calls
 from cowdaemon.worker.call_counts import number_method
 from cowdaemon.worker.statistics_calls import StatisticsCalls
@@ -103,30 +104,42 @@ def test_who_may_not_see_them_is_refused_without_asking() -> None:
     assert "cowd.toml" in str(failure.value)
 
 
-def test_each_call_has_an_answer_of_its_own(broker: Broker) -> None:
-    """Also with several at once."""
-    numbers = range(1, 9)
-    broker.answers = [NOTHING._replace(worker_count=number) for number in numbers]
+def test_calls_share_an_answer_for_a_while(broker: Broker, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also several at once: the broker ends a worker that asks again too soon.
+
+    Seen to fail with each call asking.
+    """
+    now = 1000.0
+    monkeypatch.setattr(statistics_calls.time, "monotonic", lambda: now)
+    broker.answers = [NOTHING._replace(worker_count=number) for number in (1, 2)]
     told: list[int] = []
     threads = [
         threading.Thread(target=lambda: told.append(ask(broker.calls).worker_count))
-        for _ in numbers
+        for _ in range(8)
     ]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join(SECONDS)
-    assert sorted(told) == list(numbers)
-    assert broker.asked_count == len(numbers)
+    now += STATISTICS_SECONDS * 0.99
+    assert ask(broker.calls).worker_count == 1
+    assert told == [1] * len(threads)
+    now += STATISTICS_SECONDS
+    assert ask(broker.calls).worker_count == 2
+    assert broker.asked_count == 2
 
 
 def test_broker_that_does_not_answer_is_not_waited_for(
     broker: Broker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(statistics_calls, "STATISTICS_ANSWER_SECONDS", 0.05)
-    with pytest.raises(CowdError) as failure:
-        broker.calls.get_statistics(REQUEST)
-    assert failure.value.reason is Reason.INTERNAL_ERROR
+    for _ in range(2):  # and not asked again meanwhile
+        with pytest.raises(CowdError) as failure:
+            broker.calls.get_statistics(REQUEST)
+        assert failure.value.reason is Reason.INTERNAL_ERROR
+    broker.calls.take(NOTHING._replace(worker_count=3))
+    assert ask(broker.calls).worker_count == 3
+    assert broker.asked_count == 1
 
 
 def test_broker_that_has_gone_is_not_waited_for() -> None:
