@@ -22,16 +22,12 @@ from cowd.exporters.scraper import Scraper
 from harness.daemon import Daemon, StartDaemon
 from harness.programs import PAGE_BYTES
 from harness.puppets import Puppet
+from harness.statistics import ANEW
 
 NAME = "cowd-scraped"
 PAGES = 64
 WRITTEN, MORE, CHILDS, PARENTS = 10, 7, 5, 3
 RULES = (GroupRule("scraped", command=(NAME,)),)
-
-ADDED_UP_ANEW = """
-from cowdaemon.broker import statistics
-statistics.STATISTICS_SECONDS = 0.0
-"""
 
 
 @pytest.fixture
@@ -169,7 +165,7 @@ def test_cowds_own_processes_are_neither_missed_nor_compared(
     start_daemon: StartDaemon, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Seen to fail with every parent and child compared, of which each is refused."""
-    daemon = start_daemon(change=ADDED_UP_ANEW)
+    daemon = start_daemon(change=ANEW)
 
     def list_own() -> list[Process]:
         pids = daemon.tree().pids

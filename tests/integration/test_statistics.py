@@ -7,7 +7,6 @@ import cowd
 import pytest
 from cowdaemon import __version__
 from cowproto.v1 import pageflags_pb2
-from harness.changed_zygote import in_zygote
 from harness.daemon import Daemon, StartDaemon
 from harness.programs import (
     GAMES,
@@ -18,6 +17,7 @@ from harness.programs import (
     StartCaller,
     StartSubject,
 )
+from harness.statistics import ANEW
 
 GRANT = """
 [limits]
@@ -33,13 +33,6 @@ groups = ["backup", "nogroup", "daemon"]
 MEMBER = NOBODY._replace(groups=(34,))
 STRANGER = GAMES
 """In none of the groups that have access."""
-ANEW = """
-from cowdaemon.broker import pairs, statistics
-pairs.STATISTICS_SECONDS = statistics.STATISTICS_SECONDS = 0.0
-""" + in_zygote("""
-from cowdaemon.worker import statistics_calls
-statistics_calls.STATISTICS_SECONDS = 0.0
-""")
 CALLS, PAGES = 7, 5
 SECONDS = 20.0
 
