@@ -40,7 +40,7 @@ class GroupRule:
     Attributes:
         name: of the group; `{command}`, `{unit}` and `{cgroup}` stand for what the process has.
         command: name of the command, cut after 15 bytes as in /proc/PID/comm.
-        unit: of systemd, the innermost service or scope.
+        unit: of systemd, the outermost service or scope.
         cgroup: path of the control group, from / on.
     """
 
