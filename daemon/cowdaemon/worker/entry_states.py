@@ -78,7 +78,7 @@ def classify_entries(
             states[swapped], _ = classify(
                 entries[swapped], np.zeros(len(swapped), np.uint64), layout
             )
-    huge = _find_huge_candidates(findings, entries, stretches, layout)
+    huge = _find_huge_candidates(findings, entries, stretches, anonymous, layout)
     may_be_zero = (findings & _MAY_BE_ZERO) != 0
     if not len(huge) and not may_be_zero.any():
         return states, Doubts(huge, huge, entries[huge], huge.astype(np.bool_))
@@ -106,7 +106,11 @@ def _find_inside(stretches: Stretches, extents: Stretches) -> Mask:
 
 
 def _find_huge_candidates(
-    findings: Bytes, entries: Words, stretches: Stretches, layout: EntryLayout
+    findings: Bytes,
+    entries: Words,
+    stretches: Stretches,
+    anonymous: Stretches,
+    layout: EntryLayout,
 ) -> Places:
     """Return the places of pages that may be in the huge page of zeros.
 
@@ -123,7 +127,11 @@ def _find_huge_candidates(
     # By chance one in hundreds is in such a place, but not the page after it as well.
     after = np.minimum(places + 1, len(pages) - 1)
     is_followed = (pages[after] == pages[places] + 1) & (pages[after] % layout.huge_page_pages != 0)
-    kept: Places = places[candidates[after] | ~is_followed]
+    # What is a file's in anonymous memory is there by no chance: if the next one is not, the two
+    # were read one after the other, and it has been split in between.
+    is_file = (entries[places] >> _HIGH_SHIFT) & np.uint64(_FILE) != 0
+    is_anonymous = np.searchsorted(anonymous.ravel(), pages[places], "right") % 2 == 1
+    kept: Places = places[candidates[after] | ~is_followed | (is_file & is_anonymous)]
     return kept
 
 

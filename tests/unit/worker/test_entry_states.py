@@ -17,6 +17,7 @@ from cowdaemon.worker.page_states import (
     classify,
     is_contradictory,
 )
+from cowdaemon.worker.pagemap import NO_STRETCHES
 from hypothesis import example, given
 from hypothesis import strategies as st
 
@@ -193,8 +194,17 @@ def test_huge_page_of_zeros_is_no_single_page() -> None:
     """
     entries = np.array([PRESENT | FILE | 40 - page for page in range(HUGE_PAGES)], np.uint64)
     stretch = np.array([[64, 64 + HUGE_PAGES]])
-    _, doubts = classify_entries(entries, stretch, stretch, LAYOUT)
+    _, doubts = classify_entries(entries, stretch, NO_STRETCHES, LAYOUT)
     assert not len(doubts.huge)
+
+
+def test_huge_page_of_zeros_that_was_split_between_two_reads_is_looked_up() -> None:
+    """Its last page before the border has none like it behind it. Seen to fail without the rule."""
+    entries = np.full(HUGE_PAGES, PRESENT | FILE | ZERO_FRAMES[0], np.uint64)
+    entries[:3] = [PRESENT | FILE | HUGE_ZERO_FRAME + page for page in range(3)]
+    stretch = np.array([[64, 64 + HUGE_PAGES]])
+    _, doubts = classify_entries(entries, stretch, stretch, LAYOUT)
+    assert 2 in doubts.huge
 
 
 @given(st.lists(st.integers(64, 127), min_size=1, max_size=20))
