@@ -6,6 +6,7 @@ what a process that hangs costs by tests/security/test_hung_sweeps.py.
 """
 
 import os
+import signal
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -164,7 +165,7 @@ def test_proc_that_cannot_be_listed_is_not_the_daemons_fault(
 def test_cowds_own_processes_are_neither_missed_nor_compared(
     start_daemon: StartDaemon, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Seen to fail with every parent and child compared, of which each is refused."""
+    """Seen to fail with every parent and child compared, and with each new worker asked about."""
     daemon = start_daemon(change=ANEW)
 
     def list_own() -> list[Process]:
@@ -174,10 +175,17 @@ def test_cowds_own_processes_are_neither_missed_nor_compared(
     monkeypatch.setattr("cowd.exporters.scraper.list_processes", list_own)
     rules = (GroupRule("own"),)
     scraper = make_scraper(daemon, cache_seconds=0.0, fork=True, groups=rules)
-    scrapes = [scraper.scrape() for _ in range(2)]
+    first = scraper.scrape()
+    asked_about = daemon.tree()
+    for worker in asked_about.workers:
+        os.kill(worker, signal.SIGKILL)
+    daemon.settled_tree(openers=0, workers=0)
+    scrapes = first, scraper.scrape()
     for scrape in scrapes:
         assert (find(scrape, "own").process_count, find(scrape, "own").is_complete) == (0, True)
     assert scrapes[1].statistics
+    refused = [each["COWD_TARGET_PID"] for each in daemon.read_records()]
+    assert sorted(refused) == sorted(asked_about.pids)
     methods = {call.method for call in scrapes[1].statistics.calls}
     assert "SummarizeProcesses" in methods
     assert "ListMappings" not in methods

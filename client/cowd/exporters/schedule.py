@@ -5,7 +5,7 @@ Pure but for its own memory; whoever calls says what time it is, in seconds of a
 """
 
 from collections import Counter
-from collections.abc import Collection, Hashable, Iterable, Mapping
+from collections.abc import Collection, Hashable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from operator import itemgetter
 from typing import Final, Generic, NamedTuple, TypeVar
@@ -112,6 +112,9 @@ class Ledger(Generic[_Key, _Value]):
 
     def __getitem__(self, key: _Key) -> Entry[_Value]:
         return self._entries[key]
+
+    def __iter__(self) -> Iterator[_Key]:
+        return iter(self._entries)
 
     def keep(self, keys: Collection[_Key]) -> None:
         """Forget all others, and begin with those that are new."""

@@ -116,6 +116,9 @@ class Scraper:
         processes = list_processes()
         looks = self._summaries.ledger
         looks.keep([each.identity for each in processes])
+        # cowd's openers and workers come and go, and each that is asked about is put on record.
+        own = {each.pid for each in looks if looks[each].reason == "OWN_PROCESS"}
+        processes = [each for each in processes if each.parent_pid not in own]
 
         def is_visible(process: Process) -> bool:
             has_figures = looks[process.identity].reason not in NOT_TOLD
