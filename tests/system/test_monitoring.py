@@ -291,7 +291,7 @@ def test_exporter_listens_where_it_is_told(monitored: Machine) -> None:
 
 
 def test_unit_keeps_other_machines_out_unless_told(monitored: Machine) -> None:
-    """Seen to fail with IPAddressAllow=any in the unit, and without IPAddressDeny=."""
+    """Seen to fail with IPAddressAllow=any in the unit."""
     monitored.run("python3", "-c", ADD_ADDRESS, ELSEWHERE)
     fetch = ["python3", "-c", FETCH, f"http://{ELSEWHERE}:9948/metrics"]
     with listening(monitored, "0.0.0.0:9948"):

@@ -124,7 +124,8 @@ def command(
     except ImportError as error:
         raise click.ClickException(
             "pictures are drawn by matplotlib, which is not installed: install Debian's "
-            "python3-matplotlib, or run `pip install 'cowd[plot]'`"
+            "python3-matplotlib, or, where cowctl is in a virtual environment, run `pip install "
+            "matplotlib` there"
         ) from error
     except OSError as error:
         raise click.ClickException(f"cannot write {path}: {error.strerror}") from error

@@ -264,7 +264,7 @@ def test_without_matplotlib_it_says_what_to_install(run, tmp_path, monkeypatch):
     status, _, err = run("plot", "7", "-o", str(tmp_path / "map.png"))
     assert status == 1
     assert "python3-matplotlib" in err
-    assert "pip install 'cowd[plot]'" in err
+    assert "pip install matplotlib" in err
 
 
 @pytest.mark.usefixtures("process")
